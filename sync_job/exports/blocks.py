@@ -1,0 +1,147 @@
+"""One block of an export: what its rows state, and its rejects with the columns they came with."""
+
+from collections import Counter
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_job.config import ColumnSettings
+from sync_job.consent.channels import ALL_BLANK, BLANK, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
+from sync_job.consent.tables import UNTIMED, Times
+from sync_job.exports import cells
+
+# Beside an export's own columns, what a reject says of itself.
+REJECT_COLUMNS = ("reject_file", "reject_line", "reject_reasons", "reject_raw")
+Tokens = dict[str, Counter[str]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of one file mean what; "" for what it does not have."""
+
+    client: str
+    channels: tuple[str, ...]
+    changed_at: str
+
+    def all(self) -> list[str]:
+        """Return the columns that are read."""
+        return list(dict.fromkeys(name for name in (self.client, *self.channels, self.changed_at) if name))
+
+    @classmethod
+    def within(cls, settings: ColumnSettings, header: list[str]) -> "Columns":
+        """Return the mapped columns that *header* has."""
+        return cls(
+            settings.Client if settings.Client in header else "",
+            tuple(name if name in header else "" for name in settings.channels),
+            settings.consent_changed_at if settings.consent_changed_at in header else "",
+        )
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Rejected rows: their own columns as strings, and their reasons; the line is relative to the block."""
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def reasons(self) -> list[str]:
+        """Return each row's reasons, set apart by "; "."""
+        return list(self.table.column("reject_reasons").to_pylist())
+
+    def after(self, line: int) -> "Rejects":
+        """Return the same rejects with lines counted from the file's begin, the block beginning after *line*."""
+        place = self.table.column_names.index("reject_line")
+        lines = pc.add(self.table.column(place), pa.scalar(line, pa.int64()))
+        return Rejects(self.table.set_column(place, "reject_line", lines))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the rows of a block state: good rows, and what still counts of rejected ones (denials, never grants)."""
+
+    rows: int
+    lines: int
+    size_bytes: int  # of the file, for progress
+    ids: Ids
+    values: Bytes
+    times: Times | None
+    partial_ids: Ids
+    partial_values: Bytes
+    partial_times: Times | None
+    tokens: Tokens
+    rejects: Rejects | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """The rows of a block as they were read, before rejects are set apart."""
+
+    ids: Ids
+    values: Bytes
+    times: Times | None
+    tokens: Tokens
+    problems: cells.Problems
+
+
+def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> Read:
+    """Return what the rows of *table*, which has at least the mapped columns, state."""
+    problems = cells.Problems(table.num_rows)
+    ids = cells.read_ids(_one(table, columns.client), columns.client, problems)
+    values = np.zeros(table.num_rows, np.uint8)
+    tokens: Tokens = {}
+    for shift, name, channel in zip(SHIFTS, columns.channels, FIELDS, strict=True):
+        if name:
+            tokens[channel] = Counter()
+            values |= cells.read_flags(_one(table, name), name, problems, tokens[channel]) << shift
+        else:
+            values |= np.uint8(BLANK << shift)
+    times = None
+    if columns.changed_at:
+        times = cells.read_times(_one(table, columns.changed_at), columns.changed_at, zone, problems)
+    return Read(ids, values, times, tokens, problems)
+
+
+def split(seen: Read, *, lines: int, size_bytes: int, more_rows: int, ungranted: Ids, rejects: Rejects | None) -> Block:
+    """Return the block; *more_rows* were rejected before they became cells, *ungranted* are their clients."""
+    bad = seen.problems.bad
+    known = bad & (seen.ids != 0)
+    partial = seen.values[known]
+    partial = spread(denied(partial)) & partial | spread(LOW_BITS & ~denied(partial))
+    times = seen.times
+    return Block(
+        rows=len(seen.ids) + more_rows,
+        lines=lines,
+        size_bytes=size_bytes,
+        ids=seen.ids[~bad] if bad.any() else seen.ids,
+        values=seen.values[~bad] if bad.any() else seen.values,
+        times=None if times is None else times[~bad] if bad.any() else times,
+        partial_ids=np.concatenate([seen.ids[known], ungranted]),
+        partial_values=np.concatenate([partial, np.full(len(ungranted), ALL_BLANK, np.uint8)]),
+        partial_times=None
+        if times is None
+        else np.concatenate([times[known], np.full(len(ungranted), UNTIMED, np.int64)]),
+        tokens=seen.tokens,
+        rejects=rejects,
+    )
+
+
+def reject_table(own: pa.Table, file: str, lines: pa.Array, reasons: list[pa.Array], raw: pa.Array | None) -> Rejects:
+    """Return the rejects with their *own* columns first; *raw* is the row's text, or none for its cells joined."""
+    columns = {name: cells.to_text(own.column(name)) for name in own.column_names}
+    why = pc.binary_join_element_wise(*reasons, "; ", null_handling="skip") if len(reasons) > 1 else reasons[0]
+    if raw is None:
+        raw = pc.binary_join_element_wise(*columns.values(), ",", null_handling="replace", null_replacement="")
+    said = (pa.repeat(pa.scalar(file), own.num_rows), pc.cast(lines, pa.int64()), why, raw)
+    return Rejects(pa.table(columns | dict(zip(REJECT_COLUMNS, said, strict=True))))
+
+
+def _one(table: pa.RecordBatch | pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column

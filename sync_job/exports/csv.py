@@ -1,0 +1,220 @@
+"""CSV files into blocks: cut at record ends, parsed by pyarrow in parallel, with as much in memory as a few blocks."""
+
+import csv
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from sync_job.consent.channels import FIRST_ID, LAST_ID, Ids
+from sync_job.errors import ExportError
+from sync_job.exports import blocks, cells, records, sources
+from sync_job.exports.blocks import Block, Columns
+from sync_job.exports.records import Dialect
+
+BLOCK_BYTES = 8 << 20
+_LONGEST_RECORD_BYTES = 64 << 20
+_BOM = b"\xef\xbb\xbf"
+_TEXT = pa.binary()
+_TOKENS = pa.dictionary(pa.int32(), pa.binary())  # few distinct values: looked up, not parsed one by one
+
+
+@dataclass(frozen=True)
+class Header:
+    """The column names in a file's first record, and how many bytes and lines they take with what is before them."""
+
+    names: list[str]
+    size_bytes: int
+    lines: int
+
+
+def header(source: sources.Source, dialect: Dialect) -> Header:
+    """Return the header of the file.
+
+    Raises:
+        ExportError: when it cannot be read.
+    """
+    with sources.reading(source.path), source.path.open("rb") as file:
+        start = file.read(1 << 20)
+    bom = len(_BOM) if start.startswith(_BOM) else 0
+    text = start[bom:]
+    found = records.locate(text[: records.cut(text, dialect)] or text, dialect)
+    if not len(found.starts):
+        raise ExportError(f"{source.path}: only blank lines. Check whether the export has run to its end.")
+    try:
+        first = text[found.starts[0] : found.stops[0]].rstrip(b"\r\n").decode()
+    except UnicodeDecodeError as exc:
+        raise ExportError(f"{source.path}: the header is not UTF-8: {exc}. Save the export as UTF-8.") from exc
+    size = min(int(found.stops[0]) + 1, len(text))
+    return Header(_fields(first, dialect), bom + size, records.count_lines(text[:size]))
+
+
+def _fields(text: str, dialect: Dialect) -> list[str]:
+    return next(csv.reader([text], delimiter=dialect.delimiter), [])
+
+
+def read(
+    source: sources.Source,
+    head: Header,
+    columns: Columns,
+    zone: ZoneInfo,
+    digest: "hashlib._Hash",
+    dialect: Dialect,
+) -> Iterator[Block]:
+    """Yield the blocks of the file in order; *digest* is fed with all of its bytes.
+
+    Raises:
+        ExportError: when it cannot be read, or a quote is never closed.
+    """
+    threads = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads, "export") as pool, sources.reading(source.path):
+        waiting: deque[Future[Block]] = deque()
+        try:
+            for text in _texts(source, head, digest, dialect):
+                waiting.append(pool.submit(_block, text, str(source.path), head.names, columns, zone, dialect))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _texts(source: sources.Source, head: Header, digest: "hashlib._Hash", dialect: Dialect) -> Iterator[bytes]:
+    """Yield what comes after the header in pieces of whole records."""
+    line = head.lines + 1
+    rest = b""
+    with source.path.open("rb") as file:
+        digest.update(file.read(head.size_bytes))
+        while piece := file.read(BLOCK_BYTES):
+            digest.update(piece)
+            text = rest + piece
+            length = records.cut(text, dialect)
+            if length:
+                yield text[:length]
+                line += records.count_lines(text[:length])
+            elif len(text) > _LONGEST_RECORD_BYTES:
+                raise ExportError(f"{source.path}:{line}: {_never_closed(len(text))}")
+            rest = text[length:]
+    if rest:
+        if records.is_open(rest, dialect):
+            raise ExportError(f"{source.path}:{line}: {_never_closed(len(rest))}")
+        yield rest
+
+
+def _never_closed(size_bytes: int) -> str:
+    return (
+        f"a quote opens in this line or after it and is not closed in the {size_bytes} bytes that follow. "
+        "Was the file cut short, or a quote inside a field not doubled?"
+    )
+
+
+def _parse(
+    text: bytes, names: list[str], kinds: dict[str, pa.DataType], dialect: Dialect
+) -> tuple[pa.Table, list[tuple[int, str]]]:
+    """Return the columns of *kinds*, and the number (from 1) and text of each row with too few or many fields."""
+    ragged: list[tuple[int, str]] = []
+
+    def skip(row: pyarrow.csv.InvalidRow) -> str:
+        ragged.append((row.number, row.text))
+        return "skip"
+
+    table = pyarrow.csv.read_csv(
+        pa.py_buffer(text),
+        pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+        pyarrow.csv.ParseOptions(
+            delimiter=dialect.delimiter, newlines_in_values=b'"' in text, invalid_row_handler=skip
+        ),
+        pyarrow.csv.ConvertOptions(
+            check_utf8=False,
+            column_types=kinds,
+            include_columns=list(kinds),
+            null_values=[""],
+            strings_can_be_null=False,
+        ),
+    )
+    return table, ragged
+
+
+def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: ZoneInfo, dialect: Dialect) -> Block:
+    kinds = dict.fromkeys(columns.all(), _TOKENS)
+    if columns.changed_at:
+        kinds[columns.changed_at] = _TEXT
+    try:
+        # pyarrow would take 0x1F for a number; whoever wrote it hardly meant a client's id.
+        if b"0x" in text or b"0X" in text:
+            raise pa.ArrowInvalid("hexadecimal")
+        table, ragged = _parse(text, names, kinds | {columns.client: pa.int64()}, dialect)
+    except pa.ArrowInvalid:
+        table, ragged = _parse(text, names, kinds | {columns.client: _TEXT}, dialect)
+    seen = blocks.read(table, columns, zone)
+    lines = records.count_lines(text)
+    blank = [number for number, row in ragged if not row.strip()]
+    ragged = [(number, row) for number, row in ragged if row.strip()]
+    if not ragged and not seen.problems.bad.any():
+        return blocks.split(
+            seen, lines=lines, size_bytes=len(text), more_rows=0, ungranted=np.zeros(0, np.int32), rejects=None
+        )
+    rejects = _rejects(text, file, names, seen, ragged, blank, dialect)
+    ungranted = _clients_of(ragged, names, columns, dialect)
+    return blocks.split(
+        seen, lines=lines, size_bytes=len(text), more_rows=len(ragged), ungranted=ungranted, rejects=rejects
+    )
+
+
+def _rejects(
+    text: bytes,
+    file: str,
+    names: list[str],
+    seen: blocks.Read,
+    ragged: list[tuple[int, str]],
+    blank: list[int],
+    dialect: Dialect,
+) -> blocks.Rejects:
+    """Return the rejected rows of a block with all of their columns, in the order of the file."""
+    found = records.locate(text, dialect)
+    parsed, _ = _parse(text, names, dict.fromkeys(names, _TEXT), dialect)
+    bad = np.flatnonzero(seen.problems.bad)
+    # The place of each well-formed row among the records, and so its line and text.
+    well_formed = np.ones(len(found.starts), np.bool_)
+    well_formed[np.array([number - 1 for number, _ in ragged] + [number - 1 for number in blank], np.intp)] = False
+    places = np.concatenate([np.flatnonzero(well_formed)[bad], np.array([n - 1 for n, _ in ragged], np.intp)])
+    own = parsed.take(pa.array(bad))
+    reasons = [one.take(pa.array(bad)) for one in seen.problems.texts()]
+    if ragged:
+        fields = [_fields(row, dialect) for _, row in ragged]
+        padded = [(row + [""] * len(names))[: len(names)] for row in fields]
+        own = pa.concat_tables(
+            [
+                pa.table({name: cells.to_text(own.column(name)) for name in names}),
+                pa.table({name: pa.array([row[i] for row in padded], pa.string()) for i, name in enumerate(names)}),
+            ]
+        )
+        reasons = [pa.concat_arrays([one, pa.nulls(len(ragged), pa.string())]) for one in reasons]
+        counts = [f"{len(row)} fields instead of {len(names)}" for row in fields]
+        reasons.append(pa.array([None] * len(bad) + counts, pa.string()))
+    order = np.argsort(places, kind="stable")
+    raw = pa.array([found.raw(place) for place in places[order]], pa.string())
+    picked = pa.array(order)
+    return blocks.reject_table(
+        own.take(picked), file, pa.array(found.lines[places[order]]), [one.take(picked) for one in reasons], raw
+    )
+
+
+def _clients_of(ragged: list[tuple[int, str]], names: list[str], columns: Columns, dialect: Dialect) -> Ids:
+    """Return the ids in rows with too few or many fields, as far as they have one: they get no grant."""
+    place = names.index(columns.client)
+    found = [_fields(row, dialect)[place : place + 1] for _, row in ragged]
+    texts = pa.array([one[0].strip() for one in found if one], pa.string())
+    digits = texts.filter(pc.match_substring_regex(texts, r"^[0-9]{1,18}$"))
+    numbers = pc.cast(digits, pa.int64()).to_numpy()
+    return np.asarray(numbers[(numbers >= FIRST_ID) & (numbers <= LAST_ID)], np.int32)

@@ -1,0 +1,209 @@
+"""An export, whatever its files and formats, as one table of statements, with everything a report says of it."""
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from sync_job.config import ExportSettings
+from sync_job.consent.channels import FIELDS, Bytes, Ids
+from sync_job.consent.tables import StatementTable, Table, Times
+from sync_job.errors import ExportError
+from sync_job.exports import csv, parquet, sources
+from sync_job.exports.blocks import Block, Columns, Rejects, Tokens
+from sync_job.exports.records import Dialect
+
+# A reason's first words, without the cell that it shows: what rejects are counted by.
+_CELL = " '"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file that was read: its path, size, SHA-256 and rows."""
+
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass
+class Export:
+    """What an export states, and how it was read.
+
+    rows = clients in good rows + duplicates + rejects; *in_rejects_only* are clients of whom only rejected rows
+    speak: their explicit denials count all the same. *ungranted* (ascending ids) are clients with a rejected row.
+    """
+
+    statements: Table
+    inputs: list[Input]
+    rows: int
+    rejects: int
+    duplicates: int
+    conflicting: Ids
+    ungranted: Ids
+    in_rejects_only: int
+    tokens: Tokens
+    reasons: Counter[str]
+    missing: tuple[str, ...]
+
+    @property
+    def clients(self) -> int:
+        """How many clients the export states: those in good rows and those in rejected rows only."""
+        return self.statements.clients()
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts, as reports show them."""
+        return {
+            "rows": self.rows,
+            "clients": self.clients,
+            "in_rejects_only": self.in_rejects_only,
+            "duplicates": self.duplicates,
+            "conflicting": len(self.conflicting),
+            "rejects": self.rejects,
+            "reasons": dict(self.reasons.most_common()),
+            "tokens": {name: dict(counter.most_common(50)) for name, counter in self.tokens.items()},
+            "missing_columns": list(self.missing),
+            "inputs": [vars(one) for one in self.inputs],
+        }
+
+
+RejectSink = Callable[[Rejects], None]
+Progress = Callable[[int, int], None]  # bytes read so far, of how many
+
+
+def ignore(rejects: Rejects) -> None:
+    """Take rejects and keep nothing of them: they are counted all the same."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@dataclass
+class _Gathering:
+    """What the blocks read so far come to."""
+
+    table: StatementTable
+    rows: int = 0
+    rejects: int = 0
+    tokens: Tokens = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    partial: list[tuple[Ids, Bytes, Times | None]] = field(default_factory=list)
+
+    def take(self, block: Block, line: int, sink: RejectSink) -> None:
+        """Add a block that begins after *line*."""
+        self.rows += block.rows
+        self.table.add(block.ids, block.values, block.times)
+        for name, counter in block.tokens.items():
+            self.tokens.setdefault(name, Counter()).update(counter)
+        if len(block.partial_ids):
+            self.partial.append((block.partial_ids, block.partial_values, block.partial_times))
+        if block.rejects is not None:
+            self.rejects += len(block.rejects)
+            for reasons in block.rejects.reasons():
+                self.reasons.update(one.split(_CELL, 1)[0] for one in reasons.split("; "))
+            sink(block.rejects.after(line))
+
+
+def load(
+    settings: ExportSettings,
+    zone: ZoneInfo,
+    *,
+    where: str,
+    first_look: bool,
+    sink: RejectSink = ignore,
+    progress: Progress = no_progress,
+) -> Export:
+    """Return the export at *where*: a file, a glob or a folder.
+
+    On a *first_look* every mapped column must be there; later a missing channel states nothing, and the caller
+    grants nothing in that run. *sink* gets the rejects in the order of the file.
+
+    Raises:
+        ExportError: when there is nothing to read, it cannot be read, or the client's column is missing.
+    """
+    found = sources.find(where, settings.format)
+    dialect = Dialect()
+    timed = bool(settings.columns.consent_changed_at)
+    gathering = _Gathering(StatementTable(timed=timed))
+    inputs: list[Input] = []
+    missing: set[str] = set()
+    total, done = sum(source.size_bytes for source in found), 0
+    for source in found:
+        head = csv.header(source, dialect) if source.format == "csv" else None
+        names = head.names if head else parquet.header(source)
+        missing |= _check_header(source.path, names, settings, first_look=first_look)
+        columns = Columns.within(settings.columns, names)
+        hasher, rows = hashlib.sha256(), gathering.rows
+        with sources.unchanged(source):
+            blocks: Iterator[Block]
+            if head:
+                blocks, line = csv.read(source, head, columns, zone, hasher, dialect), head.lines
+            else:
+                blocks, line = parquet.read(source, columns, zone), 0
+            for block in blocks:
+                gathering.take(block, line, sink)
+                line += block.lines
+                done += block.size_bytes
+                progress(done, total)
+            digest = hasher.hexdigest() if head else sources.digest(source.path)
+        inputs.append(Input(str(source.path), source.format, source.size_bytes, digest, gathering.rows - rows))
+    if not gathering.rows and settings.kind == "full":
+        raise ExportError(f"{where}: a header and no rows. A full export states every client; has the export run?")
+    return _finish(gathering, inputs, tuple(sorted(missing)))
+
+
+def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]) -> Export:
+    table = gathering.table
+    good = table.clients()
+    for ids, values, times in gathering.partial:
+        table.add(ids, values, times)
+    statements, conflicting = table.finish()
+    ungranted = [ids for ids, _, _ in gathering.partial]
+    return Export(
+        statements=statements,
+        inputs=inputs,
+        rows=gathering.rows,
+        rejects=gathering.rejects,
+        duplicates=gathering.rows - gathering.rejects - good,
+        conflicting=conflicting,
+        ungranted=np.unique(np.concatenate(ungranted)) if ungranted else np.zeros(0, np.int32),
+        in_rejects_only=statements.clients() - good,
+        tokens={name: gathering.tokens[name] for name in FIELDS if name in gathering.tokens},
+        reasons=gathering.reasons,
+        missing=missing,
+    )
+
+
+def _check_header(path: Path, names: list[str], settings: ExportSettings, *, first_look: bool) -> set[str]:
+    """Return the mapped channel columns that are missing.
+
+    Raises:
+        ExportError: for a missing client column, on a first look for any, and for a name that occurs twice.
+    """
+    columns = settings.columns
+    mapped = [name for name in (columns.Client, *columns.channels, columns.consent_changed_at) if name]
+    twice = [name for name in mapped if names.count(name) > 1]
+    if twice:
+        raise ExportError(f"{path}: the header has {twice[0]!r} twice; nobody can tell which is meant. Rename one.")
+    missing = [name for name in mapped if name not in names]
+    channels = [name for name in columns.channels if name]
+    fatal = first_look or columns.Client in missing or all(name in missing for name in channels)
+    if missing and fatal:
+        near = difflib.get_close_matches(missing[0], names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            hint = " The header is one field: the export must be separated by commas."
+        raise ExportError(
+            f"{path}: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, names))}.{hint} "
+            'Map the columns in [export.columns]; "" is for a channel that the export does not have.'
+        )
+    return set(missing)

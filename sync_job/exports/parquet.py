@@ -1,0 +1,85 @@
+"""Parquet files into blocks: a batch of a row group at a time, of the mapped columns alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sync_job.errors import ExportError
+from sync_job.exports import blocks, sources
+from sync_job.exports.blocks import Block, Columns
+
+BATCH_ROWS = 1 << 18
+_BUFFER_BYTES = 1 << 20
+
+
+@contextmanager
+def _opened(source: sources.Source, flags: tuple[str, ...] = ()) -> Iterator[pq.ParquetFile]:
+    """Open the file, and turn what pyarrow says against it into an `ExportError`."""
+    try:
+        with (
+            sources.reading(source.path),
+            pq.ParquetFile(
+                source.path,
+                read_dictionary=[name for name in flags if name],
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+            ) as file,
+        ):
+            yield file
+    except (pa.ArrowException, pa.ArrowInvalid, ValueError) as exc:
+        raise ExportError(
+            f"{source.path}: damaged or cut short as a Parquet file ({str(exc).splitlines()[0]}). Export it again."
+        ) from exc
+
+
+def header(source: sources.Source) -> list[str]:
+    """Return the names of the file's columns.
+
+    Raises:
+        ExportError: when they cannot be read.
+    """
+    with _opened(source) as file:
+        return list(file.schema_arrow.names)
+
+
+def read(source: sources.Source, columns: Columns, zone: ZoneInfo) -> Iterator[Block]:
+    """Yield the blocks of the file in order; a block's "lines" are its rows.
+
+    Raises:
+        ExportError: when it cannot be read.
+    """
+    with _opened(source, columns.channels) as file:
+        share = source.size_bytes // max(1, file.metadata.num_rows)
+        for group in range(file.num_row_groups):
+            batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.all())
+            for number, batch in enumerate(batches):
+                seen = blocks.read(batch, columns, zone)
+                rejects = None
+                if seen.problems.bad.any():
+                    rejects = _rejects(source, group, number, seen)
+                yield blocks.split(
+                    seen,
+                    lines=batch.num_rows,
+                    size_bytes=share * batch.num_rows,
+                    more_rows=0,
+                    ungranted=np.zeros(0, np.int32),
+                    rejects=rejects,
+                )
+
+
+def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read) -> blocks.Rejects:
+    """Return the rejected rows of a batch with all of their columns, read once more for it."""
+    bad = pa.array(np.flatnonzero(seen.problems.bad))
+    with _opened(source) as file:
+        for index, batch in enumerate(file.iter_batches(BATCH_ROWS, row_groups=[group])):
+            if index == number:
+                own = pa.Table.from_batches([batch]).take(bad)
+                break
+        else:
+            raise ExportError(f"{source.path}: the file changed while it was read. Run again when it is complete.")
+    reasons = [one.take(bad) for one in seen.problems.texts()]
+    return blocks.reject_table(own, str(source.path), pa.array(np.asarray(bad) + 1), reasons, None)

@@ -1,0 +1,99 @@
+"""Where the records of CSV text begin and end: for cutting blocks, and for finding the text of a rejected row.
+
+A quote opens a field only at its start, and a newline ends a record only outside quotes (RFC 4180). Quotes are
+paired by counting; where one stands in the middle of a field, which breaks the count, they are paired one by one.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Offsets = npt.NDArray[np.intp]
+
+_QUOTE, _LF, _CR = 0x22, 0x0A, 0x0D
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are set apart."""
+
+    delimiter: str = ","
+
+
+def _quotes(text: bytes, dialect: Dialect) -> Offsets:
+    """Return the places of the quotes that open and close fields, in turn; an escaped quote closes and opens."""
+    if b'"' not in text:
+        return np.zeros(0, np.intp)
+    bytes_ = np.frombuffer(text, np.uint8)
+    quotes = np.flatnonzero(bytes_ == _QUOTE)
+    opening = quotes[::2]
+    before = bytes_[np.maximum(opening - 1, 0)]
+    starts = (before == ord(dialect.delimiter)) | (before == _LF) | (before == _CR) | (opening == 0)
+    starts[1:] |= quotes[1:-1:2] == opening[1:] - 1  # "" inside a quoted field
+    if starts.all():
+        return quotes
+    field = rb"(?:\A|(?<=[\r\n" + re.escape(dialect.delimiter.encode()) + rb']))"(?:[^"]|"")*+("|\Z)'
+    pairs = [(match.start(), match.end() - 1 if match.group(1) else -1) for match in re.finditer(field, text)]
+    return np.array([place for pair in pairs for place in pair if place >= 0], np.intp)
+
+
+def _ends(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets]:
+    """Return the places of the newlines that end records, and of all newlines; CR LF counts as its LF."""
+    bytes_ = np.frombuffer(text, np.uint8)
+    is_end = bytes_ == _LF
+    if text.count(b"\r") != text.count(b"\r\n"):
+        lone = bytes_ == _CR
+        lone[:-1] &= bytes_[1:] != _LF
+        is_end |= lone
+    newlines = np.flatnonzero(is_end)
+    quotes = _quotes(text, dialect)
+    return newlines[np.searchsorted(quotes, newlines) % 2 == 0] if len(quotes) else newlines, newlines
+
+
+def cut(text: bytes, dialect: Dialect) -> int:
+    """Return the length of the whole records that *text*, which begins with a record, holds; 0 for none."""
+    if b'"' not in text:
+        return max(text.rfind(b"\n"), -1 if b"\n" in text else text.rfind(b"\r")) + 1
+    ends, _ = _ends(text, dialect)
+    return int(ends[-1]) + 1 if len(ends) else 0
+
+
+def count_lines(text: bytes) -> int:
+    """Return how many newlines *text* holds."""
+    lines = text.count(b"\n")
+    return lines + text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else lines
+
+
+def is_open(text: bytes, dialect: Dialect) -> bool:
+    """Return whether *text*, which begins with a record, ends inside quotes."""
+    return len(_quotes(text, dialect)) % 2 == 1
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a text that are not blank: where each begins and ends, and its line, from 1."""
+
+    text: bytes
+    starts: Offsets
+    stops: Offsets
+    lines: Offsets
+
+    def raw(self, index: int) -> str:
+        """Return the text of one record, without its newline; bytes that are not UTF-8 are shown as U+FFFD."""
+        return self.text[self.starts[index] : self.stops[index]].rstrip(b"\r\n").decode("utf-8", "replace")
+
+
+def locate(text: bytes, dialect: Dialect) -> Records:
+    """Return the records of *text*, which begins with one; a line without anything is no record."""
+    ends, newlines = _ends(text, dialect)
+    starts = np.concatenate([[0], ends + 1])
+    stops = np.append(ends, len(text))
+    bytes_ = np.frombuffer(text, np.uint8)
+    length = stops - starts
+    # A CR before the LF belongs to the newline.
+    length -= (length > 0) & (bytes_[np.maximum(stops - 1, 0)] == _CR) if len(bytes_) else 0
+    kept = length > 0
+    starts, stops = starts[kept], stops[kept]
+    return Records(text, starts, stops, np.searchsorted(newlines, starts) + 1)
