@@ -1,0 +1,156 @@
+"""The one seam for durable operations: what returns from here has reached the disk, or an error says that it has not.
+
+Tests stop a process at each call of this module and of the SQLite connections it opens.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from sync_job.errors import StateDamagedError, StorageError
+
+FILE_MODE, FOLDER_MODE = 0o600, 0o700
+_CURES = {
+    errno.ENOSPC: "The disk is full: make room, then run again; what was acknowledged is kept",
+    errno.EDQUOT: "The quota is used up: make room, then run again; what was acknowledged is kept",
+    errno.EROFS: "The file system is read-only: mount it writable",
+    errno.EACCES: "This user may not write there: mend owner or mode",
+    errno.EPERM: "This user may not write there: mend owner or mode",
+    errno.EIO: "The disk reports an error: look at the machine before running again",
+    errno.EMFILE: "Too many open files: raise the limit (ulimit -n)",
+}
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing *path* into a `StorageError` that names file and cure."""
+    try:
+        yield
+    except OSError as exc:
+        cure = _CURES.get(exc.errno or 0, "Look at the disk and the folder's mode")
+        raise StorageError(f"{path}: {exc.strerror or exc}. {cure}.") from exc
+    except sqlite3.OperationalError as exc:
+        full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
+        cure = _CURES[errno.ENOSPC] if full else "Look at the disk and the folder's mode"
+        raise StorageError(f"{path}: {exc}. {cure}.") from exc
+    except sqlite3.DatabaseError as exc:
+        raise damaged(path, str(exc)) from exc
+
+
+@contextlib.contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """Turn what cannot be read of the state into a `StateDamagedError` that names the file."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise damaged(path, "it is missing") from exc
+    except (pa.ArrowException, pa.ArrowInvalid, sqlite3.DatabaseError, ValueError, KeyError, OSError) as exc:
+        raise damaged(path, str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
+
+
+def damaged(path: Path, why: str) -> StateDamagedError:
+    """Return the error for a file of the state that is not what was written there."""
+    return StateDamagedError(
+        f"{path}: damaged ({why}). Nothing was sent. Keep the folder as it is and restore it from a backup, or make "
+        "new state with `init`."
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make *path* and its parents, for this user alone."""
+    with storing(path):
+        missing = [path, *(one for one in path.parents if not one.exists())]
+        for one in reversed([one for one in missing if not one.exists()]):
+            one.mkdir(FOLDER_MODE, exist_ok=True)
+            sync_folder(one.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the folder's entries to the disk."""
+    with storing(path):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Put what *write* makes of a temporary path in *path*'s place, in one step: the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    with storing(path):
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE))
+        write(temporary)
+        handle = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def replace_json(path: Path, content: object) -> None:
+    """Put *content* as JSON in *path*'s place, in one step."""
+    replace(path, lambda place: place.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8"))
+
+
+def show_json(path: Path, content: object) -> None:
+    """Put *content* as JSON in *path*'s place for others to read; nothing depends on its surviving a crash."""
+    temporary = path.with_name(f".{path.name}.new")
+    with storing(path):
+        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
+        temporary.chmod(FILE_MODE)
+        temporary.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing there is fine."""
+    with storing(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a connection that may be used from any one thread at a time, in which every commit is durable."""
+    with storing(path):
+        if not path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, FILE_MODE))
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def connect_reading(path: Path) -> sqlite3.Connection:
+    """Return a connection that cannot write."""
+    with loading(path):
+        if not path.exists():
+            raise FileNotFoundError(path)
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA busy_timeout = 10000")
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+    """Make everything in the block durable in one step, or nothing of it."""
+    with storing(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")

@@ -1,0 +1,271 @@
+"""The journal of a leg: the outcome of each row as it settles, and the mark that no dispatch passes.
+
+SQLite in WAL mode with exactly one connection, which one thread uses. Outcomes are committed in groups; the mark
+is durable before any row beyond it is dispatched, so that after a kill every row is known to be settled, in doubt
+(before the mark) or never dispatched (beyond it).
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_job.consent.channels import Bytes
+from sync_job.consent.fold import DOUBT_WHOLE, Endings, Outcome
+from sync_job.errors import StorageError
+from sync_job.ledger import files
+
+VERSION = 1
+INTERVAL_S = 0.1  # between group commits: what a kill leaves in doubt beside the requests in flight
+LEAST_AHEAD = 64  # rows that the mark is ahead of the last dispatch, at least
+_SCHEMA = """
+CREATE TABLE about (version INTEGER NOT NULL, rows INTEGER NOT NULL, mark INTEGER NOT NULL);
+CREATE TABLE settled (
+    row INTEGER PRIMARY KEY, outcome INTEGER NOT NULL, denials INTEGER NOT NULL, doubt INTEGER NOT NULL,
+    doubt_at REAL NOT NULL, attempts INTEGER NOT NULL, status INTEGER, code INTEGER, message TEXT NOT NULL,
+    first_sent REAL, settled REAL NOT NULL
+) WITHOUT ROWID
+"""
+_COLUMNS = "row, outcome, denials, doubt, doubt_at, attempts, status, code, message, first_sent, settled"
+
+
+class Settled(NamedTuple):
+    """How one row of the plan ended; times in epoch seconds.
+
+    *denials* is the outcome of its denials where they were sent again without its grants, else OPEN. *doubt* is
+    DOUBT_WHOLE | DOUBT_DENIALS, *doubt_at* when the last attempt in doubt was made. *status*, *code* and *message*
+    are of the last answer.
+    """
+
+    row: int
+    outcome: Outcome
+    denials: Outcome = Outcome.OPEN
+    doubt: int = 0
+    doubt_at: float = 0.0
+    attempts: int = 0
+    status: int | None = None
+    code: int | None = None
+    message: str = ""
+    first_sent: float | None = None
+    settled: float = 0.0
+
+
+class Journal:
+    """Writes a journal; rows are cleared for dispatch and settled by the senders of one event loop."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self._path = path
+        self._rows = rows
+        self._mark = 0
+        self._cleared = 0
+        self._recent = [0, 0]
+        self._pending: list[Settled] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._connection = files.connect(path)
+        with files.storing(path):
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        with files.transaction(self._connection, path):
+            for statement in _SCHEMA.split(";"):
+                self._connection.execute(statement)
+            self._connection.execute("INSERT INTO about VALUES (?, ?, 0)", (VERSION, rows))
+        files.sync_folder(path.parent)
+
+    async def clear(self, row: int) -> None:
+        """Return when *row* may be dispatched: the durable mark is beyond it."""
+        while row >= self._mark:
+            ready = asyncio.get_running_loop().create_future()
+            self._waiting.append(ready)
+            self._wake.set()
+            await ready
+        self._cleared = max(self._cleared, row + 1)
+
+    def settle(self, settled: Settled) -> None:
+        """Take the outcome of a row; it is durable within about INTERVAL_S."""
+        self._pending.append(settled)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Commit in the background while the block runs, and everything when it ends.
+
+        Raises:
+            StorageError: when something could not be made durable; the block is cancelled then.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                flushing = group.create_task(self._flush())
+                try:
+                    yield
+                finally:
+                    self._closing = True
+                    self._wake.set()
+                    await flushing
+        except* StorageError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._thread.shutdown()
+            self._connection.close()
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        before = 0
+        while True:
+            closing = self._closing
+            batch, self._pending = self._pending, []
+            waiting, self._waiting = self._waiting, []
+            self._wake.clear()
+            cleared = self._cleared
+            self._recent = [self._recent[1], cleared - before]
+            before = cleared
+            ahead = cleared + max(LEAST_AHEAD, sum(self._recent))
+            # The last mark is exact: rows beyond it are known never to have been dispatched.
+            mark = cleared if closing else min(self._rows, max(self._mark, ahead))
+            if batch or mark != self._mark:
+                await loop.run_in_executor(self._thread, self._commit, batch, mark)
+                self._mark = mark
+            for ready in waiting:
+                if not ready.done():
+                    ready.set_result(None)
+            if closing:
+                return
+            try:
+                async with asyncio.timeout(INTERVAL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _commit(self, batch: list[Settled], mark: int) -> None:
+        with files.transaction(self._connection, self._path):
+            self._connection.executemany(
+                f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                batch,
+            )
+            self._connection.execute("UPDATE about SET mark = ?", (mark,))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the plan as the journal knows it; arrays in the plan's order, OPEN where nothing is known."""
+
+    start: int
+    outcome: Bytes
+    denials: Bytes
+    doubt: Bytes
+    doubt_at: npt.NDArray[np.float64]
+    attempts: npt.NDArray[np.int64]
+    status: list[int | None]
+    code: list[int | None]
+    message: list[str | None]
+    first_sent: npt.NDArray[np.float64]
+    settled: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+
+class Reading:
+    """Reads the journal of a leg that ended or died; one that was never begun says nothing of any row."""
+
+    def __init__(self, path: Path, rows: int, now: float) -> None:
+        self._path, self._rows, self._now = path, rows, now
+        self.mark = 0
+        self._connection: sqlite3.Connection | None = None
+        if not path.exists():
+            return
+        with files.loading(path):
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            if self._connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise ValueError("the database's own check fails")
+            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+            if not tables:
+                self.close()  # It died before its first commit: nothing was dispatched.
+                return
+            version, planned, self.mark = self._connection.execute("SELECT version, rows, mark FROM about").fetchone()
+            if version != VERSION or planned != rows:
+                raise ValueError(f"version {version} for {planned} rows; expected {VERSION} for {rows}")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def parts(self, size: int = 1 << 16) -> Iterator[Part]:
+        """Yield the plan's rows in stretches of *size*.
+
+        A row before the mark that did not settle was dispatched by a run that died: deferred, and in doubt since now.
+        """
+        for start in range(0, self._rows, size):
+            yield self._part(start, min(start + size, self._rows))
+
+    def _part(self, start: int, stop: int) -> Part:
+        count = stop - start
+        outcome, denials, doubt = (np.zeros(count, np.uint8) for _ in range(3))
+        doubt_at, first_sent, settled = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
+        attempts = np.zeros(count, np.int64)
+        status: list[int | None] = [None] * count
+        code: list[int | None] = [None] * count
+        message: list[str | None] = [None] * count
+        if self._connection:
+            with files.loading(self._path):
+                query = f"SELECT {_COLUMNS} FROM settled WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
+                rows: list[tuple[Any, ...]] = self._connection.execute(query, (start, stop)).fetchall()
+            if rows:
+                columns = list(zip(*rows, strict=True))
+                at = np.array(columns[0], np.intp) - start
+                outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
+                first_sent[at] = np.array(columns[9], np.float64)
+                settled[at] = columns[10]
+                for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
+                    status[place], code[place], message[place] = answer
+        unsettled = (outcome == Outcome.OPEN) & (np.arange(start, stop) < self.mark)
+        outcome[outcome == Outcome.OPEN] = Outcome.DEFERRED
+        doubt[unsettled] = DOUBT_WHOLE
+        doubt_at[unsettled] = self._now
+        return Part(start, outcome, denials, doubt, doubt_at, attempts, status, code, message, first_sent, settled)
+
+    def endings(self) -> Endings:
+        """Return how all rows of the plan ended."""
+        outcome, denials, doubt = (np.zeros(self._rows, np.uint8) for _ in range(3))
+        doubt_at = np.zeros(self._rows)
+        for part in self.parts():
+            chosen = slice(part.start, part.start + len(part))
+            outcome[chosen], denials[chosen] = part.outcome, part.denials
+            doubt[chosen], doubt_at[chosen] = part.doubt, part.doubt_at
+        return Endings(outcome, denials, doubt, doubt_at)
+
+    def codes(self) -> list[tuple[Outcome, int | None, int | None, str, int]]:
+        """Return how often each outcome, HTTP status, ErrorCode and Message occurred, the most frequent first."""
+        if not self._connection:
+            return []
+        with files.loading(self._path):
+            query = (
+                "SELECT outcome, status, code, message, count(*) FROM settled "
+                "GROUP BY outcome, status, code, message ORDER BY count(*) DESC, outcome LIMIT 200"
+            )
+            return [(Outcome(row[0]), *row[1:]) for row in self._connection.execute(query)]
+
+    def times(self) -> tuple[float | None, float | None, int]:
+        """Return when the first request was sent, when the last row settled, and how many requests there were."""
+        if not self._connection:
+            return None, None, 0
+        with files.loading(self._path):
+            first, last, attempts = self._connection.execute(
+                "SELECT min(first_sent), max(settled), coalesce(sum(attempts), 0) FROM settled"
+            ).fetchone()
+        return first, last, int(attempts)

@@ -1,0 +1,144 @@
+"""The state folder of one target: where everything in it lies, and the snapshot that counts."""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sync_job.consent.diff import Holdings, Lingering
+from sync_job.consent.tables import Table
+from sync_job.errors import StateError
+from sync_job.ledger import files, tables
+from sync_job.ledger.ledger import Ledger
+
+SNAPSHOTS_KEPT = 7
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The files of one leg of a run."""
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """The leg's place in its run."""
+        return int(self.folder.name)
+
+    @property
+    def plan(self) -> Path:
+        """The rows to send, written before the first request."""
+        return self.folder / "plan.parquet"
+
+    @property
+    def journal(self) -> Path:
+        """The outcomes."""
+        return self.folder / "journal.db"
+
+
+@dataclass(frozen=True)
+class State:
+    """One open state folder."""
+
+    folder: Path
+    ledger: Ledger
+
+    @classmethod
+    def create(cls, folder: Path, target: str, now: float) -> Self:
+        """Make a new state folder with nothing in it.
+
+        Raises:
+            StateError: when there is one already.
+        """
+        path = folder / "ledger.db"
+        if path.exists():
+            with Ledger.open(path, target, write=False) as ledger:
+                if ledger.has_snapshot():
+                    raise StateError(
+                        f"{folder.absolute()}: there is state already; `init` never replaces it. Move the folder away "
+                        "if it is to be given up."
+                    )
+            files.remove(path)
+        for one in (folder, folder / "snapshots", folder / "runs", folder / "inbox"):
+            files.make_folder(one)
+        return cls(folder, Ledger.create(path, target, now))
+
+    @classmethod
+    def open(cls, folder: Path, target: str, *, write: bool) -> Self:
+        """Return the state in *folder*.
+
+        Raises:
+            NoStateError, StateDamagedError, ForeignStateError: when it is not there, not whole, or another target's.
+        """
+        state = cls(folder, Ledger.open(folder / "ledger.db", target, write=write))
+        try:
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if mode & 0o077:
+                raise StateError(
+                    f"{folder.absolute()}: others may enter it (mode {mode:o}), and it holds what people consented to. "
+                    f"chmod 700 {folder.absolute()}"
+                )
+            state.ledger.current()
+        except BaseException:
+            state.close()
+            raise
+        return state
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def holdings(self) -> Holdings:
+        """Return the snapshot that counts.
+
+        Raises:
+            StateDamagedError: when it is not what was written.
+        """
+        number, digest = self.ledger.current()
+        return tables.read_snapshot(self._snapshot(number), digest)
+
+    def _snapshot(self, number: int) -> Path:
+        return self.folder / "snapshots" / f"{number}.parquet"
+
+    def commit_leg(
+        self, run: str, leg: int, *, holdings: Holdings, lingering: Lingering, now: float, closed: Table
+    ) -> int:
+        """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
+        number = self.ledger.next_snapshot()
+        digest = tables.write_snapshot(self._snapshot(number), holdings)
+        committed = self.ledger.commit_leg(
+            run, leg, digest=digest, clients=len(holdings), lingering=lingering, now=now, closed=closed
+        )
+        for path in (self.folder / "snapshots").glob("*.parquet"):
+            if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
+                files.remove(path)
+        return committed
+
+    def run_folder(self, run: str) -> Path:
+        """Return the folder of a run's legs."""
+        return self.folder / "runs" / run
+
+    def new_leg(self, run: str, number: int) -> Leg:
+        """Return a leg whose folder is there and empty."""
+        leg = Leg(self.run_folder(run) / str(number))
+        files.make_folder(leg.folder)
+        return leg
+
+    def legs(self, run: str) -> list[Leg]:
+        """Return the legs of a run that have a plan, in order; one without is a leg that never began."""
+        folder = self.run_folder(run)
+        if not folder.is_dir():
+            return []
+        found = sorted((Leg(path) for path in folder.iterdir() if path.name.isdigit()), key=lambda leg: leg.number)
+        return [leg for leg in found if leg.plan.exists()]
+
+    def remove_run(self, run: str) -> None:
+        """Remove plans and journals of a run that was reported."""
+        if self.run_folder(run).exists():
+            files.remove(self.run_folder(run))
