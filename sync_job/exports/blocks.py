@@ -49,10 +49,6 @@ class Rejects:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def reasons(self) -> list[str]:
-        """Return each row's reasons, set apart by "; "."""
-        return list(self.table.column("reject_reasons").to_pylist())
-
     def after(self, line: int) -> "Rejects":
         """Return the same rejects with lines counted from the file's begin, the block beginning after *line*."""
         place = self.table.column_names.index("reject_line")
@@ -75,6 +71,7 @@ class Block:
     partial_times: Times | None
     tokens: Tokens
     rejects: Rejects | None
+    reasons: Counter[str]  # rejects by reason, without what their cells hold
 
 
 @dataclass(frozen=True)
@@ -106,15 +103,17 @@ def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> 
     return Read(ids, values, times, tokens, problems)
 
 
-def split(seen: Read, *, lines: int, size_bytes: int, more_rows: int, ungranted: Ids, rejects: Rejects | None) -> Block:
-    """Return the block; *more_rows* were rejected before they became cells, *ungranted* are their clients."""
+def split(
+    seen: Read, *, lines: int, size_bytes: int, more: Counter[str], ungranted: Ids, rejects: Rejects | None
+) -> Block:
+    """Return the block; *more* rows, by reason, were rejected before they became cells; *ungranted*: their clients."""
     bad = seen.problems.bad
     known = bad & (seen.ids != 0)
     partial = seen.values[known]
     partial = spread(denied(partial)) & partial | spread(LOW_BITS & ~denied(partial))
     times = seen.times
     return Block(
-        rows=len(seen.ids) + more_rows,
+        rows=len(seen.ids) + more.total(),
         lines=lines,
         size_bytes=size_bytes,
         ids=seen.ids[~bad] if bad.any() else seen.ids,
@@ -127,16 +126,18 @@ def split(seen: Read, *, lines: int, size_bytes: int, more_rows: int, ungranted:
         else np.concatenate([times[known], np.full(len(ungranted), UNTIMED, np.int64)]),
         tokens=seen.tokens,
         rejects=rejects,
+        reasons=seen.problems.counts + more,
     )
 
 
 def reject_table(own: pa.Table, file: str, lines: pa.Array, reasons: list[pa.Array], raw: pa.Array | None) -> Rejects:
     """Return the rejects with their *own* columns first; *raw* is the row's text, or none for its cells joined."""
-    columns = {name: cells.to_text(own.column(name)) for name in own.column_names}
+    texts = [cells.to_text(column) for column in own.columns]
     why = pc.binary_join_element_wise(*reasons, "; ", null_handling="skip") if len(reasons) > 1 else reasons[0]
     if raw is None:
-        raw = pc.binary_join_element_wise(*columns.values(), ",", null_handling="replace", null_replacement="")
+        raw = pc.binary_join_element_wise(*texts, ",", null_handling="replace", null_replacement="")
     said = (pa.repeat(pa.scalar(file), own.num_rows), pc.cast(lines, pa.int64()), why, raw)
+    columns = dict(zip(own.column_names, texts, strict=True))  # of two that share a name, the last
     return Rejects(pa.table(columns | dict(zip(REJECT_COLUMNS, said, strict=True))))
 
 

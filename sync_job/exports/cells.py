@@ -5,7 +5,7 @@ Everything here is arithmetic on whole columns; only a column's *distinct* value
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -24,6 +24,12 @@ TOKENS = {
 _UNKNOWN = 0
 _DISTINCT_KEPT = 1000  # raw tokens counted one by one; a column with more is no flag, and the rest is counted together
 OTHERS = "(others)"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DAY = timedelta(days=1) // _MICROSECOND
+# Python's years are 1 to 9999; a day less at each end leaves room for offsets.
+_FIRST_TIME = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_END_TIME = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Problems:
 
     rows: int
     bad: Mask = field(init=False)
+    counts: Counter[str] = field(default_factory=Counter)  # rows by problem, without what their cells hold
     _texts: list[pa.Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -42,6 +49,7 @@ class Problems:
         if not rows.any():
             return
         self.bad |= rows
+        self.counts[f"{column}: {problem}"] += int(np.count_nonzero(rows))
         texts = pa.repeat(pa.scalar(f"{column}: {problem}"), self.rows)
         if cells is not None:
             shown = pc.utf8_slice_codeunits(to_text(cells), 0, 60)
@@ -61,6 +69,8 @@ def to_text(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
         cells = cells.combine_chunks()
     if pa.types.is_dictionary(cells.type):
         return to_text(cells.dictionary).take(cells.indices)
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        cells = pc.cast(cells, pa.binary())  # Parquet's strings need not be UTF-8: only the way back checks them
     try:
         return pc.cast(cells, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -143,38 +153,71 @@ def _count(tokens: Counter[str], raw: pa.Array, counts: npt.NDArray[np.intp]) ->
 def read_times(cells: pa.Array, column: str, zone: ZoneInfo, problems: Problems) -> Times:
     """Return each cell as microseconds since 1970 in UTC, UNTIMED where it is empty or *problems* says why not.
 
-    Times without an offset are local to *zone*; one that the clock showed twice is the later one.
+    Times without an offset are local to *zone*; one that the clock showed twice is the later one, and one that it
+    skipped is counted from after the gap.
     """
     kind = cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return _to_utc(pc.cast(cells, pa.timestamp("us", kind.tz if pa.types.is_timestamp(kind) else None)), zone)
-    text = pc.utf8_trim_whitespace(to_text(cells))
-    empty = _nulls(text) | _truth(pc.equal(text, ""))
-    text = pc.if_else(pa.array(empty), pa.scalar(None, pa.string()), text)
+        zoned = kind.tz if pa.types.is_timestamp(kind) else None
+        # Nanoseconds are cut off: no clock that stamps consents tells them.
+        times = _numbers(pc.cast(cells, pa.timestamp("us", zoned), safe=False))
+        local = np.full(len(times), zoned is None)
+        bad = np.zeros(len(times), np.bool_)
+    else:
+        times, local, bad = _parse_times(to_text(cells))
+    timed = times != UNTIMED
+    outside = timed & ((times < _FIRST_TIME) | (times >= _END_TIME))
+    local &= timed & ~outside
+    times[local] = _to_utc(times[local], zone)
+    times[outside] = UNTIMED
+    problems.add(bad | outside, column, "no ISO 8601 time", cells)
+    return times
+
+
+def _parse_times(text: pa.Array) -> tuple[Times, Mask, Mask]:
+    """Return the times in *text*, which of them are local, and which cells are none."""
+    text = pc.utf8_trim_whitespace(text)
+    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    bad = np.zeros(len(text), np.bool_)
     try:
-        return _to_utc(pc.cast(text, pa.timestamp("us")), zone)
+        return _numbers(pc.cast(text, pa.timestamp("us"))), ~bad, bad
     except pa.ArrowInvalid:
         pass  # Some have an offset, or are no times: read one by one.
     times = np.full(len(text), UNTIMED, np.int64)
-    bad = np.zeros(len(text), np.bool_)
+    local = np.zeros(len(text), np.bool_)
     for row, one in enumerate(text.to_pylist()):
         if one is not None:
             try:
+                if len(one) > 8 and one.isdigit():  # 1701011231234, an epoch, would be a time in the year 1701
+                    raise ValueError("digits alone")
                 when = datetime.fromisoformat(one)
             except ValueError:
                 bad[row] = True
             else:
-                when = when if when.tzinfo else when.replace(tzinfo=zone, fold=1)
-                times[row] = round(when.timestamp() * 1_000_000)
-    problems.add(bad, column, "no ISO 8601 time", cells)
+                local[row] = when.tzinfo is None
+                times[row] = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+    return times, local, bad
+
+
+def _to_utc(local: Times, zone: ZoneInfo) -> Times:
+    """Return *local* times in UTC. Python's zones are always there; pyarrow's are the system's, which may have none."""
+    days, place = np.unique(local // _DAY, return_inverse=True)
+    morning = np.array([_offset(day * _DAY, zone, 1) for day in days.tolist()], np.int64)
+    evening = np.array([_offset((day + 1) * _DAY, zone, 0) for day in days.tolist()], np.int64)
+    times: Times = local - morning[place]
+    for row in np.flatnonzero((morning != evening)[place]).tolist():  # the days on which clocks are changed
+        times[row] = local[row] - _offset(int(local[row]), zone, 1)
     return times
 
 
-def _to_utc(times: pa.Array, zone: ZoneInfo) -> Times:
-    if times.type.tz is None:
-        times = pc.assume_timezone(times, str(zone), ambiguous="latest", nonexistent="latest")
-    numbers = pc.cast(times, pa.int64()).fill_null(UNTIMED)
-    return np.asarray(numbers.to_numpy(zero_copy_only=False), np.int64)
+def _offset(local: int, zone: ZoneInfo, fold: int) -> int:
+    """Return how far *zone* is ahead of UTC at a *local* time, in microseconds."""
+    when = (_EPOCH + local * _MICROSECOND).replace(tzinfo=zone, fold=fold)
+    return (when.utcoffset() or timedelta()) // _MICROSECOND
+
+
+def _numbers(times: pa.Array) -> Times:
+    return np.array(pc.cast(times, pa.int64()).fill_null(UNTIMED).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _nulls(cells: pa.Array) -> Mask:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from sync_job.exports.records import Dialect
 BLOCK_BYTES = 8 << 20
 _LONGEST_RECORD_BYTES = 64 << 20
 _BOM = b"\xef\xbb\xbf"
+csv.field_size_limit(_LONGEST_RECORD_BYTES + BLOCK_BYTES)  # 128 KiB otherwise, and a longer field an exception
 _TEXT = pa.binary()
 _TOKENS = pa.dictionary(pa.int32(), pa.binary())  # few distinct values: looked up, not parsed one by one
 
@@ -46,9 +47,12 @@ def header(source: sources.Source, dialect: Dialect) -> Header:
         start = file.read(1 << 20)
     bom = len(_BOM) if start.startswith(_BOM) else 0
     text = start[bom:]
-    found = records.locate(text[: records.cut(text, dialect)] or text, dialect)
+    first_bytes = text[: records.cut(text, dialect)] or text
+    found = records.locate(first_bytes, dialect)
     if not len(found.starts):
         raise ExportError(f"{source.path}: only blank lines. Check whether the export has run to its end.")
+    if records.is_open(first_bytes, dialect):
+        raise ExportError(f"{source.path}:{found.lines[0]}: {_never_closed(len(text))}")
     try:
         first = text[found.starts[0] : found.stops[0]].rstrip(b"\r\n").decode()
     except UnicodeDecodeError as exc:
@@ -146,6 +150,10 @@ def _parse(
 
 
 def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: ZoneInfo, dialect: Dialect) -> Block:
+    size_bytes = len(text)
+    if not text.isascii():
+        # Some columns may be in another encoding; pyarrow cannot show a ragged row that is not UTF-8.
+        text = text.decode("utf-8", "replace").encode()
     kinds = dict.fromkeys(columns.all(), _TOKENS)
     if columns.changed_at:
         kinds[columns.changed_at] = _TEXT
@@ -162,13 +170,16 @@ def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: Zon
     ragged = [(number, row) for number, row in ragged if row.strip()]
     if not ragged and not seen.problems.bad.any():
         return blocks.split(
-            seen, lines=lines, size_bytes=len(text), more_rows=0, ungranted=np.zeros(0, np.int32), rejects=None
+            seen, lines=lines, size_bytes=size_bytes, more=Counter(), ungranted=np.zeros(0, np.int32), rejects=None
         )
     rejects = _rejects(text, file, names, seen, ragged, blank, dialect)
+    more = Counter(_misfit(_fields(row, dialect), names) for _, row in ragged)
     ungranted = _clients_of(ragged, names, columns, dialect)
-    return blocks.split(
-        seen, lines=lines, size_bytes=len(text), more_rows=len(ragged), ungranted=ungranted, rejects=rejects
-    )
+    return blocks.split(seen, lines=lines, size_bytes=size_bytes, more=more, ungranted=ungranted, rejects=rejects)
+
+
+def _misfit(fields: list[str], names: list[str]) -> str:
+    return f"{len(fields)} fields instead of {len(names)}"
 
 
 def _rejects(
@@ -200,7 +211,7 @@ def _rejects(
             ]
         )
         reasons = [pa.concat_arrays([one, pa.nulls(len(ragged), pa.string())]) for one in reasons]
-        counts = [f"{len(row)} fields instead of {len(names)}" for row in fields]
+        counts = [_misfit(row, names) for row in fields]
         reasons.append(pa.array([None] * len(bad) + counts, pa.string()))
     order = np.argsort(places, kind="stable")
     raw = pa.array([found.raw(place) for place in places[order]], pa.string())

@@ -19,8 +19,7 @@ from sync_job.exports import csv, parquet, sources
 from sync_job.exports.blocks import Block, Columns, Rejects, Tokens
 from sync_job.exports.records import Dialect
 
-# A reason's first words, without the cell that it shows: what rejects are counted by.
-_CELL = " '"
+_SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ class _Gathering:
             self.partial.append((block.partial_ids, block.partial_values, block.partial_times))
         if block.rejects is not None:
             self.rejects += len(block.rejects)
-            for reasons in block.rejects.reasons():
-                self.reasons.update(one.split(_CELL, 1)[0] for one in reasons.split("; "))
+            self.reasons.update(block.reasons)
             sink(block.rejects.after(line))
 
 
@@ -202,8 +200,10 @@ def _check_header(path: Path, names: list[str], settings: ExportSettings, *, fir
         hint = f" Did you mean {near[0]!r}?" if near else ""
         if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
             hint = " The header is one field: the export must be separated by commas."
+        shown = ", ".join(map(repr, names))
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
         raise ExportError(
-            f"{path}: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, names))}.{hint} "
+            f"{path}: no column {', '.join(map(repr, missing))}; the header has {shown}.{hint} "
             'Map the columns in [export.columns]; "" is for a channel that the export does not have.'
         )
     return set(missing)

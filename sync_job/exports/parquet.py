@@ -1,5 +1,6 @@
 """Parquet files into blocks: a batch of a row group at a time, of the mapped columns alone."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from zoneinfo import ZoneInfo
@@ -19,21 +20,22 @@ _BUFFER_BYTES = 1 << 20
 @contextmanager
 def _opened(source: sources.Source, flags: tuple[str, ...] = ()) -> Iterator[pq.ParquetFile]:
     """Open the file, and turn what pyarrow says against it into an `ExportError`."""
-    try:
-        with (
-            sources.reading(source.path),
-            pq.ParquetFile(
+    with sources.reading(source.path):
+        try:
+            with pq.ParquetFile(
                 source.path,
                 read_dictionary=[name for name in flags if name],
                 buffer_size=_BUFFER_BYTES,
                 pre_buffer=False,
-            ) as file,
-        ):
-            yield file
-    except (pa.ArrowException, pa.ArrowInvalid, ValueError) as exc:
-        raise ExportError(
-            f"{source.path}: damaged or cut short as a Parquet file ({str(exc).splitlines()[0]}). Export it again."
-        ) from exc
+            ) as file:
+                yield file
+        except (pa.ArrowException, ValueError, KeyError, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:
+                raise  # The system's own word; without a number it is pyarrow's, of the content.
+            raise ExportError(
+                f"{source.path}: damaged or cut short as a Parquet file ({(str(exc).splitlines() or [''])[0]}). "
+                "Export it again."
+            ) from exc
 
 
 def header(source: sources.Source) -> list[str]:
@@ -52,8 +54,12 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo) -> Iterator[B
     Raises:
         ExportError: when it cannot be read.
     """
+    with _opened(source) as file:
+        nested = [name for name in columns.all() if pa.types.is_nested(file.schema_arrow.field(name).type)]
+    if nested:
+        raise ExportError(f"{source.path}: column {nested[0]!r} holds lists or records. Export one value a row.")
     with _opened(source, columns.channels) as file:
-        share = source.size_bytes // max(1, file.metadata.num_rows)
+        rows, done = max(1, file.metadata.num_rows), 0
         for group in range(file.num_row_groups):
             batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.all())
             for number, batch in enumerate(batches):
@@ -61,11 +67,12 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo) -> Iterator[B
                 rejects = None
                 if seen.problems.bad.any():
                     rejects = _rejects(source, group, number, seen)
+                before, done = done, done + batch.num_rows
                 yield blocks.split(
                     seen,
                     lines=batch.num_rows,
-                    size_bytes=share * batch.num_rows,
-                    more_rows=0,
+                    size_bytes=source.size_bytes * done // rows - source.size_bytes * before // rows,
+                    more=Counter(),
                     ungranted=np.zeros(0, np.int32),
                     rejects=rejects,
                 )

@@ -53,7 +53,12 @@ def _ends(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets]:
 
 
 def cut(text: bytes, dialect: Dialect) -> int:
-    """Return the length of the whole records that *text*, which begins with a record, holds; 0 for none."""
+    """Return the length of the whole records that *text*, which begins with a record, holds; 0 for none.
+
+    A CR at the very end ends no record yet: its LF may follow, and would count as one more line.
+    """
+    if text.endswith(b"\r"):
+        text = text[:-1]
     if b'"' not in text:
         return max(text.rfind(b"\n"), -1 if b"\n" in text else text.rfind(b"\r")) + 1
     ends, _ = _ends(text, dialect)

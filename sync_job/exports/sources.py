@@ -36,15 +36,18 @@ def find(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[Source]
     Raises:
         ExportError: when there is none, or one that cannot be read.
     """
+    if not where:  # Path("") is the working directory, which nobody meant.
+        raise ExportError("no export was named. Set [export] path, or name it on the command line.")
     path = Path(where)
-    if path.is_dir():
-        found = sorted(one for one in path.iterdir() if one.suffix.lower() in _ENDINGS and one.is_file())
-        nothing = f"{where}: the folder holds no file ending in {', '.join(_ENDINGS)}."
-    elif path.exists() or not glob.has_magic(where):
-        found, nothing = [path], ""
-    else:
-        found = sorted(Path(one) for one in glob.glob(where, recursive=True) if Path(one).is_file())  # noqa: PTH207
-        nothing = f"{where}: no file has such a name."
+    with reading(path):
+        if path.is_dir():
+            found = sorted(one for one in path.iterdir() if one.suffix.lower() in _ENDINGS and one.is_file())
+            nothing = f"{where}: the folder holds no file ending in {', '.join(_ENDINGS)}."
+        elif path.exists() or not glob.has_magic(where):
+            found, nothing = [path], ""
+        else:
+            found = sorted(Path(one) for one in glob.glob(where, recursive=True) if Path(one).is_file())  # noqa: PTH207
+            nothing = f"{where}: no file has such a name."
     if not found:
         raise ExportError(f"{nothing} Check [export] path, and whether the export has run.")
     return [_look(one, format_) for one in found]

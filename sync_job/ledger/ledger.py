@@ -230,7 +230,10 @@ class Ledger:
     def runs(self) -> list[Run]:
         """Return the history, the oldest run first."""
         query = "SELECT number, run, kind, stage, started, ended, exit, summary FROM runs ORDER BY number"
-        return [Run(*columns, json.loads(summary) if summary else None) for *columns, summary in self._rows(query)]
+        return [
+            Run(number, run, kind, stage, started, ended, code, json.loads(summary) if summary else None)
+            for number, run, kind, stage, started, ended, code, summary in self._rows(query)
+        ]
 
     # What is known of clients
 
