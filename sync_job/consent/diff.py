@@ -179,7 +179,7 @@ def diff(
     statements: Table, holdings: Holdings, withdrawn: Table, lingering: Lingering, terms: Terms, now: float
 ) -> Diff:
     """Return what has to be sent so that the platform holds what the rules say; *now* in epoch seconds."""
-    statements = statements.over(holdings.client).over(withdrawn.items()[0])
+    statements = statements.over(holdings.client, withdrawn.items()[0])
     slots = statements.slots
     state, due = np.zeros(slots.size, np.uint8), np.zeros(slots.size, np.uint8)
     where = slots.of(holdings.client)

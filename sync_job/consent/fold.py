@@ -182,7 +182,7 @@ def _linger_on(
     acknowledged = delivered | (was_acknowledged & ~doubt)
     until = np.maximum(own_until, old_until)
     mine = until > now
-    others = ~np.isin(lingering.client, client) & (lingering.until > now)
+    others = ~np.isin(lingering.client, client, assume_unique=True) & (lingering.until > now)
     ids = np.concatenate([lingering.client[others], client[mine]])
     order = np.argsort(ids, kind="stable")
     return Lingering(

@@ -130,6 +130,9 @@ def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter
     distinct = np.where(_nulls(raw), np.uint8(BLANK), distinct)
     # A null cell is one more distinct value, after the others.
     distinct = np.append(distinct, np.uint8(BLANK))
+    least, most = (one.as_py() for one in pc.min_max(encoded.indices).values())
+    if least is not None and not 0 <= least <= most < len(raw):
+        raise ValueError(f"{column}: an index beyond its dictionary")  # from a damaged Parquet file
     indices = encoded.indices.fill_null(len(raw)).to_numpy(zero_copy_only=False)
     _count(tokens, raw, np.bincount(indices, minlength=len(distinct)))
     values: Bytes = distinct[indices]

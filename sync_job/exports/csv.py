@@ -47,11 +47,10 @@ def header(source: sources.Source, dialect: Dialect) -> Header:
         start = file.read(1 << 20)
     bom = len(_BOM) if start.startswith(_BOM) else 0
     text = start[bom:]
-    first_bytes = text[: records.cut(text, dialect)] or text
-    found = records.locate(first_bytes, dialect)
+    found = records.locate(text, dialect)
     if not len(found.starts):
         raise ExportError(f"{source.path}: only blank lines. Check whether the export has run to its end.")
-    if records.is_open(first_bytes, dialect):
+    if found.stops[0] >= records.cut(text, dialect) and records.is_open(text, dialect):
         raise ExportError(f"{source.path}:{found.lines[0]}: {_never_closed(len(text))}")
     try:
         first = text[found.starts[0] : found.stops[0]].rstrip(b"\r\n").decode()
@@ -191,7 +190,10 @@ def _rejects(
     blank: list[int],
     dialect: Dialect,
 ) -> blocks.Rejects:
-    """Return the rejected rows of a block with all of their columns, in the order of the file."""
+    """Return the rejected rows of a block with all of their columns, in the order of the file.
+
+    Rows with too few or many fields have their raw text alone.
+    """
     found = records.locate(text, dialect)
     parsed, _ = _parse(text, names, dict.fromkeys(names, _TEXT), dialect)
     bad = np.flatnonzero(seen.problems.bad)
@@ -202,16 +204,16 @@ def _rejects(
     own = parsed.take(pa.array(bad))
     reasons = [one.take(pa.array(bad)) for one in seen.problems.texts()]
     if ragged:
-        fields = [_fields(row, dialect) for _, row in ragged]
-        padded = [(row + [""] * len(names))[: len(names)] for row in fields]
+        # Their own columns stay empty, for nobody knows which field is whose: fed in again without a repair, such a
+        # row is rejected again.
         own = pa.concat_tables(
             [
                 pa.table({name: cells.to_text(own.column(name)) for name in names}),
-                pa.table({name: pa.array([row[i] for row in padded], pa.string()) for i, name in enumerate(names)}),
+                pa.table({name: pa.nulls(len(ragged), pa.string()) for name in names}),
             ]
         )
         reasons = [pa.concat_arrays([one, pa.nulls(len(ragged), pa.string())]) for one in reasons]
-        counts = [_misfit(row, names) for row in fields]
+        counts = [_misfit(_fields(row, dialect), names) for _, row in ragged]
         reasons.append(pa.array([None] * len(bad) + counts, pa.string()))
     order = np.argsort(places, kind="stable")
     raw = pa.array([found.raw(place) for place in places[order]], pa.string())

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -84,6 +84,16 @@ def ignore(rejects: Rejects) -> None:
 
 def no_progress(done: int, total: int) -> None:
     """Show nothing."""
+
+
+def names(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[str]:
+    """Return the column names of the first file of the export at *where*.
+
+    Raises:
+        ExportError: when there is none that can be read.
+    """
+    source = sources.find(where, format_)[0]
+    return csv.header(source, Dialect()).names if source.format == "csv" else parquet.header(source)
 
 
 @dataclass

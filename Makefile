@@ -1,0 +1,34 @@
+# Needs python3 (3.11 or later), make and the package index; everything else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SET_UP := .venv/.set-up
+
+.PHONY: demo test check lock clean
+
+demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
+	@$(BIN)/python sample_data/demo.py
+
+test: $(SET_UP)   ## all tests
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+check: $(SET_UP)  ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+lock: $(SET_UP)   ## pin the newest versions that pyproject.toml allows
+	@$(BIN)/python -m pip install -q pip-tools
+	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --strip-extras --allow-unsafe --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
+
+$(SET_UP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "consent-sync needs Python 3.11 or later")'
+	@echo "setting up .venv (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:            ## remove what make has made
+	@rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,78 @@
+"""The counts of a run, in one shape for files, terminal and `--json`, and the check that they add up."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_job.consent.channels import CHANNELS
+from sync_job.consent.diff import Counts, Lane, Rows, transitions
+from sync_job.consent.fold import Outcome
+from sync_job.errors import CountsError
+
+OUTCOMES = (Outcome.DELIVERED, Outcome.REFUSED, Outcome.EXHAUSTED, Outcome.DEFERRED)
+_VALUES = ("nothing", "denied", "allowed")
+Summary = dict[str, Any]
+
+
+def decided(counts: Counts) -> Summary:
+    """Return how the clients were decided; held and blocked also per channel."""
+    found: Summary = dict(vars(counts))
+    for name in ("held_channels", "blocked_channels"):
+        found[name] = dict(zip(CHANNELS, found[name], strict=True))
+    return found
+
+
+def changes(rows: Rows) -> Summary:
+    """Return the transition matrix per channel (from State to what is sent) and how many rows each lane has."""
+    matrix = transitions(rows)
+    return {
+        "transitions": {
+            channel: {
+                was: {sent: int(matrix[place, i, j]) for j, sent in enumerate(_VALUES) if j}
+                for i, was in enumerate(_VALUES)
+            }
+            for place, channel in enumerate(CHANNELS)
+        },
+        "lanes": {lane.name.lower(): int(np.count_nonzero(rows.lane == lane)) for lane in Lane},
+    }
+
+
+def outcomes(ended: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """Return how many rows ended each way."""
+    found = np.bincount(ended, minlength=len(Outcome))
+    return {outcome.name.lower(): int(found[outcome]) for outcome in OUTCOMES}
+
+
+def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of counts of the same names."""
+    total = {outcome.name.lower(): 0 for outcome in OUTCOMES}
+    for part in parts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def check(summary: Mapping[str, Any]) -> None:
+    """Hold that the counts of *summary* add up.
+
+    Raises:
+        CountsError: when they do not, which is a bug.
+    """
+    export, decisions, ended = summary.get("export"), summary.get("decided"), summary["outcomes"]
+    if export:
+        rows = export["clients"] - export["in_rejects_only"] + export["duplicates"] + export["rejects"]
+        _hold("rows", export["rows"], rows)
+    if decisions:
+        fates = decisions["planned"] - decisions["planned_unstated"]
+        fates += sum(decisions[name] for name in ("waiting", "blocked", "held", "unchanged"))
+        _hold("clients stated", decisions["stated"], fates)
+        if export:
+            _hold("clients of the export", export["clients"], decisions["stated"])
+    _hold("planned", summary["planned"], sum(ended.values()))
+
+
+def _hold(what: str, whole: int, parts: int) -> None:
+    if whole != parts:
+        raise CountsError(f"{what}: {whole}, but its parts add up to {parts}. This is a bug in consent-sync.")

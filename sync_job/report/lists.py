@@ -1,0 +1,95 @@
+"""The lists beside the results: rejects as they were read, clients that the export no longer has, disagreeing rows."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from sync_job.consent.channels import FIELDS, Bytes, Ids, flags
+from sync_job.errors import StorageError
+
+REJECT_KEYS_KEPT = 100_000  # rejects that the next run can know again; more are new every night
+
+
+def open_private(path: Path) -> None:
+    """Make an empty file that this user alone can read.
+
+    Raises:
+        StorageError: when the disk does not take it.
+    """
+    try:
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_bytes(b"")
+        path.chmod(0o600)
+    except OSError as exc:
+        raise StorageError(f"{path}: {exc.strerror or exc}. Make room there or mend the mode, then run again.") from exc
+
+
+class RejectsFile:
+    """Writes rejects as they come; the file is there only when there are some."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys: list[tuple[str, str]] = []
+        self._writer: pa.csv.CSVWriter | None = None
+        self._names: list[str] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Add rejects; columns that the first file did not have are in the raw text alone."""
+        if self._writer is None:
+            open_private(self.path)
+            self._names = table.column_names
+            schema = pa.schema([(name, pa.string()) for name in self._names])
+            self._writer = pa.csv.CSVWriter(str(self.path), schema)
+        columns = [
+            table.column(name).cast(pa.string()) if name in table.column_names else pa.nulls(len(table), pa.string())
+            for name in self._names
+        ]
+        _storing(self.path, lambda: self._writer.write(pa.table(columns, names=self._names)))  # type: ignore[union-attr]
+        room = REJECT_KEYS_KEPT - len(self.keys)
+        for raw in table.column("reject_raw").slice(0, max(0, room)).to_pylist():
+            self.keys.append(("reject", hashlib.sha256((raw or "").encode()).hexdigest()[:16]))
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._writer is not None:
+            writer = self._writer
+            _storing(self.path, writer.close)
+
+
+def write_clients(path: Path, ids: Ids) -> None:
+    """Write a CSV file of clients; none for no clients."""
+    if not len(ids):
+        return
+    open_private(path)
+    _storing(path, lambda: pa.csv.write_csv(pa.table({"Client": pa.array(ids)}), str(path)))
+
+
+def write_flags(path: Path, ids: Ids, values: Bytes) -> None:
+    """Write a CSV file of clients and what is stated of them, in the columns that exports have; none for no clients."""
+    if not len(ids):
+        return
+    open_private(path)
+    table = flag_table(ids, values)
+    _storing(path, lambda: pa.csv.write_csv(table, str(path)))
+
+
+def flag_table(ids: Ids, values: Bytes) -> pa.Table:
+    """Return clients and flags as a table: int32 ids, and booleans, null where nothing is stated."""
+    found: dict[str, Any] = {"Client": pa.array(ids)}
+    for place, field in enumerate(FIELDS):
+        meanings = pa.array([flags(byte)[place] for byte in range(256)], pa.bool_())
+        found[field] = meanings.take(pa.array(values.astype(np.int32)))
+    return pa.table(found)
+
+
+def _storing(path: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as exc:
+        raise StorageError(f"{path}: {exc.strerror or exc}. Make room there or mend the mode, then run again.") from exc

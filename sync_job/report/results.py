@@ -1,0 +1,161 @@
+"""The results file: a row for each planned client and leg, written part by part, and read back as a table."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from sync_job.consent.channels import CHANNELS, Bytes, letters, stated, unpack
+from sync_job.consent.diff import Lane, Rows, changed
+from sync_job.consent.fold import Outcome
+from sync_job.errors import StorageError
+from sync_job.report.lists import open_private
+
+SCHEMA = pa.schema(
+    [
+        ("Client", pa.int32()),
+        ("leg", pa.int16()),
+        ("lane", pa.string()),
+        ("state", pa.string()),  # four letters, Sms first: T allowed, F denied, - nothing
+        ("due", pa.string()),
+        ("sent", pa.string()),
+        ("changed", pa.string()),  # the channels that were sent because they change
+        ("restated", pa.string()),  # the denials that were sent along
+        ("outcome", pa.string()),
+        ("denials", pa.string()),  # the outcome of the denials where they were repeated without the grants
+        ("doubt", pa.string()),
+        ("attempts", pa.int32()),
+        ("status", pa.int16()),
+        ("code", pa.int64()),
+        ("message", pa.string()),
+        ("first_sent", pa.timestamp("ms", "UTC")),
+        ("settled", pa.timestamp("ms", "UTC")),
+    ]
+)
+_LETTERS = pa.array([letters(byte) for byte in range(256)])
+_NAMES = pa.array(
+    [" ".join(name for name, bit in zip(CHANNELS, unpack(b), strict=True) if bit & 1) for b in range(256)]
+)
+_LANES = pa.array([lane.name.lower() for lane in Lane])
+_OUTCOMES = pa.array(["", *(outcome.name.lower() for outcome in Outcome if outcome)])
+_DOUBTS = pa.array(["", "whole", "denials", "whole denials"])
+
+
+class Ended(Protocol):
+    """How a stretch of a plan's rows ended, in the plan's order; times in epoch seconds, NaN for none."""
+
+    @property
+    def outcome(self) -> Bytes:
+        """The `Outcome` of each row."""
+        ...
+
+    @property
+    def denials(self) -> Bytes:
+        """The `Outcome` of denials that were repeated alone, else OPEN."""
+        ...
+
+    @property
+    def doubt(self) -> Bytes:
+        """Which of the two requests are in doubt, as bits."""
+        ...
+
+    @property
+    def attempts(self) -> npt.NDArray[np.int64]:
+        """How many requests there were."""
+        ...
+
+    @property
+    def status(self) -> list[int | None]:
+        """The HTTP status of the last answer."""
+        ...
+
+    @property
+    def code(self) -> list[int | None]:
+        """Its ErrorCode."""
+        ...
+
+    @property
+    def message(self) -> list[str | None]:
+        """Its Message, or what went wrong."""
+        ...
+
+    @property
+    def first_sent(self) -> npt.NDArray[np.float64]:
+        """When the first request was sent."""
+        ...
+
+    @property
+    def settled(self) -> npt.NDArray[np.float64]:
+        """When the row settled."""
+        ...
+
+
+class Results:
+    """Writes one results file, part by part."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def write(self, leg: int, rows: Rows, ended: Ended) -> None:
+        """Add rows of a leg, and how they ended."""
+        changes = changed(rows)
+        count = len(rows)
+        self._writer.write_table(
+            pa.table(
+                [
+                    pa.array(rows.client),
+                    pa.array(np.full(count, leg, np.int16)),
+                    _LANES.take(_index(rows.lane)),
+                    _LETTERS.take(_index(rows.state)),
+                    _LETTERS.take(_index(rows.due)),
+                    _LETTERS.take(_index(rows.sent)),
+                    _NAMES.take(_index(changes)),
+                    _NAMES.take(_index(stated(rows.sent) & ~changes)),
+                    _OUTCOMES.take(_index(ended.outcome)),
+                    _OUTCOMES.take(_index(ended.denials)),
+                    _DOUBTS.take(_index(ended.doubt)),
+                    pa.array(ended.attempts.astype(np.int32)),
+                    pa.array(ended.status, pa.int16()),
+                    pa.array(ended.code, pa.int64()),
+                    pa.array([text or "" for text in ended.message], pa.string()),
+                    _times(ended.first_sent),
+                    _times(ended.settled),
+                ],
+                schema=SCHEMA,
+            )
+        )
+
+
+def _index(values: Bytes) -> pa.Array:
+    return pa.array(values.astype(np.int32))
+
+
+def _times(seconds: npt.NDArray[np.float64]) -> pa.Array:
+    known = ~np.isnan(seconds)
+    numbers = np.where(known, np.nan_to_num(seconds) * 1000, 0).astype(np.int64)
+    return pa.array(numbers, pa.int64(), mask=~known).cast(pa.timestamp("ms", "UTC"))
+
+
+@contextmanager
+def writing(folder: Path, format_: Literal["csv", "parquet"]) -> Iterator[Results]:
+    """Yield the results file of a report's folder; it is in place, whole, when the block ends.
+
+    Raises:
+        StorageError: when the disk does not take it.
+    """
+    path = folder / f"results.{format_}"
+    temporary = folder / f".results.{format_}.new"
+    open_private(temporary)
+    try:
+        writer = pa.csv.CSVWriter(str(temporary), SCHEMA) if format_ == "csv" else pq.ParquetWriter(temporary, SCHEMA)
+        with writer:
+            yield Results(writer)
+        temporary.replace(path)
+    except OSError as exc:
+        raise StorageError(f"{path}: {exc.strerror or exc}. Make room there; the next run writes the report.") from exc

@@ -1,0 +1,180 @@
+"""A summary in words, for the terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sync_job.errors import Exit
+
+_EXITS = {
+    Exit.OK: "all delivered",
+    Exit.ATTENTION: "finished; read what was not done",
+    Exit.ENDPOINT: "stopped by the endpoint; the next run carries on",
+    Exit.HELD: "something was held back",
+    Exit.INTERRUPTED: "interrupted; the next run carries on",
+    Exit.TERMINATED: "ended from outside; the next run carries on",
+}
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Return the summary of a run as lines of text."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{found['kind']} {found['run']} on {found['target']}"
+    for reason in found["reasons"]:
+        yield f"  ! {reason}"
+    if found["restrict_only"]:
+        yield f"  grants nothing: {found['restrict_only']}"
+    if export := found.get("export"):
+        yield from export_lines(export)
+    if decisions := found.get("decided"):
+        fates = _named(decisions, "unchanged", "waiting", "held", "blocked")
+        yield f"  decided    {decisions['stated']:>12,} clients: {decisions['planned']:,} planned, {fates}"
+        if decisions["absent"]:
+            yield f"  absent     {decisions['absent']:>12,} clients of the snapshot are not in the export (absent.csv)"
+    yield from plan_lines(found)
+    yield f"  outcomes   {found['planned']:>12,} planned: {_named(found['outcomes'], *found['outcomes'])}"
+    if found.get("requests"):
+        yield f"  requests   {found['requests']:>12,}, {found['requests_per_s']:,.0f} a second"
+    for one in [one for one in found["codes"] if one["outcome"] != "delivered"][:10]:
+        said = f"ErrorCode {one['code']} " if one["code"] is not None else ""
+        yield f"    {one['count']:>8,} {one['outcome']}: {said}{one['message']}".rstrip()
+    yield f"  time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found['seconds'].items())}"
+    yield f"  report     {found['folder']}"
+    yield f"exit {found['exit']}: {_EXITS.get(Exit(found['exit']), 'see docs/operating.md')}"
+
+
+def export_lines(export: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the export holds, as lines."""
+    yield (
+        f"  export     {export['rows']:>12,} rows: {export['clients']:,} clients, {export['duplicates']:,} duplicates "
+        f"({export['conflicting']:,} clients with rows that disagree), {export['rejects']:,} rejects"
+    )
+    for reason, count in list(export["reasons"].items())[:10]:
+        yield f"    {count:>8,} {reason}"
+    for name in export["missing_columns"]:
+        yield f"    column {name!r} is missing: it states nothing in this run"
+
+
+def plan_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lanes and the transition matrix, as lines."""
+    lanes = {name.replace("_", " "): count for name, count in found.get("lanes", {}).items() if count}
+    if lanes:
+        yield f"  planned    {sum(lanes.values()):>12,} clients, in this order: {_named(lanes, *lanes)}"
+    rows = {
+        channel: {f"{was} → {sent}": count for was, to in matrix.items() for sent, count in to.items() if count}
+        for channel, matrix in found.get("transitions", {}).items()
+    }
+    for channel, named in rows.items():
+        if named:
+            yield f"    {channel:<18} {_named(named, *named)}"
+
+
+def _named(counts: Mapping[str, int], *names: str) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in names)
+
+
+def plan(found: Mapping[str, Any]) -> str:
+    """Return what a run would send, as lines of text."""
+    return "\n".join(_plan(found))
+
+
+def _plan(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"plan for {found['target']}: {found['requests']:,} requests; nothing was sent"
+    for run in found["recovers"]:
+        yield f"  run {run} died; what it left is counted as the next run will fold it"
+    for reason in found["reasons"]:
+        yield f"  ! {reason}"
+    if found["restrict_only"]:
+        yield f"  grants nothing: {found['restrict_only']}"
+    yield from export_lines(found["export"])
+    decisions = found["decided"]
+    fates = _named(decisions, "unchanged", "waiting", "held", "blocked")
+    yield f"  decided    {decisions['stated']:>12,} clients: {decisions['planned']:,} planned, {fates}"
+    yield from plan_lines(found)
+    if found["least_seconds"]:
+        yield f"  time       {found['least_seconds']:,.0f} s at least, by [delivery] max_rps"
+    if found["plan"]:
+        yield f"  plan file  {found['plan']}"
+
+
+def check(found: Mapping[str, Any]) -> str:
+    """Return what `check` saw, as lines of text."""
+    return "\n".join(_check(found))
+
+
+def _check(found: Mapping[str, Any]) -> Iterator[str]:
+    for one in found["inputs"]:
+        yield f"{one['path']}: {one['format']}, {one['size_bytes']:,} bytes, {one['rows']:,} rows"
+        yield f"  SHA-256    {one['sha256']}"
+    yield from export_lines(found)
+    yield f"  ids        {found['lowest_id']} to {found['highest_id']}, {found['density']:.0%} of them in use"
+    for channel, tokens in found["tokens"].items():
+        shown = ", ".join(f"{token!r} {count:,}" for token, count in list(tokens.items())[:12])
+        yield f"  {channel:<22} {shown}"
+    for reason, rows in found["samples"].items():
+        yield f"  {reason}"
+        for row in rows:
+            yield f"    {row['file']}:{row['line']}: {row['raw']}"
+
+
+def trial(found: Mapping[str, Any]) -> str:
+    """Return a trial request and its answer, as lines of text."""
+    headers = "".join(f"\n{name}: {value}" for name, value in found["headers"].items())
+    said = f"ErrorCode {found['code']}, Message {found['message']!r}" if found["code"] is not None else "no ErrorCode"
+    doubt = "; it may have been applied all the same" if found["in_doubt"] else ""
+    answer = f"HTTP {found['status']}, {said}" if found["status"] is not None else f"none ({found['failure']})"
+    return (
+        f"POST {found['url']}{headers}\n\n{found['body']}\n\n"
+        f"answer   {answer}\nverdict  {found['verdict']}: {found['why']}{doubt}"
+    )
+
+
+def clients(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is known and due of clients, as a table."""
+    word = {True: "allowed", False: "denied", None: "-"}
+    fields = [name for name in found[0] if name.startswith("Allow")] if found else []
+    rows = [["Client", *fields, "due"]]
+    rows += [
+        [str(one["Client"]), *(word[one[field]] for field in fields), one["due"] if one["known"] else "not known"]
+        for one in found
+    ]
+    return _table(rows)
+
+
+def history(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the history, as a table."""
+    rows = [["run", "kind", "exit", "planned", "delivered", "refused", "exhausted", "deferred"]]
+    for one in found:
+        outcomes = one["outcomes"] or {}
+        ended = one["stage"] if one["exit"] is None else str(one["exit"])
+        numbers = [str(outcomes.get(name, "-")) for name in rows[0][4:]]
+        rows.append(
+            [one["run"], one["kind"], ended, str(one["planned"] if one["planned"] is not None else "-"), *numbers]
+        )
+    return _table(rows)
+
+
+def status(found: Mapping[str, Any]) -> str:
+    """Return what is running now, in words."""
+    lines = []
+    if found["running"]:
+        now = found["running"]
+        done = f", {now['done']:,} of {now['total']:,}" if now.get("total") else ""
+        lines.append(f"{now['kind']} {now['run']} is {now['stage']}{done}, since {now.get('seconds', 0):,.0f} s")
+    elif found["busy"]:
+        lines.append("something holds the lock and has not said what it is")
+    else:
+        lines.append("nothing is running")
+    lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
+    if found["last"]:
+        lines.append(f"the last run, {found['last']['run']}, ended with exit {found['last']['exit']}")
+    return "\n".join(lines)
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,154 @@
+"""Looking without touching: an export, the snapshot, the history, and what is running now."""
+
+import time
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from sync_job.config import ExportSettings, Settings
+from sync_job.consent.channels import FIELDS, flags, letters
+from sync_job.consent.tables import Table, tabulate
+from sync_job.errors import ConfigError
+from sync_job.exports import loader
+from sync_job.exports.blocks import Rejects
+from sync_job.ledger import lock
+from sync_job.ledger.state import State
+from sync_job.report import lists
+from sync_job.report.counts import Summary
+from sync_job.runs.watch import Watch
+
+_SHOWN = 5  # rejects shown of each reason
+
+
+def check(settings: ExportSettings, zone: ZoneInfo, where: str, watch: Watch) -> Summary:
+    """Return what an export holds: its counts, its raw tokens, its first rejects of each reason, and its ids' range."""
+    samples: dict[str, list[dict[str, Any]]] = {}
+
+    def keep(rejects: Rejects) -> None:
+        if all(len(found) >= _SHOWN for found in samples.values()) and len(samples) > 50:
+            return
+        chosen = rejects.table.select(["reject_file", "reject_line", "reject_reasons", "reject_raw"])
+        for row in chosen.slice(0, 10_000).to_pylist():
+            of_reason = samples.setdefault(row["reject_reasons"].split(" '", 1)[0], [])
+            if len(of_reason) < _SHOWN:
+                of_reason.append({name.removeprefix("reject_"): value for name, value in row.items()})
+
+    watch.stage("reading")
+    export = loader.load(settings, zone, where=where, first_look=True, sink=keep, progress=watch.at)
+    watch.end()
+    ids, _ = export.statements.items()
+    span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
+    return export.counts() | {
+        "lowest_id": int(ids[0]) if len(ids) else None,
+        "highest_id": int(ids[-1]) if len(ids) else None,
+        "density": round(len(ids) / span, 4) if span else 0.0,
+        "samples": samples,
+    }
+
+
+def _open(settings: Settings) -> State:
+    return State.open(settings.state.path, settings.endpoint.target, write=False)
+
+
+def show(settings: Settings, clients: list[int]) -> list[Summary]:
+    """Return what is known and due of *clients*; one that the snapshot does not have is not known."""
+    with _open(settings) as state:
+        holdings = state.holdings()
+    wanted = np.unique(np.clip(np.array(clients, np.int64), 0, 2**31 - 1)).astype(np.int32)
+    states = _lookup(holdings.client, holdings.state, wanted)
+    dues = _lookup(holdings.client, holdings.due, wanted)
+    return [
+        {
+            "Client": client,
+            "known": bool(held or due),
+            **dict(zip(FIELDS, flags(held), strict=True)),
+            "due": letters(due),
+        }
+        for client, held, due in zip(wanted.tolist(), states.of(wanted).tolist(), dues.of(wanted).tolist(), strict=True)
+    ]
+
+
+def _lookup(ids: Any, values: Any, wanted: Any) -> Table:
+    here = np.isin(ids, wanted)
+    return tabulate(ids[here], ids[here], values[here])
+
+
+def export(settings: Settings, out: Path) -> int:
+    """Write the snapshot to *out*, and return how many clients it has.
+
+    Raises:
+        ConfigError: when the name ends in neither .csv nor .parquet, or it cannot be written.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"{out}: the name must end in .csv or .parquet.")
+    with _open(settings) as state:
+        holdings = state.holdings()
+    due = pa.array([letters(byte) for byte in range(256)]).take(pa.array(holdings.due.astype(np.int32)))
+    table = lists.flag_table(holdings.client, holdings.state).append_column("due", due)
+    try:
+        lists.open_private(out)
+        if out.suffix == ".csv":
+            pa.csv.write_csv(table, str(out))
+        else:
+            pq.write_table(table, out)
+    except OSError as exc:
+        raise ConfigError(f"{out}: {exc.strerror or exc}.") from exc
+    return len(holdings)
+
+
+def history(settings: Settings) -> list[Summary]:
+    """Return a line for each run, the oldest first."""
+    with _open(settings) as state:
+        found = state.ledger.runs()
+    busy = lock.is_held(settings.state.path)
+    return [
+        {
+            "run": run.run,
+            "kind": run.kind,
+            "stage": run.stage if run.stage == "reported" else "running" if busy else "died",
+            "started": run.started,
+            "exit": run.exit,
+            "planned": (run.summary or {}).get("planned"),
+            "outcomes": (run.summary or {}).get("outcomes"),
+        }
+        for run in found
+    ]
+
+
+def report(settings: Settings, name: str | None) -> Summary:
+    """Return the summary of a run, by its id or number; of the last one that was reported by default.
+
+    Raises:
+        ConfigError: when there is no such report.
+    """
+    with _open(settings) as state:
+        found = [run for run in state.ledger.runs() if run.summary is not None]
+    wanted = [run for run in found if name is None or run.run == name or str(run.number) == name.lstrip("0")]
+    if not wanted:
+        known = ", ".join(run.run for run in found[-5:]) or "none"
+        raise ConfigError(f"No report of a run {name!r}; the last are: {known}.")
+    summary = wanted[-1].summary
+    assert summary is not None  # noqa: S101 - chosen so above
+    return summary
+
+
+def status(settings: Settings) -> Summary:
+    """Return whether something is running, what it last said of itself, and how the last run ended."""
+    with _open(settings) as state:
+        last = [run for run in state.ledger.runs() if run.stage == "reported"]
+        dead = [run.run for run in state.ledger.unfinished()]
+    busy = lock.is_held(settings.state.path)
+    found = lock.running(settings.state.path) if busy else {}
+    if "started" in found:
+        found["seconds"] = round(time.time() - float(found["started"]), 1)
+    return {
+        "running": found or None,
+        "busy": busy,
+        "died": [] if busy else dead,
+        "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
+    }

@@ -1,0 +1,120 @@
+"""The main run: recover, obligations, then the export's plan, each leg delivered and committed, then the report."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from sync_job.config import Settings
+from sync_job.consent.channels import Ids
+from sync_job.consent.diff import Rows, obligations
+from sync_job.ledger import inbox, lock
+from sync_job.ledger.state import State
+from sync_job.report import lists
+from sync_job.runs import decide, leg, report
+from sync_job.runs.recover import recover
+from sync_job.runs.report import Findings, Report, Stopwatch
+from sync_job.runs.watch import Watch
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What this run was asked for beyond its settings."""
+
+    restrict_only: bool = False
+    limit: int | None = None
+
+
+def name_at(moment: float) -> str:
+    """Return a time as it stands in a run's id."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
+    """Bring the platform to what the export says, and return the report.
+
+    Raises:
+        ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
+    """
+    settings_target = settings.endpoint.target
+    # Before the lock, so that a folder without state is not given one.
+    State.open(settings.state.path, settings_target, write=False).close()
+    with lock.held(settings.state.path), State.open(settings.state.path, settings_target, write=True) as state:
+        recover(state, settings)
+        started = time.time()
+        findings = Findings("run", state.ledger.begin("run", started, name_at(started)), started)
+        _log.info("run.started", run=findings.run)
+        watch.announce(settings.state.path, "run", findings.run)
+        try:
+            laps = Stopwatch()
+            if not first_leg(state, settings, findings, watch, wish):
+                _export_leg(state, settings, findings, watch, laps, wish)
+            return conclude(state, settings, findings, watch, laps)
+        finally:
+            watch.end()
+
+
+def first_leg(state: State, settings: Settings, findings: Findings, watch: Watch, wish: Wish) -> bool:
+    """Deliver what is owed before the export is opened; return whether the run has to stop."""
+    inbox.absorb(state.folder)
+    owed = state.ledger.obligations()
+    if not owed.clients():
+        return False
+    rows = obligations(state.holdings(), owed)
+    return send(state, settings, findings, watch, 0, rows, wish.limit)
+
+
+def _export_leg(
+    state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch, wish: Wish
+) -> None:
+    folder = report.folder_of(settings, findings.run)
+    export, findings.reject_keys = decide.read(settings, watch, folder / "rejects.csv", first_look=False)
+    laps.lap("read")
+    known = state.holdings(), state.ledger.lingering()
+    found = decide.decide(
+        settings,
+        findings,
+        export,
+        known,
+        state.ledger.withdrawn(),
+        watch,
+        laps,
+        restrict_only=wish.restrict_only,
+    )
+    lists.write_flags(folder / "duplicates.csv", export.conflicting, export.statements.of(export.conflicting))
+    if settings.export.kind == "full":
+        write_absent(settings, findings.run, found.absent)
+    rows = found.rows
+    del export, known, found
+    send(state, settings, findings, watch, 1, rows, wish.limit)
+    laps.lap("deliver")
+
+
+def write_absent(settings: Settings, run: str, absent: Ids) -> None:
+    """List the clients of the snapshot that a full export no longer has."""
+    lists.write_clients(report.folder_of(settings, run) / "absent.csv", absent)
+
+
+def send(
+    state: State, settings: Settings, findings: Findings, watch: Watch, number: int, rows: Rows, limit: int | None
+) -> bool:
+    """Deliver a leg and note why it stopped early; return whether it did."""
+    about = findings.kept() if number else {}
+    stopped = leg.deliver(state, settings, findings.run, number, rows, about, watch, limit)
+    if stopped:
+        findings.add(stopped.exit_code, stopped.why)
+    inbox.absorb(state.folder)
+    return stopped is not None
+
+
+def conclude(state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch) -> Report:
+    """Note that everything is committed, and write the report."""
+    watch.stage("reporting")
+    ended = time.time()
+    state.ledger.finish(findings.run, ended)
+    made = report.write(state, settings, findings, laps, ended)
+    _log.info("run.ended", run=findings.run, exit=int(made.exit_code))
+    return made

@@ -1,0 +1,108 @@
+"""What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
+
+import time
+from pathlib import Path
+
+from sync_job.config import Settings
+from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
+from sync_job.ledger import lock, tables
+from sync_job.ledger.state import State
+from sync_job.report.counts import Summary
+from sync_job.runs import decide, night
+from sync_job.runs.recover import recover, view
+from sync_job.runs.report import Findings, Report, Stopwatch
+from sync_job.runs.watch import Watch
+
+VALID_S = 24 * 3600  # a plan is applied within a day (CONSENT.md would call anything older a stale file)
+
+
+def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: bool = False) -> Summary:
+    """Return what a run would send now, and write it to *out*; nothing else is changed on disk.
+
+    Raises:
+        BusyError: when a run holds the lock, because its outcome is not known yet.
+    """
+    folder = settings.state.path
+    with State.open(folder, settings.endpoint.target, write=False) as state:
+        if lock.is_held(folder):
+            raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
+        holdings, lingering, dead = view(state, settings)
+        withdrawn = state.ledger.withdrawn()
+    laps = Stopwatch()
+    started = time.time()
+    findings = Findings("plan", "", started)
+    export, _ = decide.read(settings, watch, None, first_look=False)
+    laps.lap("read")
+    found = decide.decide(
+        settings, findings, export, (holdings, lingering), withdrawn, watch, laps, restrict_only=restrict_only
+    )
+    about = findings.kept() | {
+        "made": started,
+        "target": settings.endpoint.target,
+        "restate": settings.endpoint.restate,
+        "base": tables.digest_of(holdings),
+    }
+    if out is not None:
+        tables.write_plan(out, found.rows, about)
+    laps.lap("plan")
+    watch.end()
+    rate = settings.delivery.max_rps
+    return {
+        "kind": "plan",
+        "target": settings.endpoint.target,
+        "exit": int(gravest(findings.codes)),
+        "reasons": findings.reasons,
+        "restrict_only": findings.restrict_only,
+        "export": findings.export,
+        "decided": findings.decided,
+        **findings.changes,
+        "requests": len(found.rows),
+        "least_seconds": round(len(found.rows) / rate, 1) if rate else None,
+        "recovers": dead,
+        "seconds": laps.seconds,
+        "plan": str(out.absolute()) if out else None,
+    }
+
+
+def apply(settings: Settings, path: Path, watch: Watch) -> Report:
+    """Send the plan in *path*, and return the report.
+
+    Raises:
+        ConfigError: when it may not be sent any more: too old, another target, or something was applied since.
+    """
+    target = settings.endpoint.target
+    try:
+        rows, about = tables.read_plan(path)
+    except StateDamagedError as exc:
+        raise ConfigError(f"{path}: no plan that can be read ({exc}). Make it again with `consent-sync plan`.") from exc
+    if "base" not in about:
+        raise ConfigError(f"{path}: the plan of a leg, not one that `consent-sync plan -o` made.")
+    again = "Make it again with `consent-sync plan`."
+    if about["target"] != target:
+        raise ConfigError(f"{path}: a plan for {about['target']}, and the configuration says {target}. {again}")
+    if about["restate"] != settings.endpoint.restate:
+        raise ConfigError(f"{path}: planned with restate = {about['restate']!r}. {again}")
+    if not 0 <= time.time() - about["made"] <= VALID_S:
+        raise ConfigError(f"{path}: older than {VALID_S // 3600} hours, or from the future. {again}")
+    State.open(settings.state.path, target, write=False).close()
+    with lock.held(settings.state.path), State.open(settings.state.path, target, write=True) as state:
+        recover(state, settings)
+        if tables.digest_of(state.holdings()) != about["base"]:
+            raise ConfigError(f"{path}: something was delivered since it was made. {again}")
+        started = time.time()
+        findings = Findings("apply", state.ledger.begin("apply", started, night.name_at(started)), started)
+        findings.export, findings.decided = about["export"], about["decided"]
+        findings.changes, findings.restrict_only = about["changes"], about["limits"]
+        if findings.export and findings.export["missing_columns"]:
+            findings.add(Exit.HELD, "the plan grants nothing, because its export lacks a column")
+        # The rejects of its export are those that the plan's reader saw; none is new by being applied.
+        findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
+        watch.announce(settings.state.path, "apply", findings.run)
+        try:
+            laps = Stopwatch()
+            if not night.first_leg(state, settings, findings, watch, night.Wish()):
+                night.send(state, settings, findings, watch, 1, rows, None)
+            laps.lap("deliver")
+            return night.conclude(state, settings, findings, watch, laps)
+        finally:
+            watch.end()

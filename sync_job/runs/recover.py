@@ -1,0 +1,62 @@
+"""Finishes what dead runs left: their legs are folded and their reports written, each from the step it missed."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+
+from sync_job.config import Settings
+from sync_job.consent.diff import Holdings, Lingering
+from sync_job.errors import Exit
+from sync_job.ledger import tables
+from sync_job.ledger.journal import Reading
+from sync_job.ledger.state import State
+from sync_job.runs import leg as legs
+from sync_job.runs import report
+from sync_job.runs.report import Findings, Report, Stopwatch
+
+_log = structlog.get_logger()
+
+
+def recover(state: State, settings: Settings) -> list[Report]:
+    """Fold and report every run that died; the caller holds the lock. Return their reports, the oldest first."""
+    found = []
+    for run in state.ledger.unfinished():
+        findings = Findings(run.kind, run.run, run.started)
+        findings.add(Exit.ATTENTION, "the run died before its end; the next one finished it")
+        for leg in state.legs(run.run):
+            rows, about = tables.read_plan(leg.plan)
+            if not state.ledger.is_committed(run.run, leg.number):
+                legs.commit(state, settings, run.run, leg, rows, about["planned"])
+            findings.export = about.get("export") or findings.export
+            findings.decided = about.get("decided") or findings.decided
+            findings.changes = about.get("changes") or findings.changes
+            findings.restrict_only = about.get("limits") or findings.restrict_only
+        findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
+        if run.stage == "open":
+            state.ledger.finish(run.run, time.time())
+        _log.warning("run.recovered", run=run.run, kind=run.kind)
+        found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time()))
+    return found
+
+
+def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[str]]:
+    """Return what `recover` would make of snapshot and lingering, and the dead runs, changing nothing on disk."""
+    holdings, lingering = state.holdings(), state.ledger.lingering()
+    dead = []
+    for run in state.ledger.unfinished():
+        dead.append(run.run)
+        for leg in legs.unfolded(state, run.run):
+            rows, about = tables.read_plan(leg.plan)
+            with tempfile.TemporaryDirectory() as scratch:
+                # Even reading a journal may change it: SQLite brings its log in.
+                for path in leg.folder.glob("journal.db*"):
+                    shutil.copy(path, scratch)
+                with Reading(Path(scratch) / "journal.db", len(rows), time.time()) as journal:
+                    endings = journal.endings()
+            holdings, lingering = legs.folded(
+                holdings, lingering, rows, endings, about["planned"], settings.delivery.linger_s
+            )
+    return holdings, lingering, dead

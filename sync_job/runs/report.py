@@ -1,0 +1,168 @@
+"""What a run says of itself: the report object, its summary, and the report's files from plans and journals."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sync_job.config import Settings
+from sync_job.consent.fold import Outcome
+from sync_job.errors import Exit, gravest
+from sync_job.ledger import files, tables
+from sync_job.ledger.journal import Reading
+from sync_job.ledger.state import Leg, State
+from sync_job.report import counts, results
+from sync_job.report.counts import Summary
+
+
+@dataclass
+class Report:
+    """What a run did: *summary* has all counts and is what `summary.json` and `--json` show."""
+
+    summary: Summary
+    folder: Path
+
+    @property
+    def exit_code(self) -> Exit:
+        """The exit code that the run ends with."""
+        return Exit(self.summary["exit"])
+
+
+class Stopwatch:
+    """Seconds per stage of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Say that everything since the last lap was *name*."""
+        now = time.perf_counter()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._since, 3)
+        self._since = now
+
+
+@dataclass
+class Findings:
+    """What a run has found out about itself so far; the summary is made of it."""
+
+    kind: str
+    run: str
+    started: float
+    restrict_only: str = ""
+    export: Summary | None = None
+    decided: Summary | None = None
+    changes: Summary = field(default_factory=dict)
+    codes: set[Exit] = field(default_factory=set)
+    reasons: list[str] = field(default_factory=list)
+    reject_keys: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, code: Exit, reason: str) -> None:
+        """Note a reason that the run did not end well."""
+        self.codes.add(code)
+        self.reasons.append(reason)
+
+    def kept(self) -> Summary:
+        """Return what is written with the plan, so that the report of a run that died can be made from it."""
+        return {"export": self.export, "decided": self.decided, "changes": self.changes, "limits": self.restrict_only}
+
+
+def folder_of(settings: Settings, run: str) -> Path:
+    """Return the folder of a run's report."""
+    return settings.report.path / run
+
+
+def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch, ended: float) -> Report:
+    """Write the results of all legs and the summary, note the run as reported, and remove plan and journal."""
+    folder = folder_of(settings, findings.run)
+    files.make_folder(folder)
+    legs: list[Summary] = []
+    codes: list[Summary] = []
+    undone: list[tuple[str, str]] = []
+    begun: list[float] = []
+    settled: list[float] = []
+    requests = 0
+    with results.writing(folder, settings.report.results) as out:
+        for leg in state.legs(findings.run):
+            ended_so, leg_codes, times = _write_leg(leg, out, undone)
+            legs.append({"leg": leg.number} | ended_so)
+            codes += leg_codes
+            begun += [times[0]] if times[0] is not None else []
+            settled += [times[1]] if times[1] is not None else []
+            requests += times[2]
+    planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
+    outcomes = counts.added(planned)
+    _judge_undone(state, settings, findings, undone, outcomes)
+    watch.lap("report")
+    span = max(settled) - min(begun) if begun and settled else 0.0
+    summary: Summary = {
+        "kind": findings.kind,
+        "run": findings.run,
+        "target": settings.endpoint.target,
+        "started": findings.started,
+        "ended": ended,
+        "exit": int(gravest(findings.codes)),
+        "reasons": findings.reasons,
+        "restrict_only": findings.restrict_only,
+        "as_of": settings.export.as_of,
+        "export": findings.export,
+        "decided": findings.decided,
+        **findings.changes,
+        "planned": sum(outcomes.values()),
+        "outcomes": outcomes,
+        "legs": legs,
+        "requests": requests,
+        "requests_per_s": round(requests / span, 1) if span > 0 else 0.0,
+        "codes": sorted(codes, key=lambda one: -int(one["count"])),
+        "seconds": watch.seconds,
+        "folder": str(folder.absolute()),
+    }
+    counts.check(summary)
+    files.replace_json(folder / "summary.json", summary)
+    state.ledger.report(findings.run, summary["exit"], summary, [*findings.reject_keys, *undone])
+    state.remove_run(findings.run)
+    return Report(summary, folder)
+
+
+def _write_leg(
+    leg: Leg, out: results.Results, undone: list[tuple[str, str]]
+) -> tuple[dict[str, int], list[Summary], tuple[float | None, float | None, int]]:
+    rows, _ = tables.read_plan(leg.plan)
+    totals: list[Mapping[str, int]] = []
+    with Reading(leg.journal, len(rows), time.time()) as journal:
+        for part in journal.parts():
+            chosen = rows.at(slice(part.start, part.start + len(part)))
+            out.write(leg.number, chosen, part)
+            totals.append(counts.outcomes(part.outcome))
+            for outcome in (Outcome.REFUSED, Outcome.EXHAUSTED, Outcome.DEFERRED):
+                missed = chosen.client[part.outcome == outcome]
+                room = max(0, _UNDONE_KEPT - len(undone))
+                undone += [(outcome.name.lower(), str(client)) for client in missed[:room].tolist()]
+        codes = [
+            {"outcome": outcome.name.lower(), "status": status, "code": code, "message": message, "count": count}
+            for outcome, status, code, message, count in journal.codes()
+        ]
+        return counts.added(totals), codes, journal.times()
+
+
+_UNDONE_KEPT = 100_000  # what the next run can know again; a run that leaves more undone is not fine anyway
+
+
+def _judge_undone(
+    state: State, settings: Settings, findings: Findings, undone: list[tuple[str, str]], outcomes: Mapping[str, int]
+) -> None:
+    """Note it when anything new, or more than is tolerated, was not done."""
+    export: Mapping[str, Any] = findings.export or {}
+    rejects = int(export.get("rejects", 0))
+    missed = rejects + sum(count for name, count in outcomes.items() if name != "delivered")
+    if not missed:
+        return
+    known = state.ledger.undone()
+    new = sum(1 for key in {*findings.reject_keys, *undone} if key not in known)
+    if new:
+        findings.add(Exit.ATTENTION, f"{missed:,} rows were not done, {new:,} of them new since the last run")
+    tolerated = settings.report.tolerate * int(export.get("rows", 0))
+    if missed > tolerated and not new:
+        share = f"{settings.report.tolerate:.2%}"
+        findings.add(Exit.ATTENTION, f"{missed:,} rows were not done, more than the tolerated {share} of the export")

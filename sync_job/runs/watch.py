@@ -1,0 +1,45 @@
+"""What a run is doing, for those who watch it: `running.json` for other processes, a bar for a terminal."""
+
+import time
+from pathlib import Path
+
+from sync_job.ledger import lock
+
+_EVERY_S = 1.0
+
+
+class Watch:
+    """Follows a run through its stages; this one shows nothing, and says nothing until `announce` names a folder."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._about: dict[str, object] = {}
+        self._stage, self._done, self._total = "", 0, 0
+        self._said = 0.0
+
+    def announce(self, folder: Path, kind: str, run: str) -> None:
+        """Tell other processes from now on, in *folder*."""
+        self._folder = folder
+        self._about = {"kind": kind, "run": run, "started": time.time()}
+        self._say()
+
+    def stage(self, name: str, total: int = 0) -> None:
+        """Say that the next stage began, of so many steps if it is known."""
+        self._stage, self._done, self._total = name, 0, total
+        self._say()
+
+    def at(self, done: int, total: int | None = None) -> None:
+        """Say how far the stage is."""
+        self._done = done
+        self._total = self._total if total is None else total
+        if time.monotonic() - self._said >= _EVERY_S:
+            self._say()
+
+    def end(self) -> None:
+        """Say that there is nothing more to show."""
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        if self._folder is not None:
+            progress = {"stage": self._stage, "done": self._done, "total": self._total}
+            lock.announce(self._folder, self._about | progress)
