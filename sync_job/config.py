@@ -289,7 +289,7 @@ def load(file: Path, **flags: Mapping[str, object]) -> Settings:
             default = section_of(Settings.model_fields[section])
             value = inner.get(key, default.model_fields[key].default if default else "")
             if value and isinstance(value, str | Path):
-                inner[key] = str(file.parent.absolute() / Path(value).expanduser())
+                inner[key] = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
     try:
         settings = Settings(**content)
         if flags:

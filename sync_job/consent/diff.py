@@ -245,9 +245,10 @@ def _decide(
     for channel in range(4):
         counts.held_channels[channel] += int(np.count_nonzero(rulings.held & (1 << (2 * channel))))
         counts.blocked_channels[channel] += int(np.count_nonzero(rulings.blocked & (1 << (2 * channel))))
-    sent = sending.sent[planned]
-    lane = lanes(holds[planned], sent, sending.changes[planned])
-    lane[(denied(sent) & withdrawn.of(ids[planned])) != 0] = Lane.WITHDRAWAL
+    sent, changes = sending.sent[planned], sending.changes[planned]
+    lane = lanes(holds[planned], sent, changes)
+    # An old withdrawal that is merely restated must not carry a grant ahead of other clients' denials.
+    lane[(denied(sent) & changes & withdrawn.of(ids[planned])) != 0] = Lane.WITHDRAWAL
     return Rows(ids[planned], holds[planned], owes[planned], sent, lane)
 
 

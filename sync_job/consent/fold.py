@@ -173,13 +173,12 @@ def _linger_on(
 ) -> Lingering:
     """Return who lingers at *now*: the old whose time is not over, and each row with an attempt in doubt."""
     doubt = endings.doubt != 0
-    delivered = np.where(endings.denials != Outcome.OPEN, endings.denials, endings.outcome) == Outcome.DELIVERED
     own_until = np.where(doubt, endings.doubt_at + linger_s, 0.0)
     place = np.minimum(np.searchsorted(lingering.client, client), max(0, len(lingering.client) - 1))
     old_until = np.where(lingers, lingering.until[place], 0.0) if len(lingering.client) else np.zeros(len(client))
-    was_acknowledged = lingers & lingering.acknowledged[place] if len(lingering.client) else lingers
-    # What an older acknowledgement said no longer stands after a newer attempt in doubt.
-    acknowledged = delivered | (was_acknowledged & ~doubt)
+    # Only a row delivered whole lets its client wait: a denial that any other ending leaves due goes out in the next
+    # leg, though an older row was acknowledged, or this one's denials alone.
+    acknowledged = endings.outcome == Outcome.DELIVERED
     until = np.maximum(own_until, old_until)
     mine = until > now
     others = ~np.isin(lingering.client, client, assume_unique=True) & (lingering.until > now)

@@ -9,6 +9,7 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.diff import Rows, obligations
+from sync_job.errors import ConfigError, ExportError
 from sync_job.ledger import inbox, lock
 from sync_job.ledger.state import State
 from sync_job.report import lists
@@ -48,11 +49,16 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
         findings = Findings("run", state.ledger.begin("run", started, name_at(started)), started)
         _log.info("run.started", run=findings.run)
         watch.announce(settings.state.path, "run", findings.run)
+        laps = Stopwatch()
         try:
-            laps = Stopwatch()
             if not first_leg(state, settings, findings, watch, wish):
                 _export_leg(state, settings, findings, watch, laps, wish)
             return conclude(state, settings, findings, watch, laps)
+        except (ConfigError, ExportError) as exc:
+            # What was owed is delivered; the rest could not be known. The history says so, and why.
+            findings.add(exc.exit_code, str(exc))
+            conclude(state, settings, findings, watch, laps)
+            raise
         finally:
             watch.end()
 

@@ -160,9 +160,9 @@ def _judge_undone(
         return
     known = state.ledger.undone()
     new = sum(1 for key in {*findings.reject_keys, *undone} if key not in known)
-    if new:
-        findings.add(Exit.ATTENTION, f"{missed:,} rows were not done, {new:,} of them new since the last run")
+    what = f"{rejects:,} rows could not be read and {missed - rejects:,} clients were not done"
     tolerated = settings.report.tolerate * int(export.get("rows", 0))
-    if missed > tolerated and not new:
-        share = f"{settings.report.tolerate:.2%}"
-        findings.add(Exit.ATTENTION, f"{missed:,} rows were not done, more than the tolerated {share} of the export")
+    if new:
+        findings.add(Exit.ATTENTION, f"{what}; {new:,} of them new since the last run")
+    elif missed > tolerated:
+        findings.add(Exit.ATTENTION, f"{what}: more than the tolerated {settings.report.tolerate:.2%} of the export")
