@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pyarrow as pa
 
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import FIELDS, Bytes, Ids
@@ -146,15 +147,16 @@ def load(
     missing: set[str] = set()
     total, done = sum(source.size_bytes for source in found), 0
     for source in found:
-        head = csv.header(source, dialect) if source.format == "csv" else None
-        names = head.names if head else parquet.header(source)
-        missing |= _check_header(source.path, names, settings, first_look=first_look)
-        columns = Columns.within(settings.columns, names)
-        hasher, rows = hashlib.sha256(), gathering.rows
         with sources.unchanged(source):
+            head = csv.header(source, dialect) if source.format == "csv" else None
+            names = head.names if head else parquet.header(source)
+            missing |= _check_header(source.path, names, settings, first_look=first_look)
+            columns = Columns.within(settings.columns, names)
+            hasher, rows = hashlib.sha256(), gathering.rows
             blocks: Iterator[Block]
             if head:
                 blocks, line = csv.read(source, head, columns, zone, hasher, dialect), head.lines
+                done += head.size_bytes
             else:
                 blocks, line = parquet.read(source, columns, zone), 0
             for block in blocks:
@@ -175,6 +177,8 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
     for ids, values, times in gathering.partial:
         table.add(ids, values, times)
     statements, conflicting = table.finish()
+    # What parsing took is not needed any more, and pyarrow would keep it for the next time.
+    pa.default_memory_pool().release_unused()
     ungranted = [ids for ids, _, _ in gathering.partial]
     return Export(
         statements=statements,

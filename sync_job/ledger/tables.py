@@ -28,8 +28,15 @@ def _digest(columns: _Columns) -> str:
     return hasher.hexdigest()
 
 
+def _seal(about: dict[str, Any]) -> str:
+    """Return the digest of what a file says of itself: without it a damaged time or target would go unseen."""
+    said = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _write(path: Path, columns: _Columns, about: dict[str, Any]) -> None:
     meta = about | {"version": VERSION, "rows": len(columns["Client"]), "digest": _digest(columns)}
+    meta["seal"] = _seal(meta)
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta, ensure_ascii=False).encode()})
     files.replace(path, lambda place: pq.write_table(table, place, compression="zstd", row_group_size=_ROW_GROUP))
 
@@ -37,18 +44,25 @@ def _write(path: Path, columns: _Columns, about: dict[str, Any]) -> None:
 def _read(path: Path, kind: str, names: tuple[str, ...]) -> tuple[_Columns, dict[str, Any]]:
     with files.loading(path), pq.ParquetFile(path, pre_buffer=False) as file:
         about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-        if about.get("kind") != kind:
+        if not isinstance(about, dict) or about.get("kind") != kind:
             raise ValueError(f"not a {kind} of consent-sync")
         if about["version"] != VERSION:
             raise ValueError(f"version {about['version']} of the format; this program knows {VERSION}")
+        if about["seal"] != _seal(about):
+            raise ValueError("what it says of itself does not match its digest")
         rows = file.metadata.num_rows
-        columns: _Columns = {name: np.empty(rows, np.int32 if name == "Client" else np.uint8) for name in names}
+        types = {name: pa.int32() if name == "Client" else pa.uint8() for name in names}
+        # Before anything is reserved: damaged numbers may name more rows than there is memory.
+        if about["rows"] != rows or any(file.schema_arrow.field(name).type != types[name] for name in names):
+            raise ValueError("its rows and columns are not those that were written")
+        columns: _Columns = {name: np.empty(rows, types[name].to_pandas_dtype()) for name in names}
         place = 0
         for batch in file.iter_batches(_ROW_GROUP, columns=list(names)):
             for name in names:
-                columns[name][place : place + batch.num_rows] = batch.column(name).to_numpy(zero_copy_only=False)
+                # A null, which nobody wrote, has no integer to stand for it: to_numpy refuses it.
+                columns[name][place : place + batch.num_rows] = batch.column(name).to_numpy()
             place += batch.num_rows
-        if about["rows"] != rows or about["digest"] != _digest(columns):
+        if place != rows or about["digest"] != _digest(columns):
             raise ValueError("its content does not match its digest")
     return columns, about
 

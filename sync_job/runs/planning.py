@@ -42,6 +42,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: b
         "restate": settings.endpoint.restate,
         "base": tables.digest_of(holdings),
     }
+    del export, holdings
     if out is not None:
         tables.write_plan(out, found.rows, about)
     laps.lap("plan")
