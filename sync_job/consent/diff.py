@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids, Mask, allowed, denied, spread, stated
 from sync_job.consent.rules import decide_all
-from sync_job.consent.tables import Table
-
-_CHUNK = 1 << 20  # slots looked at in one step: bounds what the diff needs beside the tables
+from sync_job.consent.tables import CHUNK, Table
 
 
 class Lane(IntEnum):
@@ -182,16 +180,17 @@ def diff(
     statements = statements.over(holdings.client, withdrawn.items()[0])
     slots = statements.slots
     state, due = np.zeros(slots.size, np.uint8), np.zeros(slots.size, np.uint8)
-    where = slots.of(holdings.client)
-    state[where], due[where] = holdings.state, holdings.due
-    del where
+    for start in range(0, len(holdings), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        where = slots.of(holdings.client[chunk])
+        state[where], due[where] = holdings.state[chunk], holdings.due[chunk]
     quiet = _quiet(terms)
     counts = Counts(stated=statements.clients())
     by_lane: dict[int, list[Rows]] = {lane: [] for lane in Lane}
     absent: list[Ids] = []
     no_withdrawals = not withdrawn.clients()
-    for start in range(0, slots.size, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for start in range(0, slots.size, CHUNK):
+        chunk = slice(start, start + CHUNK)
         says, holds, owes = statements.values[chunk], state[chunk], due[chunk]
         gone = (says == 0) & ((holds | owes) != 0)
         if gone.any():

@@ -137,8 +137,10 @@ def fold(
 ) -> Folded:
     """Return the holdings and the lingering clients after *rows* ended so.
 
-    *started* is when the leg was planned, *now* when it is folded, in epoch seconds. Folding the same twice is
-    folding it once, because a row's result depends on the row alone.
+    *started* is when the leg was planned, *now* when it is folded, in epoch seconds, and *lingering* who lingered
+    then. Folding the same twice, by the same *lingering*, is folding it once: a row's result depends on the row and on
+    whether its client lingered, not on the holdings. The returned lingering is for the next leg, not for this one
+    again: it lacks those whose time ended meanwhile.
     """
     order = np.argsort(rows.client, kind="stable")
     rows, endings = rows.at(order), endings.at(order)

@@ -18,6 +18,7 @@ from sync_job.consent.channels import ALLOWED, BLANK, DENIED, SHIFTS, Bytes, Ids
 DENSE_RANGE_PER_CLIENT = 8  # beyond it five bytes a client in sorted arrays are smaller than a byte an id
 _ALWAYS_DENSE = 1 << 26  # a range of 64 MiB a table is dense whatever it holds, while the export is being read
 _PENDING_ROWS = 1 << 21
+CHUNK = 1 << 20  # slots looked at in one step: bounds what is needed beside the tables
 UNTIMED = np.iinfo(np.int64).min  # a row without a time of consent
 
 Times = npt.NDArray[np.int64]
@@ -44,8 +45,12 @@ class Slots:
             return np.asarray((ids >= self.lowest) & (ids < self.lowest + self.size))
         if not self.size:
             return np.zeros(len(ids), np.bool_)
-        place = np.minimum(np.searchsorted(self.ids, ids), self.size - 1)
-        return np.asarray(self.ids[place] == ids)
+        found = np.zeros(len(ids), np.bool_)
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
+            place = np.minimum(np.searchsorted(self.ids, part), self.size - 1)
+            found[start : start + CHUNK] = self.ids[place] == part
+        return found
 
     def clients(self, start: int, slots: npt.NDArray[np.intp]) -> Ids:
         """Return the ids of the *slots*, counted from *start*."""
@@ -244,10 +249,16 @@ class StatementTable:
         ids = np.concatenate([run[0] for run in self._sparse]) if self._sparse else _no_ids()
         values = np.concatenate([run[1] for run in self._sparse]) if self._sparse else self._values[:0]
         times = np.concatenate([run[2] for run in self._sparse]) if self._sparse else self._times[:0]
-        order = np.argsort(ids, kind="stable")
-        ids, values = ids[order], values[order]
+        self._sparse.clear()
         if self.timed:
-            times = times[order]
+            order = np.argsort(ids, kind="stable")
+            ids, values, times = ids[order], values[order], times[order]
+        else:
+            # Sorted in one piece: half the memory of sorting places, and faster.
+            packed = (ids.astype(np.int64) << 8) | values
+            packed.sort()
+            ids, values = (packed >> 8).astype(np.int32), packed.astype(np.uint8)
+            del packed
         first = np.ones(len(ids), np.bool_)
         first[1:] = ids[1:] != ids[:-1]
         if not first.all():

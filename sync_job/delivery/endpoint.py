@@ -69,7 +69,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _failure(exc: Exception, *, connected: bool) -> Failure:
     """Return what *exc*, raised by aiohttp, says of the request; anything else is a bug and raised again."""
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+    # Once connected, the certificate was accepted: TLS that breaks later may break behind a request that was applied.
+    if not connected and isinstance(
+        exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError
+    ):
         return Failure.CERTIFICATE
     if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Failure.NOT_CONNECTED

@@ -46,17 +46,30 @@ class Limiter:
             if self._in_flight >= self._limit.value:
                 turn = asyncio.get_running_loop().create_future()
                 self._waiting.append(turn)
-                await turn
+                try:
+                    await turn
+                except asyncio.CancelledError:
+                    if not turn.cancelled():
+                        self._wake()
+                    raise
                 continue
             wait = self._wait_s()
             if not wait:
                 self._in_flight += 1
                 return
-            await self._sleep(wait)
+            try:
+                await self._sleep(wait)
+            except BaseException:
+                # Whoever does not take the turn that woke it passes it on; else those behind would wait for ever.
+                self._wake()
+                raise
 
     def release(self) -> None:
         """Say that an attempt ended."""
         self._in_flight -= 1
+        self._wake()
+
+    def _wake(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -135,7 +135,7 @@ def pause_s(retry_after: str | None, now: datetime) -> float:
         return min(float(text), LONGEST_PAUSE_S)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year or an hour of many digits
         return 0.0
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return min(max(0.0, (when - now).total_seconds()), LONGEST_PAUSE_S)

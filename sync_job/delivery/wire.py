@@ -102,6 +102,7 @@ def _xml(sender: Sender) -> Encode:
     return encode
 
 
+_INTEGER = re.compile("[+-]?[0-9]{1,10}")
 _UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -128,7 +129,14 @@ def _parse_json(body: bytes) -> Reply | None:
     code, message = named.get("errorcode"), named.get("message")
     if not isinstance(code, int) or isinstance(code, bool):
         return None
-    return Reply(code, message if isinstance(message, str) else "")
+    return _reply(code, message if isinstance(message, str) else "")
+
+
+def _reply(code: int, message: str) -> Reply | None:
+    """Return the answer as it can be kept: the platform's code is 32 bits wide, and half a surrogate is no text."""
+    if not -(2**31) <= code < 2**31:
+        return None
+    return Reply(code, message.encode("utf-8", "replace").decode())
 
 
 class _DoctypeError(Exception):
@@ -161,6 +169,8 @@ def _parse_xml(body: bytes) -> Reply | None:
     except (expat.ExpatError, _DoctypeError, ValueError, LookupError):
         return None
     try:
-        return Reply(int(texts["ErrorCode"]), texts.get("Message", ""))
+        code = texts["ErrorCode"].strip()
+        # int() alone takes underscores and the digits of every script, and a zero among them would be a delivery.
+        return _reply(int(code), texts.get("Message", "")) if _INTEGER.fullmatch(code) else None
     except (KeyError, ValueError):
         return None

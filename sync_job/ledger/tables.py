@@ -36,7 +36,7 @@ def _seal(about: dict[str, Any]) -> str:
 
 def _write(path: Path, columns: _Columns, about: dict[str, Any]) -> None:
     meta = about | {"version": VERSION, "rows": len(columns["Client"]), "digest": _digest(columns)}
-    meta["seal"] = _seal(meta)
+    meta["seal"] = _seal(json.loads(json.dumps(meta)))  # as a reader will see it
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta, ensure_ascii=False).encode()})
     files.replace(path, lambda place: pq.write_table(table, place, compression="zstd", row_group_size=_ROW_GROUP))
 
@@ -64,6 +64,7 @@ def _read(path: Path, kind: str, names: tuple[str, ...]) -> tuple[_Columns, dict
             place += batch.num_rows
         if place != rows or about["digest"] != _digest(columns):
             raise ValueError("its content does not match its digest")
+    pa.default_memory_pool().release_unused()
     return columns, about
 
 
