@@ -202,8 +202,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the environment before the file; `load` passes the file's content in as init values."""
-        return (_Environment(settings_cls), init_settings)
+        """Return only what `load` passes in: it has put flags over environment over file itself."""
+        return (init_settings,)
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -291,16 +291,20 @@ def load(file: Path, **flags: Mapping[str, object]) -> Settings:
             if value and isinstance(value, str | Path):
                 inner[key] = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
     try:
-        settings = Settings(**content)
-        if flags:
-            merged = settings.model_dump()
-            for section, keys in flags.items():
-                merged[section] |= keys
-            settings = Settings.model_validate(merged)
+        settings = Settings(**_over(_over(content, _Environment(Settings)()), flags))
     except ValidationError as exc:
         raise ConfigError("\n".join(_explain(file, exc))) from exc
     _check(file, settings)
     return settings
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *below* with what *above* has in its place, section by section."""
+    found = dict(below)
+    for key, value in above.items():
+        inner = found.get(key)
+        found[key] = _over(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:

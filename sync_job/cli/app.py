@@ -274,7 +274,7 @@ def show(
     from sync_job.runs import look
 
     found = look.show(_load(config), clients)
-    _print_json(found) if as_json else typer.echo(text.clients(found))
+    _print_json({"clients": found}) if as_json else typer.echo(text.clients(found))
 
 
 @snapshot_app.command(name="export")
@@ -302,7 +302,7 @@ def runs(config: ConfigOption, as_json: JsonOption = False) -> None:
     from sync_job.runs import look
 
     found = look.history(_load(config))
-    _print_json(found) if as_json else typer.echo(text.history(found))
+    _print_json({"runs": found}) if as_json else typer.echo(text.history(found))
 
 
 @app.command()

@@ -21,11 +21,17 @@ _CURES = {
     errno.ENOSPC: "The disk is full: make room, then run again; what was acknowledged is kept",
     errno.EDQUOT: "The quota is used up: make room, then run again; what was acknowledged is kept",
     errno.EROFS: "The file system is read-only: mount it writable",
-    errno.EACCES: "This user may not write there: mend owner or mode",
-    errno.EPERM: "This user may not write there: mend owner or mode",
+    errno.EACCES: "This user may not do that there: run as the folder's owner, or mend owner or mode",
+    errno.EPERM: "This user may not do that there: run as the folder's owner, or mend owner or mode",
     errno.EIO: "The disk reports an error: look at the machine before running again",
     errno.EMFILE: "Too many open files: raise the limit (ulimit -n)",
 }
+
+_REFUSED = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+)  # of a read, and says nothing of the file
 
 
 @contextlib.contextmanager
@@ -46,12 +52,20 @@ def storing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Turn what cannot be read of the state into a `StateDamagedError` that names the file."""
+    """Turn what cannot be read of the state into a `StateDamagedError` that names the file.
+
+    What the system refuses is a `StorageError`: a file that this user may not read needs no backup.
+    """
     try:
         yield
     except FileNotFoundError as exc:
         raise damaged(path, "it is missing") from exc
     except (pa.ArrowException, pa.ArrowInvalid, sqlite3.DatabaseError, ValueError, KeyError, OSError) as exc:
+        refused = isinstance(exc, OSError) and exc.errno in _CURES
+        refused |= isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF in _REFUSED
+        if refused:
+            with storing(path):
+                raise
         raise damaged(path, str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
 
 

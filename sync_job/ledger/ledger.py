@@ -80,7 +80,9 @@ class Ledger:
         Raises:
             NoStateError, StateDamagedError, ForeignStateError: when it is not there, not whole, or another target's.
         """
-        if not path.exists():
+        with files.storing(path):  # A folder that this user may not enter is not one without state.
+            there = path.exists()
+        if not there:
             raise NoStateError(
                 f"{path.parent.absolute()}: no state. If there should be one, [state] path is wrong or the folder "
                 "was lost: restore it. For a new target, begin with `consent-sync init`."
@@ -217,11 +219,6 @@ class Ledger:
             )
             self._db.execute("DELETE FROM undone")
             self._db.executemany("INSERT OR IGNORE INTO undone VALUES (?, ?)", undone)
-
-    def forget_run(self, run: str) -> None:
-        """Take a run that did nothing out of the history."""
-        with self._writing():
-            self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
 
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""

@@ -138,6 +138,11 @@ class State:
         found = sorted((Leg(path) for path in folder.iterdir() if path.name.isdigit()), key=lambda leg: leg.number)
         return [leg for leg in found if leg.plan.exists()]
 
+    def run_names(self) -> list[str]:
+        """Return the runs that have a folder, the oldest first."""
+        folder = self.folder / "runs"
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
     def remove_run(self, run: str) -> None:
         """Remove plans and journals of a run that was reported."""
         if self.run_folder(run).exists():

@@ -92,7 +92,7 @@ def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> R
             said = "" if approved is None else f", not {approved:,}"
             raise ConfigError(
                 f"The next run would send an *allowed* to {first.grants:,} clients{said}. If that is meant, say "
-                f"--approve-grants {first.grants}; if not, --platform unknown sends denials only. Nothing was made."
+                f"--approve-grants {first.grants}; if not, --platform unknown sends denials only. No state was made."
             )
     files.make_folder(folder)
     with lock.held(folder), State.create(folder, target, started) as state:
@@ -105,7 +105,9 @@ def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> R
 
 
 def _refuse_existing(folder: Path, target: str) -> None:
-    if (folder / "ledger.db").exists():
+    with files.storing(folder):
+        exists = (folder / "ledger.db").exists()
+    if exists:
         with lock.held(folder):
             State.create(folder, target, time.time()).close()
             files.remove(folder / "ledger.db")

@@ -17,7 +17,7 @@ from sync_job.consent.channels import denied
 from sync_job.consent.diff import Holdings, Lingering, Rows, each
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.tables import Table, tabulate
-from sync_job.delivery import endpoint, pool
+from sync_job.delivery import pool
 from sync_job.delivery.verdict import Codes
 from sync_job.errors import Exit
 from sync_job.ledger import inbox, tables
@@ -94,6 +94,8 @@ def deliver(
 async def _deliver(
     state: State, settings: Settings, leg: Leg, rows: Rows, watch: Watch, limit: int | None
 ) -> Stopped | None:
+    from sync_job.delivery import endpoint  # brings aiohttp, which `plan` has no use for
+
     stop = pool.Stop()
     asked: list[Exit] = []
     loop = asyncio.get_running_loop()

@@ -23,6 +23,8 @@ def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: b
         BusyError: when a run holds the lock, because its outcome is not known yet.
     """
     folder = settings.state.path
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out}: no such folder to write the plan into. Make it first.")
     with State.open(folder, settings.endpoint.target, write=False) as state:
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")

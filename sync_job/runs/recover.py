@@ -23,7 +23,11 @@ _log = structlog.get_logger()
 def recover(state: State, settings: Settings) -> list[Report]:
     """Fold and report every run that died; the caller holds the lock. Return their reports, the oldest first."""
     found = []
-    for run in state.ledger.unfinished():
+    unfinished = state.ledger.unfinished()
+    for name in set(state.run_names()) - {run.run for run in unfinished}:
+        # It died between its report and the end of its plan and journal.
+        state.remove_run(name)
+    for run in unfinished:
         findings = Findings(run.kind, run.run, run.started)
         findings.add(Exit.ATTENTION, "the run died before its end; the next one finished it")
         for leg in state.legs(run.run):

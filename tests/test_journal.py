@@ -1,0 +1,308 @@
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Outcome
+from sync_job.errors import StateDamagedError, StorageError
+from sync_job.ledger.journal import LEAST_AHEAD, Journal, Reading, Settled
+
+NOW = 5000.0
+
+
+def _mark(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as other:
+        return int(other.execute("SELECT mark FROM about").fetchone()[0])
+
+
+def _settled(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as other:
+        return int(other.execute("SELECT count(*) FROM settled").fetchone()[0])
+
+
+def _write(path: Path, rows: int, block: Callable[[Journal], Awaitable[None]]) -> None:
+    """Run *block* with an open journal."""
+
+    async def main() -> None:
+        journal = Journal(path, rows)
+        async with journal.writing():
+            await block(journal)
+
+    asyncio.run(main())
+
+
+async def _die(journal: Journal) -> None:
+    """Leave the block as a kill would: nothing more is written."""
+
+
+def _killed(path: Path, rows: int, mark: int, settled: list[Settled]) -> None:
+    """Write what a run leaves that was killed with the mark at *mark*."""
+
+    async def main(journal: Journal) -> None:
+        for one in settled:
+            journal.settle(one)
+
+    _write(path, rows, main)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE about SET mark = ?", (mark,))
+        other.commit()
+
+
+def test_the_mark_is_durable_before_a_row_is_cleared(tmp_path: Path) -> None:
+    """Another connection reads a mark beyond every row that may be dispatched, at any time."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        for row in range(300):
+            await journal.clear(row)
+            if row % 16 == 0 or row in (63, 64, 65):
+                assert row < _mark(path) <= 300
+
+    _write(path, 300, main)
+
+
+def test_the_mark_is_ahead_by_no_more_than_it_must(tmp_path: Path) -> None:
+    """After a kill the rows up to the mark are in doubt: there are few."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(0)
+        assert _mark(path) == LEAST_AHEAD
+        await asyncio.gather(*(journal.clear(row) for row in range(1, LEAST_AHEAD + 1)))
+        assert LEAST_AHEAD < _mark(path) <= 4 * LEAST_AHEAD
+
+    _write(path, 100_000, main)
+
+
+def test_many_senders_are_cleared_together(tmp_path: Path) -> None:
+    """Each gets its turn, however many wait for the same mark."""
+    path = tmp_path / "journal.db"
+    cleared: list[int] = []
+
+    async def main(journal: Journal) -> None:
+        async def send(row: int) -> None:
+            await journal.clear(row)
+            cleared.append(row)
+
+        await asyncio.gather(*(send(row) for row in range(500)))
+
+    _write(path, 500, main)
+    assert sorted(cleared) == list(range(500))
+
+
+def test_outcomes_are_committed_in_groups(tmp_path: Path) -> None:
+    """What is settled is not yet durable, becomes so without being asked for, and all of it when the block ends."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(9)
+        for row in range(10):
+            journal.settle(Settled(row, Outcome.DELIVERED))
+        assert _settled(path) == 0
+        await journal.clear(LEAST_AHEAD)  # the next group
+        assert _settled(path) == 10
+        journal.settle(Settled(10, Outcome.REFUSED))
+
+    _write(path, 200, main)
+    assert _settled(path) == 11
+
+
+def test_everything_of_a_settled_row_is_read_back(tmp_path: Path) -> None:
+    """All columns, in the plan's order; what was not said is none, or not a number."""
+    path = tmp_path / "journal.db"
+    full = Settled(
+        2, Outcome.REFUSED, Outcome.DELIVERED, DOUBT_WHOLE | DOUBT_DENIALS, 12.5, 4, 200, 8, "Участник", 10.25, 13.75
+    )
+    bare = Settled(0, Outcome.DELIVERED)
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(2)
+        journal.settle(full)
+        journal.settle(bare)
+
+    _write(path, 3, main)
+    with Reading(path, 3, NOW) as found:
+        (part,) = found.parts()
+        assert len(part) == 3
+        assert part.outcome.tolist() == [Outcome.DELIVERED, Outcome.DEFERRED, Outcome.REFUSED]
+        assert part.denials.tolist() == [Outcome.OPEN, Outcome.OPEN, Outcome.DELIVERED]
+        assert part.doubt.tolist() == [0, DOUBT_WHOLE, 3]
+        assert part.doubt_at.tolist() == [0, NOW, 12.5]
+        assert part.attempts.tolist() == [0, 0, 4]
+        assert part.status == [None, None, 200]
+        assert part.code == [None, None, 8]
+        assert part.message == ["", None, "Участник"]
+        assert np.isnan(part.first_sent).tolist() == [True, True, False]
+        assert (part.first_sent[2], part.settled[2]) == (10.25, 13.75)
+        assert found.codes() == [
+            (Outcome.DELIVERED, None, None, "", 1),
+            (Outcome.REFUSED, 200, 8, "Участник", 1),
+        ]
+        assert found.times() == (10.25, 13.75, 4)
+
+
+def test_unsettled_rows_before_the_mark_are_in_doubt(tmp_path: Path) -> None:
+    """A killed run may have sent them; those beyond the mark it surely did not."""
+    path = tmp_path / "journal.db"
+    _killed(path, 6, 4, [Settled(1, Outcome.DELIVERED), Settled(3, Outcome.EXHAUSTED)])
+    with Reading(path, 6, NOW) as found:
+        endings = found.endings()
+    deferred, delivered, exhausted = Outcome.DEFERRED, Outcome.DELIVERED, Outcome.EXHAUSTED
+    assert endings.outcome.tolist() == [deferred, delivered, deferred, exhausted, deferred, deferred]
+    assert endings.doubt.tolist() == [DOUBT_WHOLE, 0, DOUBT_WHOLE, 0, 0, 0]
+    assert endings.doubt_at.tolist() == [NOW, 0, NOW, 0, 0, 0]
+
+
+def test_stretches_are_read_one_by_one(tmp_path: Path) -> None:
+    """A large plan is read in parts, each beginning where the last one ended."""
+    path = tmp_path / "journal.db"
+    _killed(path, 10, 7, [Settled(row, Outcome.DELIVERED) for row in (0, 3, 4, 6, 9)])
+    with Reading(path, 10, NOW) as found:
+        parts = list(found.parts(4))
+        whole = found.endings()
+    assert [(part.start, len(part)) for part in parts] == [(0, 4), (4, 4), (8, 2)]
+    assert np.concatenate([part.outcome for part in parts]).tolist() == whole.outcome.tolist()
+    assert np.concatenate([part.doubt for part in parts]).tolist() == whole.doubt.tolist()
+    assert np.flatnonzero(whole.outcome == Outcome.DELIVERED).tolist() == [0, 3, 4, 6, 9]
+    assert np.flatnonzero(whole.doubt).tolist() == [1, 2, 5]
+
+
+def test_the_last_mark_is_exact(tmp_path: Path) -> None:
+    """After an orderly end nothing beyond the last row that was dispatched is in doubt."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        for row in range(5):
+            await journal.clear(row)
+            journal.settle(Settled(row, Outcome.DELIVERED))
+        assert _mark(path) == LEAST_AHEAD
+
+    _write(path, 1000, main)
+    with Reading(path, 1000, NOW) as found:
+        assert found.mark == 5
+        endings = found.endings()
+    assert not endings.doubt.any()
+    assert np.count_nonzero(endings.outcome == Outcome.DEFERRED) == 995
+
+
+def test_an_outcome_that_is_settled_again_is_the_last_one(tmp_path: Path) -> None:
+    """There is one row for each row of the plan."""
+    path = tmp_path / "journal.db"
+    _killed(path, 1, 1, [Settled(0, Outcome.EXHAUSTED), Settled(0, Outcome.DELIVERED)])
+    with Reading(path, 1, NOW) as found:
+        assert found.endings().outcome.tolist() == [Outcome.DELIVERED]
+
+
+def test_an_error_in_the_block_loses_nothing_settled(tmp_path: Path) -> None:
+    """What settled before it is durable, and the error goes on."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(0)
+        journal.settle(Settled(0, Outcome.DELIVERED))
+        raise ZeroDivisionError
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        _write(path, 1, main)
+    assert raised.group_contains(ZeroDivisionError)
+    assert _settled(path) == 1
+
+
+@pytest.mark.parametrize("waits", ["for a clearance", "for something else"])
+def test_a_disk_that_fails_ends_the_block(tmp_path: Path, waits: str) -> None:
+    """Who waits is cancelled, and the error names the journal: nothing is sent that cannot be written down."""
+    path = tmp_path / "journal.db"
+    dispatched: list[int] = []
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(0)
+        dispatched.append(0)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("DROP TABLE settled")
+            other.commit()
+        journal.settle(Settled(0, Outcome.DELIVERED))
+        await (journal.clear(LEAST_AHEAD + 5) if waits == "for a clearance" else asyncio.sleep(60))
+        dispatched.append(1)
+
+    with pytest.raises(StorageError, match=r"journal\.db: no such table: settled"):
+        _write(path, 1000, main)
+    assert dispatched == [0]
+
+
+def test_a_disk_that_fails_at_the_end_is_told(tmp_path: Path) -> None:
+    """The last group is no less durable than the others."""
+    path = tmp_path / "journal.db"
+
+    async def main(journal: Journal) -> None:
+        await journal.clear(0)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("DROP TABLE settled")
+            other.commit()
+        journal.settle(Settled(0, Outcome.DELIVERED))
+
+    with pytest.raises(StorageError, match="no such table"):
+        _write(path, 1, main)
+
+
+def test_a_journal_that_was_never_begun_says_nothing_was_dispatched(tmp_path: Path) -> None:
+    """No file, an empty file, and a database without tables: every row is deferred, none in doubt."""
+    empty, bare = tmp_path / "empty.db", tmp_path / "bare.db"
+    empty.touch()
+    with closing(sqlite3.connect(bare)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+    for path in (tmp_path / "none.db", empty, bare):
+        with Reading(path, 3, NOW) as found:
+            endings = found.endings()
+            assert endings.outcome.tolist() == [Outcome.DEFERRED] * 3
+            assert endings.doubt.tolist() == [0, 0, 0]
+            assert found.codes() == []
+            assert found.times() == (None, None, 0)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_journal_without_rows_is_read(tmp_path: Path) -> None:
+    """A block that did nothing leaves a mark of 0."""
+    _write(tmp_path / "journal.db", 3, _die)
+    with Reading(tmp_path / "journal.db", 3, NOW) as found:
+        assert found.mark == 0
+        assert found.times() == (None, None, 0)
+
+
+def test_the_journal_of_another_plan_is_refused(tmp_path: Path) -> None:
+    """Its outcomes would be given to the wrong clients."""
+    _write(tmp_path / "journal.db", 3, _die)
+    with pytest.raises(StateDamagedError, match=r"journal\.db: damaged \(version 1 for 3 rows; expected 1 for 4\)"):
+        Reading(tmp_path / "journal.db", 4, NOW)
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """What a newer program wrote is not guessed at."""
+    path = tmp_path / "journal.db"
+    _write(path, 3, _die)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE about SET version = 2")
+        other.commit()
+    with pytest.raises(StateDamagedError, match="version 2 for 3 rows; expected 1 for 3"):
+        Reading(path, 3, NOW)
+
+
+@pytest.mark.parametrize("start", [0, 100, 4096, 8192])
+def test_a_damaged_journal_is_refused(tmp_path: Path, start: int) -> None:
+    """Whole pages of nonsense are noticed before an outcome is believed."""
+    path = tmp_path / "journal.db"
+    _killed(path, 1000, 1000, [Settled(row, Outcome.DELIVERED) for row in range(1000)])
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xa5" * 512)
+    with pytest.raises(StateDamagedError, match=r"journal\.db: damaged"):
+        Reading(path, 1000, NOW).endings()
+
+
+def test_a_journal_is_private(tmp_path: Path) -> None:
+    """It says what people consented to."""
+    _write(tmp_path / "journal.db", 1, _die)
+    assert (tmp_path / "journal.db").stat().st_mode & 0o777 == 0o600
