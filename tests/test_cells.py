@@ -288,6 +288,15 @@ def test_text_of_any_value_can_be_shown() -> None:
     assert cells.to_text(pa.array(["x", None, "x"]).dictionary_encode()).to_pylist() == ["x", None, "x"]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_zoned_time_is_shown_so_that_it_can_be_read_again(unit: str) -> None:
+    """In UTC, which any later reading takes for what it is, whatever its own zone."""
+    zoned = pa.array([datetime(2024, 5, 6, 9), None], pa.timestamp(unit)).cast(pa.timestamp(unit, "Europe/Berlin"))
+    shown = cells.to_text(zoned)
+    assert shown[0].as_py().startswith("2024-05-06 09:00:00")
+    assert _times(shown, MOSCOW) == _times(zoned, MOSCOW) == ([datetime(2024, 5, 6, 9, tzinfo=UTC), None], ["", ""])
+
+
 # times
 
 

@@ -214,7 +214,7 @@ def test_a_run_without_a_usable_export_sends_nothing(target: Target, standin: St
     assert said.code == 3
     assert str(target.export) in said.err
     assert standin.requests == 0
-    assert [run["exit"] for run in json.loads(target("runs", "--json").out)] == [0, 3]
+    assert [run["exit"] for run in json.loads(target("runs", "--json").out)["runs"]] == [0, 3]
     target.export.write_text(GOOD)
     assert target("run").code == 0
     assert _held(standin) == HELD
@@ -626,7 +626,7 @@ def test_the_snapshot_is_shown_and_exported(target: Target) -> None:
     shown = target("snapshot", "show", "1", "99")
     assert "allowed" in shown.out
     assert "not known" in shown.out
-    (one,) = json.loads(target("snapshot", "show", "1", "--json").out)
+    (one,) = json.loads(target("snapshot", "show", "1", "--json").out)["clients"]
     assert one == {"Client": 1, "known": True, **dict(zip(FIELDS, HELD[1], strict=True)), "due": "----"}
     out = target.folder / "snapshot.csv"
     assert target("snapshot", "export", out).code == 0
@@ -647,7 +647,7 @@ def test_the_snapshot_is_shown_and_exported(target: Target) -> None:
 def test_the_history_and_its_reports_are_shown(target: Target) -> None:
     """By id, by number, and the last by default; one that is not there ends in 2."""
     assert target("run").code == 0
-    history = json.loads(target("runs", "--json").out)
+    history = json.loads(target("runs", "--json").out)["runs"]
     assert [(run["kind"], run["stage"], run["exit"]) for run in history] == [
         ("init", "reported", 0),
         ("run", "reported", 0),

@@ -287,6 +287,18 @@ def test_an_acknowledged_client_that_lingers_waits_for_its_linger_to_end(
     assert result.counts.waiting == (sent == 0)
 
 
+@pytest.mark.parametrize("ungranted", [True, False])
+def test_a_client_that_waits_counts_as_waiting_alone(ungranted: bool) -> None:
+    """Where another channel is held or blocked as well, the client counts once, and the channel still counts."""
+    says = pack([DENIED, ALLOWED, BLANK, BLANK])
+    email = 0 if ungranted else 0b0100
+    client = Client(says, DENIED | email, DENIED, email, NOW + 1, acknowledged=True, ungranted=ungranted)
+    counts = _diff({8: client}).counts
+    assert (counts.planned, counts.waiting, counts.held, counts.blocked, counts.unchanged) == (0, 1, 0, 0, 0)
+    assert counts.held_channels == [0, int(ungranted), 0, 0]
+    assert counts.blocked_channels == [0, int(not ungranted), 0, 0]
+
+
 def _everyone() -> tuple[Bytes, Bytes]:
     """Return a Statement and a State for every pair of them."""
     says, state = (part.ravel().astype(np.uint8) for part in np.meshgrid(np.arange(256), VALID, indexing="ij"))

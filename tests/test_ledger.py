@@ -74,14 +74,6 @@ def test_undone_is_that_of_the_last_report(tmp_path: Path) -> None:
             assert ledger.undone() == set(undone)
 
 
-def test_a_run_that_did_nothing_is_forgotten(tmp_path: Path) -> None:
-    """It leaves the history, and its number is free."""
-    with _create(tmp_path) as ledger:
-        first = ledger.begin("run", 1.0, "n")
-        ledger.forget_run(ledger.begin("run", 2.0, "n"))
-        assert [one.run for one in ledger.runs()] == [first]
-
-
 def test_the_last_commit_counts(tmp_path: Path) -> None:
     """Each leg is committed once, and its snapshot is the current one."""
     with _create(tmp_path) as ledger:

@@ -219,6 +219,16 @@ def test_the_sink_gets_rejects_in_the_order_of_the_files(tmp_path: Path) -> None
     assert [row["reject_raw"] for row in read.rejects[:2]] == ["7,1", "x1,1,1,1,1"]
 
 
+def test_the_line_of_a_reject_is_that_of_the_file(tmp_path: Path) -> None:
+    """Over many blocks with blank lines, lines of blanks and quoted newlines in good rows."""
+    rows = [f'{i},"1\r\n",1,1,1\n\n  \nx,1,1,1,1' for i in range(1, 40)]
+    with mock.patch.object(csv_files, "BLOCK_BYTES", 50):
+        read = _load(_csv(tmp_path, *rows))
+    lines = (tmp_path / "a.csv").read_bytes().decode().split("\n")
+    assert [row["reject_line"] for row in read.rejects] == [i for i, line in enumerate(lines, 1) if line[:1] == "x"]
+    assert len(read.rejects) == 39
+
+
 def _fed_in_again(read: Read, path: Path, repair: Callable[[dict[str, Any]], None]) -> Path:
     """Write the rejects as a CSV file, each row repaired."""
     rows = read.rejects

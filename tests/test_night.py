@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sync_job
+from sync_job.config import Settings
 from sync_job.errors import Exit, ExportError
 from sync_job.ledger.state import State
 from sync_job.runs import init
@@ -81,19 +82,19 @@ def test_night_two_of_the_sample_sends_exactly_the_changed_clients(
         monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__BASE_URL", platform.url)
         settings = sync_job.load_settings(config)
 
-        def night(name: str) -> sync_job.run.__class__ | object:
+        def night(name: str) -> Settings:
             path = str(SAMPLE / name)
             return settings.model_copy(update={"export": settings.export.model_copy(update={"path": path})})
 
-        init.init(night("2026-11-21.csv"), "unknown", lambda _: None, Watch())  # type: ignore[arg-type]
-        sync_job.run(night("2026-11-21.csv"))  # type: ignore[arg-type]
+        init.init(night("2026-11-21.csv"), "unknown", lambda _: None, Watch())
+        sync_job.run(night("2026-11-21.csv"))
         held: dict[int, list[bool | None]] = {}
         for client, flags in first.items():
             if False in flags:
                 held[client] = [False if flag is False else None for flag in flags]
         assert holds(platform.platform) == {client: tuple(flags) for client, flags in held.items()}
         before = len(platform.platform.log)
-        report = sync_job.run(night("2026-11-22.parquet"))  # type: ignore[arg-type]
+        report = sync_job.run(night("2026-11-22.parquet"))
         due = {}
         for client, flags in second.items():
             was: Consent = first.get(client, (None,) * 4)
@@ -114,7 +115,7 @@ def test_night_two_of_the_sample_sends_exactly_the_changed_clients(
 
 @pytest.mark.parametrize("format_", ["json", "xml", "form"])
 def test_a_bad_endpoint_ends_with_every_client_right(tmp_path: Path, format_: str) -> None:
-    """Slow answers, refusals, resets, time-outs after applying and 503 with Retry-After cost no client, in any format."""
+    """Slow answers, refusals, resets, late time-outs and 503 with Retry-After cost no client, in any format."""
     faults = {
         Fault.REFUSE: 0.02,
         Fault.RESET_BEFORE: 0.02,
@@ -201,7 +202,12 @@ def test_init_from_a_dump_sends_the_difference(tmp_path: Path) -> None:
         shop.export.rename(dump)
         shop.write(shoppers)
         approved: list[int] = []
-        init.init(shop.settings, str(dump), lambda grants: approved.append(grants) or grants, Watch())
+
+        def approve(grants: int) -> int:
+            approved.append(grants)
+            return grants
+
+        init.init(shop.settings, str(dump), approve, Watch())
         sync_job.run(shop.settings)
         differ = {
             c
@@ -247,7 +253,7 @@ def test_a_refused_grant_does_not_strand_a_denial(tmp_path: Path) -> None:
         assert report.summary["outcomes"] == {"delivered": 0, "refused": 1, "exhausted": 0, "deferred": 0}
         assert holds(platform.platform) == {5: (None, False, None, None)}
         results = sync_job.read_results(report.folder)
-        assert results.loc[0, ["outcome", "denials", "attempts"]].tolist() == ["refused", "delivered", 2]
+        assert results[["outcome", "denials", "attempts"]].to_numpy().tolist() == [["refused", "delivered", 2]]
 
 
 def test_a_missing_column_grants_nothing_and_ends_in_6(tmp_path: Path) -> None:
@@ -279,3 +285,22 @@ def test_the_files_of_a_report_say_the_same(tmp_path: Path) -> None:
         assert report.exit_code is Exit.ATTENTION
         for path in [*tmp_path.rglob("*.parquet"), *tmp_path.rglob("*.db"), *report.folder.iterdir()]:
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_client_with_an_open_obligation_is_granted_nothing(tmp_path: Path) -> None:
+    """Its row of the export carries denials alone until the platform has acknowledged what is owed."""
+
+    def busy(number: int, client: int) -> Fault | None:
+        return Fault.REFUSE if number == 1 else None
+
+    with running(Options(script=busy)) as platform:
+        shop = Shop(tmp_path, platform.url, concurrency=1)
+        shop.write({5: (False, False, False, False)})
+        shop.init("equal")
+        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=True) as state:
+            state.ledger.make_obligations([(5, 0b01)])
+        shop.write({5: (False, True, False, False)})
+        sync_job.run(shop.settings)
+        assert not any(flag for entry in platform.platform.log for flag in entry.flags)
+        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=False) as state:
+            assert state.ledger.obligations().items()[0].tolist() == [5]

@@ -100,16 +100,6 @@ def test_a_format_that_is_set_is_held_to(tmp_path: Path) -> None:
         sources.find(f"{tmp_path}/b", "csv")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    """The message speaks of mode and owner."""
-    path = tmp_path / "a.csv"
-    path.write_bytes(TEXT)
-    path.chmod(0)
-    with pytest.raises(ExportError, match="may not read it"):
-        sources.find(str(path), "auto")
-
-
 @pytest.mark.parametrize(
     ("found", "words"),
     [

@@ -71,6 +71,8 @@ def to_text(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
         return to_text(cells.dictionary).take(cells.indices)
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
         cells = pc.cast(cells, pa.binary())  # Parquet's strings need not be UTF-8: only the way back checks them
+    if pa.types.is_timestamp(cells.type) and cells.type.tz:  # in UTC, for which no zone need be looked up
+        return pc.binary_join_element_wise(pc.cast(cells.view(pa.timestamp(cells.type.unit)), pa.string()), "Z", "")
     try:
         return pc.cast(cells, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

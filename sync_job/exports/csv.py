@@ -150,7 +150,9 @@ def _parse(
 
 def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: ZoneInfo, dialect: Dialect) -> Block:
     size_bytes = len(text)
-    if not text.isascii():
+    try:
+        pa.scalar(text, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
         # Some columns may be in another encoding; pyarrow cannot show a ragged row that is not UTF-8.
         text = text.decode("utf-8", "replace").encode()
     kinds = dict.fromkeys(columns.all(), _TOKENS)

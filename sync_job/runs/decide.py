@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sync_job.config import Settings
 from sync_job.consent.diff import Diff, Holdings, Lingering, Terms, diff
-from sync_job.consent.tables import Table
+from sync_job.consent.tables import Table, union
 from sync_job.errors import ConfigError, Exit
 from sync_job.exports import loader
 from sync_job.exports.blocks import Rejects
@@ -50,12 +50,16 @@ def decide(
     export: Export,
     known: tuple[Holdings, Lingering],
     withdrawn: Table,
+    owed: Table,
     watch: Watch,
     laps: Stopwatch,
     *,
     restrict_only: bool,
 ) -> Diff:
-    """Return what has to be sent, and note in *findings* how it was decided."""
+    """Return what has to be sent, and note in *findings* how it was decided.
+
+    A client with an open obligation (*owed*) is granted nothing: its row carries denials alone.
+    """
     watch.stage("deciding")
     if restrict_only:
         findings.restrict_only = "asked for (--restrict-only)"
@@ -69,9 +73,9 @@ def decide(
     terms = Terms(
         may_grant=not findings.restrict_only,
         restate=settings.endpoint.restate == "denials",
-        ungranted=export.ungranted,
+        ungranted=union(export.ungranted, owed.items()[0]),
     )
-    found = diff(export.statements, *_split(known, withdrawn), terms, time.time())
+    found = diff(export.statements, known[0], withdrawn, known[1], terms, time.time())
     if settings.export.kind == "delta":
         found.counts.absent = 0
     findings.export = export.counts()
@@ -79,7 +83,3 @@ def decide(
     findings.changes = counts.changes(found.rows)
     laps.lap("decide")
     return found
-
-
-def _split(known: tuple[Holdings, Lingering], withdrawn: Table) -> tuple[Holdings, Table, Lingering]:
-    return known[0], withdrawn, known[1]

@@ -10,7 +10,7 @@ import numpy as np
 from sync_job.config import ColumnSettings, Settings
 from sync_job.consent.channels import FIELDS, Bytes, Ids, allowed, denied
 from sync_job.consent.diff import Holdings, no_lingering
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError
 from sync_job.exports import loader
 from sync_job.exports.loader import Export
@@ -40,7 +40,7 @@ def start(platform: str | Table, statements: Table, ungranted: Ids) -> Start:
     denial and nothing else: an error under-contacts.
     """
     if isinstance(platform, Table):
-        ids = np.union1d(statements.items()[0], platform.items()[0]).astype(np.int32)
+        ids = union(statements.items()[0], platform.items()[0])
         state = _without_blanks(platform.of(ids))
         says = statements.of(ids)
         grants = allowed(says) & ~allowed(state)

@@ -86,6 +86,7 @@ def _export_leg(
         export,
         known,
         state.ledger.withdrawn(),
+        state.ledger.obligations(),
         watch,
         laps,
         restrict_only=wish.restrict_only,

@@ -29,14 +29,14 @@ def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: b
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
         holdings, lingering, dead = view(state, settings)
-        withdrawn = state.ledger.withdrawn()
+        withdrawn, owed = state.ledger.withdrawn(), state.ledger.obligations()
     laps = Stopwatch()
     started = time.time()
     findings = Findings("plan", "", started)
     export, _ = decide.read(settings, watch, None, first_look=False)
     laps.lap("read")
     found = decide.decide(
-        settings, findings, export, (holdings, lingering), withdrawn, watch, laps, restrict_only=restrict_only
+        settings, findings, export, (holdings, lingering), withdrawn, owed, watch, laps, restrict_only=restrict_only
     )
     about = findings.kept() | {
         "made": started,
