@@ -108,9 +108,14 @@ def run(settings: Settings, *, restrict_only: bool = False, limit: int | None = 
     Raises:
         ConsentSyncError: what ended the run; `.exit_code` is what the command would have ended with.
     """
+    import structlog
+
+    from sync_job.cli import logs
     from sync_job.runs import night
     from sync_job.runs.watch import Watch
 
+    if not structlog.is_configured():
+        logs.configure("console", "warning")
     return night.run(settings, night.Wish(restrict_only=restrict_only, limit=limit), Watch())
 
 
