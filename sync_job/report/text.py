@@ -28,6 +28,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  grants nothing: {found['restrict_only']}"
     if export := found.get("export"):
         yield from export_lines(export)
+        if found["as_of"] == "none":
+            yield '  freshness  not checked ([export] as_of = "none")'
     if decisions := found.get("decided"):
         fates = _named(decisions, "unchanged", "waiting", "held", "blocked")
         yield f"  decided    {decisions['stated']:>12,} clients: {decisions['planned']:,} planned, {fates}"
