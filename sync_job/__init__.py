@@ -110,8 +110,7 @@ def run(settings: Settings, *, restrict_only: bool = False, limit: int | None = 
     """
     import structlog
 
-    from sync_job.cli import logs
-    from sync_job.runs import night
+    from sync_job.runs import logs, night
     from sync_job.runs.watch import Watch
 
     if not structlog.is_configured():

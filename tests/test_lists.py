@@ -98,5 +98,5 @@ def test_a_full_disk_is_told() -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(StorageError, match=r"/dev/full"):
-        lists._storing(full, lambda: full.write_text("x"))
+    with pytest.raises(StorageError, match=r"/dev/full"), lists._storing(full):
+        full.write_text("x")

@@ -11,11 +11,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
+
+if TYPE_CHECKING:
+    from sync_job.config import Settings
+    from sync_job.runs.watch import Watch
 
 app = typer.Typer(
     name="consent-sync",
@@ -57,19 +61,19 @@ def _global(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    from sync_job.cli import logs
+    from sync_job.runs import logs
 
     logs.configure(log_format, log_level or ("info" if log_format == "json" else "warning"))
 
 
-def _load(config: Path, export: str | None = None) -> Any:
+def _load(config: Path, export: str | None = None) -> "Settings":
     from sync_job import config as configuration
 
     flags: dict[str, Mapping[str, object]] = {"export": {"path": str(Path(export).absolute())}} if export else {}
     return configuration.load(config, **flags)
 
 
-def _watch(quiet: bool) -> Any:
+def _watch(quiet: bool) -> "Watch":
     if quiet or not sys.stderr.isatty():
         from sync_job.runs.watch import Watch
 

@@ -1,7 +1,8 @@
 """The lists beside the results: rejects as they were read, clients that the export no longer has, disagreeing rows."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ def open_private(path: Path) -> None:
     Raises:
         StorageError: when the disk does not take it.
     """
-    try:
+    with _storing(path):
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         path.touch(0o600)
         path.write_bytes(b"")
         path.chmod(0o600)
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise StorageError(f"{path}: {exc.strerror or exc}. Make room there or mend the mode, then run again.") from exc
 
@@ -50,7 +57,8 @@ class RejectsFile:
             table.column(name).cast(pa.string()) if name in table.column_names else pa.nulls(len(table), pa.string())
             for name in self._names
         ]
-        _storing(self.path, lambda: self._writer.write(pa.table(columns, names=self._names)))  # type: ignore[union-attr]
+        with _storing(self.path):
+            self._writer.write(pa.table(columns, names=self._names))
         room = REJECT_KEYS_KEPT - len(self.keys)
         for raw in table.column("reject_raw").slice(0, max(0, room)).to_pylist():
             self.keys.append(("reject", hashlib.sha256((raw or "").encode()).hexdigest()[:16]))
@@ -58,25 +66,25 @@ class RejectsFile:
     def close(self) -> None:
         """Complete the file."""
         if self._writer is not None:
-            writer = self._writer
-            _storing(self.path, writer.close)
+            with _storing(self.path):
+                self._writer.close()
 
 
 def write_clients(path: Path, ids: Ids) -> None:
     """Write a CSV file of clients; none for no clients."""
-    if not len(ids):
-        return
-    open_private(path)
-    _storing(path, lambda: pa.csv.write_csv(pa.table({"Client": pa.array(ids)}), str(path)))
+    _write(path, pa.table({"Client": pa.array(ids)}))
 
 
 def write_flags(path: Path, ids: Ids, values: Bytes) -> None:
     """Write a CSV file of clients and what is stated of them, in the columns that exports have; none for no clients."""
-    if not len(ids):
-        return
-    open_private(path)
-    table = flag_table(ids, values)
-    _storing(path, lambda: pa.csv.write_csv(table, str(path)))
+    _write(path, flag_table(ids, values))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    if len(table):
+        open_private(path)
+        with _storing(path):
+            pa.csv.write_csv(table, str(path))
 
 
 def flag_table(ids: Ids, values: Bytes) -> pa.Table:
@@ -86,10 +94,3 @@ def flag_table(ids: Ids, values: Bytes) -> pa.Table:
         meanings = pa.array([flags(byte)[place] for byte in range(256)], pa.bool_())
         found[field] = meanings.take(pa.array(values.astype(np.int32)))
     return pa.table(found)
-
-
-def _storing(path: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except OSError as exc:
-        raise StorageError(f"{path}: {exc.strerror or exc}. Make room there or mend the mode, then run again.") from exc

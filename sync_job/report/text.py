@@ -22,17 +22,13 @@ def summary(found: Mapping[str, Any]) -> str:
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['kind']} {found['run']} on {found['target']}"
-    for reason in found["reasons"]:
-        yield f"  ! {reason}"
-    if found["restrict_only"]:
-        yield f"  grants nothing: {found['restrict_only']}"
+    yield from _remarks(found)
     if export := found.get("export"):
         yield from export_lines(export)
         if found["as_of"] == "none":
             yield '  freshness  not checked ([export] as_of = "none")'
     if decisions := found.get("decided"):
-        fates = _named(decisions, "unchanged", "waiting", "held", "blocked")
-        yield f"  decided    {decisions['stated']:>12,} clients: {decisions['planned']:,} planned, {fates}"
+        yield _decided(decisions)
         if decisions["absent"]:
             yield f"  absent     {decisions['absent']:>12,} clients of the snapshot are not in the export (absent.csv)"
     yield from plan_lines(found)
@@ -45,6 +41,18 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found['seconds'].items())}"
     yield f"  report     {found['folder']}"
     yield f"exit {found['exit']}: {_EXITS.get(Exit(found['exit']), 'see docs/operating.md')}"
+
+
+def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
+    for reason in found["reasons"]:
+        yield f"  ! {reason}"
+    if found["restrict_only"]:
+        yield f"  grants nothing: {found['restrict_only']}"
+
+
+def _decided(decisions: Mapping[str, Any]) -> str:
+    fates = _named(decisions, "planned", "unchanged", "waiting", "held", "blocked")
+    return f"  decided    {decisions['stated']:>12,} clients: {fates}"
 
 
 def export_lines(export: Mapping[str, Any]) -> Iterator[str]:
@@ -86,14 +94,9 @@ def _plan(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"plan for {found['target']}: {found['requests']:,} requests; nothing was sent"
     for run in found["recovers"]:
         yield f"  run {run} died; what it left is counted as the next run will fold it"
-    for reason in found["reasons"]:
-        yield f"  ! {reason}"
-    if found["restrict_only"]:
-        yield f"  grants nothing: {found['restrict_only']}"
+    yield from _remarks(found)
     yield from export_lines(found["export"])
-    decisions = found["decided"]
-    fates = _named(decisions, "unchanged", "waiting", "held", "blocked")
-    yield f"  decided    {decisions['stated']:>12,} clients: {decisions['planned']:,} planned, {fates}"
+    yield _decided(found["decided"])
     yield from plan_lines(found)
     if found["least_seconds"]:
         yield f"  time       {found['least_seconds']:,.0f} s at least, by [delivery] max_rps"

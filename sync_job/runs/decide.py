@@ -10,20 +10,23 @@ from sync_job.errors import ConfigError, Exit
 from sync_job.exports import loader
 from sync_job.exports.blocks import Rejects
 from sync_job.exports.loader import Export
-from sync_job.report import counts
+from sync_job.report import counts, lists
 from sync_job.report.lists import RejectsFile
 from sync_job.runs.report import Findings, Stopwatch
 from sync_job.runs.watch import Watch
 
 
 def read(
-    settings: Settings, watch: Watch, rejects: Path | None, *, first_look: bool
+    settings: Settings, watch: Watch, folder: Path | None, *, first_look: bool
 ) -> tuple[Export, list[tuple[str, str]]]:
-    """Return the export, and the keys by which its rejects are known again; rejects are written to *rejects*."""
+    """Return the export, and the keys by which its rejects are known again.
+
+    Rejects and clients whose rows disagree are listed in *folder*.
+    """
     if not settings.export.path:
         raise ConfigError("No export: name it on the command line, or set [export] path.")
     watch.stage("reading")
-    file = RejectsFile(rejects) if rejects else None
+    file = RejectsFile(folder / "rejects.csv") if folder else None
 
     def keep(found: Rejects) -> None:
         if file:
@@ -41,6 +44,8 @@ def read(
     finally:
         if file:
             file.close()
+    if folder:
+        lists.write_flags(folder / "duplicates.csv", export.conflicting, export.statements.of(export.conflicting))
     return export, file.keys if file else []
 
 

@@ -13,10 +13,8 @@ from sync_job.consent.diff import Holdings, no_lingering
 from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError
 from sync_job.exports import loader
-from sync_job.exports.loader import Export
 from sync_job.ledger import files, lock
 from sync_job.ledger.state import State
-from sync_job.report import lists
 from sync_job.runs import decide, night, report
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
@@ -80,8 +78,7 @@ def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> R
     run = f"0001-{night.name_at(started)}"
     laps = Stopwatch()
     findings = Findings("init", run, started)
-    rejects = report.folder_of(settings, run) / "rejects.csv"
-    export, findings.reject_keys = decide.read(settings, watch, rejects, first_look=True)
+    export, findings.reject_keys = decide.read(settings, watch, report.folder_of(settings, run), first_look=True)
     findings.export = export.counts()
     laps.lap("read")
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else _dump(settings, platform, watch)
@@ -98,7 +95,6 @@ def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> R
     with lock.held(folder), State.create(folder, target, started) as state:
         findings.run = state.ledger.begin("init", started, night.name_at(started))
         _commit(state, findings.run, first.holdings, started)
-        _write_lists(settings, run, export)
         made = night.conclude(state, settings, findings, watch, laps)
         watch.end()
         return made
@@ -116,11 +112,6 @@ def _refuse_existing(folder: Path, target: str) -> None:
 def _commit(state: State, run: str, holdings: Holdings, now: float) -> None:
     none = tabulate(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8))
     state.commit_leg(run, 0, holdings=holdings, lingering=no_lingering(), now=now, closed=none)
-
-
-def _write_lists(settings: Settings, run: str, export: Export) -> None:
-    folder = report.folder_of(settings, run)
-    lists.write_flags(folder / "duplicates.csv", export.conflicting, export.statements.of(export.conflicting))
 
 
 def _dump(settings: Settings, path: str, watch: Watch) -> Table:

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Ids
 from sync_job.consent.diff import Rows, obligations
 from sync_job.errors import ConfigError, ExportError
-from sync_job.ledger import inbox, lock
+from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.runs import decide, leg, report
-from sync_job.runs.recover import recover
+from sync_job.runs.recover import holding
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
 
@@ -40,11 +39,7 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
     Raises:
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
-    settings_target = settings.endpoint.target
-    # Before the lock, so that a folder without state is not given one.
-    State.open(settings.state.path, settings_target, write=False).close()
-    with lock.held(settings.state.path), State.open(settings.state.path, settings_target, write=True) as state:
-        recover(state, settings)
+    with holding(settings) as state:
         started = time.time()
         findings = Findings("run", state.ledger.begin("run", started, name_at(started)), started)
         _log.info("run.started", run=findings.run)
@@ -77,7 +72,7 @@ def _export_leg(
     state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch, wish: Wish
 ) -> None:
     folder = report.folder_of(settings, findings.run)
-    export, findings.reject_keys = decide.read(settings, watch, folder / "rejects.csv", first_look=False)
+    export, findings.reject_keys = decide.read(settings, watch, folder, first_look=False)
     laps.lap("read")
     known = state.holdings(), state.ledger.lingering()
     found = decide.decide(
@@ -91,18 +86,12 @@ def _export_leg(
         laps,
         restrict_only=wish.restrict_only,
     )
-    lists.write_flags(folder / "duplicates.csv", export.conflicting, export.statements.of(export.conflicting))
     if settings.export.kind == "full":
-        write_absent(settings, findings.run, found.absent)
+        lists.write_clients(folder / "absent.csv", found.absent)
     rows = found.rows
     del export, known, found
     send(state, settings, findings, watch, 1, rows, wish.limit)
     laps.lap("deliver")
-
-
-def write_absent(settings: Settings, run: str, absent: Ids) -> None:
-    """List the clients of the snapshot that a full export no longer has."""
-    lists.write_clients(report.folder_of(settings, run) / "absent.csv", absent)
 
 
 def send(

@@ -9,7 +9,7 @@ from sync_job.ledger import lock, tables
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
 from sync_job.runs import decide, night
-from sync_job.runs.recover import recover, view
+from sync_job.runs.recover import holding, view
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
 
@@ -87,9 +87,7 @@ def apply(settings: Settings, path: Path, watch: Watch) -> Report:
         raise ConfigError(f"{path}: planned with restate = {about['restate']!r}. {again}")
     if not 0 <= time.time() - about["made"] <= VALID_S:
         raise ConfigError(f"{path}: older than {VALID_S // 3600} hours, or from the future. {again}")
-    State.open(settings.state.path, target, write=False).close()
-    with lock.held(settings.state.path), State.open(settings.state.path, target, write=True) as state:
-        recover(state, settings)
+    with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
         started = time.time()

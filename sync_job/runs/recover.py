@@ -3,6 +3,8 @@
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -10,7 +12,7 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.diff import Holdings, Lingering
 from sync_job.errors import Exit
-from sync_job.ledger import tables
+from sync_job.ledger import lock, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
 from sync_job.runs import leg as legs
@@ -44,6 +46,21 @@ def recover(state: State, settings: Settings) -> list[Report]:
         _log.warning("run.recovered", run=run.run, kind=run.kind)
         found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time()))
     return found
+
+
+@contextmanager
+def holding(settings: Settings) -> Iterator[State]:
+    """Hold the lock of the target's state, with what dead runs left finished, while the block runs.
+
+    Raises:
+        StateError, BusyError: when there is no such state, or another run holds it.
+    """
+    folder, target = settings.state.path, settings.endpoint.target
+    # Before the lock, so that a folder without state is not given one.
+    State.open(folder, target, write=False).close()
+    with lock.held(folder), State.open(folder, target, write=True) as state:
+        recover(state, settings)
+        yield state
 
 
 def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[str]]:
