@@ -40,6 +40,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, and no summary of a run that went well.")
 ]
+UntilOption = Annotated[
+    str, typer.Option(metavar="HH:MM", help="Have the last answer by then, in [run] timezone; the rest is deferred.")
+]
 RestrictOption = Annotated[bool, typer.Option("--restrict-only", help="Deny what has to be denied, and grant nothing.")]
 
 
@@ -71,6 +74,15 @@ def _load(config: Path, export: str | None = None) -> "Settings":
 
     flags: dict[str, Mapping[str, object]] = {"export": {"path": str(Path(export).absolute())}} if export else {}
     return configuration.load(config, **flags)
+
+
+def _time_of_day(text: str) -> str:
+    from sync_job.config import clock_time
+
+    try:
+        return text and f"{clock_time(text):%H:%M}"
+    except ValueError as exc:
+        raise ConfigError(f"--until: {exc}.") from exc
 
 
 def _watch(quiet: bool) -> "Watch":
@@ -147,6 +159,7 @@ def run(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
     ] = None,
+    until: UntilOption = "",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -157,7 +170,8 @@ def run(
     from sync_job.runs import night
 
     settings = _load(config, export)
-    report = night.run(settings, night.Wish(restrict_only=restrict_only, limit=limit), _watch(quiet))
+    wish = night.Wish(restrict_only=restrict_only, limit=limit, until=_time_of_day(until))
+    report = night.run(settings, wish, _watch(quiet))
     _tell(report.summary, as_json=as_json, quiet=quiet)
 
 
@@ -189,6 +203,7 @@ def plan(
 def apply(
     path: Annotated[Path, typer.Argument(metavar="PLAN", help="What `plan -o` wrote.")],
     config: ConfigOption,
+    until: UntilOption = "",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -198,7 +213,7 @@ def apply(
     """
     from sync_job.runs import planning
 
-    report = planning.apply(_load(config), path, _watch(quiet))
+    report = planning.apply(_load(config), path, _watch(quiet), _time_of_day(until))
     _tell(report.summary, as_json=as_json, quiet=quiet)
 
 
@@ -352,6 +367,12 @@ def standin(
     stall_every: Annotated[
         int | None, typer.Option(min=1, help="Every Nth request is applied and not answered.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Serve so many requests at once; 0 for any number.")] = 0,
+    service_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that serving one takes a worker.")] = 0,
+    queue: Annotated[int, typer.Option(min=0, help="So many wait for a worker; one more is answered 503.")] = 1000,
+    max_rps: Annotated[
+        float, typer.Option(min=0, help="More requests a second are answered 429; 0 for any number.")
+    ] = 0,
     record: Annotated[Path | None, typer.Option(help="Keep what is held in this CSV file.")] = None,
 ) -> None:
     """Run a stand-in of the platform on loopback, until it is interrupted.
@@ -370,6 +391,10 @@ def standin(
         jitter_ms=jitter_ms,
         unknown_every=unknown_every,
         every={fault: number for fault, number in every.items() if number},
+        workers=workers,
+        service_ms=service_ms,
+        queue=queue,
+        max_rps=max_rps,
         keep_log=False,
     )
     try:

@@ -4,9 +4,12 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack
 
-from sync_job.standin.options import Options
+from sync_job.standin.capacity import Counts
+from sync_job.standin.logins import Logins
+from sync_job.standin.options import Capacity, Options
 from sync_job.standin.platform import Platform
 from sync_job.standin.server import Endpoint, listening, recording
 
@@ -39,6 +42,33 @@ class Standin:
     def requests(self) -> int:
         """How many updates have arrived, whatever became of them."""
         return self._endpoint.requests
+
+    @property
+    def logins(self) -> Logins:
+        """Who got tokens, and how many."""
+        return self._endpoint.logins
+
+    @property
+    def login_requests(self) -> int:
+        """How many requests for a token have arrived, whatever became of them."""
+        return self._endpoint.login_requests
+
+    @property
+    def counts(self) -> Counts:
+        """A copy of what became of them so far."""
+        return replace(self._endpoint.counts)
+
+    def capacity(self, **changed: Unpack[Capacity]) -> None:
+        """Go on with these options of capacity, from now on; the others stay as they are.
+
+        Raises:
+            ValueError: when one makes no sense; then nothing has changed.
+        """
+
+        async def change() -> None:
+            self._endpoint.capacity(**changed)
+
+        self._call(change())
 
     def start(self) -> None:
         """Take requests, on the port of before if there was one; nothing changes if it does already.

@@ -1,7 +1,8 @@
 """The stand-in's HTTP side: what is answered to a request, and what a fault does to its connection.
 
 `respond` is the hot path: a few thousand requests a second on one core. What a body means is left to `bodies.py`,
-what it changes to `platform.py`, which request meets which fault to `faults.py`.
+what it changes to `platform.py`, which request meets which fault to `faults.py`, how many are served to `capacity.py`,
+who gets a token to `logins.py`.
 """
 
 import asyncio
@@ -9,18 +10,24 @@ import json
 import signal
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Unpack
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from sync_job.standin import answers, bodies
+from sync_job.standin.capacity import Counts, Workers
 from sync_job.standin.contract import Answer, BindError, MediaTypeError, Update
 from sync_job.standin.faults import Fault
-from sync_job.standin.options import Options
+from sync_job.standin.logins import REFUSED
+from sync_job.standin.options import Capacity, Options
 from sync_job.standin.platform import Platform
 from sync_job.standin.record import keep
 
@@ -28,6 +35,7 @@ ENDPOINT = "/api/client/ClientUpdateCommunication"
 STATE = "/standin/state"
 REQUESTS = "/standin/requests"
 LOGIN = "/standin/login"
+TOKENS = "/managerlogin"  # in lower case, as paths are told apart here
 
 _ENDPOINT_LOWER = ENDPOINT.lower()
 _PAGE = "<!DOCTYPE html><html><head><title>Техническое обслуживание</title></head><body></body></html>"
@@ -62,8 +70,24 @@ class Endpoint:
         self.options = options
         self.platform: Platform = options.platform()
         self.requests = 0
+        self.counts = Counts()
+        self.logins = options.logins()
+        self.login_requests = 0
+        self._workers = Workers(options.service(), clock=time.monotonic, call_later=_call_later, seed=options.seed)
+        self._rate = options.rate(time.monotonic)
+        self._bar = options.bar(time.monotonic)
         self._schedule = options.schedule()
         self._answered: WeakKeyDictionary[asyncio.Transport, int] = WeakKeyDictionary()
+
+    def capacity(self, **changed: Unpack[Capacity]) -> None:
+        """Go on with these options, from within the event loop.
+
+        Raises:
+            ValueError: when one makes no sense; then nothing has changed.
+        """
+        self.options = replace(self.options, **changed)
+        self._workers.change(self.options.service())
+        self._rate.change(self.options.max_rps, self.options.burst)
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; cancelled when the client has gone."""
@@ -71,19 +95,50 @@ class Endpoint:
         if path.endswith(_ENDPOINT_LOWER):
             if request.method != "POST":
                 return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
-            response = await self._update(request)
+            self.counts.enter()
+            try:
+                response = await self._update(request)
+            finally:
+                self.counts.leave()
             if self.options.requests_per_connection:
                 await self._count(request, response)
             return response
+        if path.endswith(TOKENS) and request.method == "POST" and self.logins:
+            return await self._log_in(request)
         if request.method == "GET":
             return self._show(path)
         return web.Response(status=HTTPStatus.NOT_FOUND)
+
+    async def _log_in(self, request: web.BaseRequest) -> web.Response:
+        """Answer a request for a token; `login_requests` counts them, as `requests` does updates."""
+        self.login_requests += 1
+        form = await request.post()
+        number = self.login_requests
+        planned = self.options.login_statuses
+        status = planned[number - 1] if number <= len(planned) else 0
+        if status:
+            headers = {"Retry-After": str(self.options.retry_after_s)} if status in {429, 503} else {}
+            return web.Response(status=status, headers=headers | ({"Location": LOGIN} if 300 <= status < 400 else {}))
+        given = self.logins.grant({name: value for name, value in form.items() if isinstance(value, str)})
+        return web.Response(
+            text=json.dumps(given or REFUSED, ensure_ascii=False),
+            status=HTTPStatus.OK if given else HTTPStatus.BAD_REQUEST,
+            content_type="application/json",
+            charset="utf-8",
+        )
+
+    def _authorised(self, authorization: str | None) -> bool:
+        token = self.options.bearer_token
+        if token is None and not self.logins:
+            return True
+        return (token is not None and authorization == f"Bearer {token}") or self.logins.admits(authorization)
 
     def _show(self, path: str) -> web.Response:
         if path.endswith(STATE):
             return web.Response(text=self.platform.csv(), content_type="text/csv", charset="utf-8")
         if path.endswith(REQUESTS):
             counts = {"requests": self.requests, "entries": self.platform.entries}
+            counts |= {**asdict(self.counts), "turned_away": self.counts.turned_away}
             return web.Response(text=json.dumps(counts), content_type="application/json", charset="utf-8")
         if path.endswith(LOGIN):
             return _html()
@@ -92,9 +147,12 @@ class Endpoint:
     async def _update(self, request: web.BaseRequest) -> web.Response:
         self.requests += 1
         number = self.requests
+        shut_out = self._shut_out(request)
         body = await request.read()
-        token = self.options.bearer_token
-        if token is not None and request.headers.get("Authorization") != f"Bearer {token}":
+        if shut_out is not None:
+            await asyncio.sleep(self._schedule.delay_s(number))
+            return shut_out
+        if not self._authorised(request.headers.get("Authorization")):
             return _unauthorised()
         try:
             update = bodies.parse(request.content_type, body)
@@ -104,31 +162,49 @@ class Endpoint:
             return web.Response(status=HTTPStatus.BAD_REQUEST)
         fault = self._schedule.choose(number, update.client)
         answer = await self._settle(update, fault, self._schedule.delay_s(number))
+        if answer is None:
+            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
         if fault is None or fault is Fault.REFUSE:
             media = answers.negotiate(request.headers.get("Accept", "*/*"))
             return web.Response(body=answers.write(answer, media), headers={"Content-Type": f"{media}; charset=utf-8"})
         return await self._spoil(request, fault)
 
-    async def _settle(self, update: Update, fault: Fault | None, delay_s: float) -> Answer:
-        """Return the answer after *delay_s*, with the update applied if the fault lets it be."""
-        loop = asyncio.get_running_loop()
-        if fault in _APPLIED:
-            if not delay_s:
-                return self.platform.apply(update)
-            # A timer, not a sleep: a client that gives up cancels this coroutine, and its update is still applied.
-            settled: asyncio.Future[Answer] = loop.create_future()
-            loop.call_later(delay_s, self._apply_into, update, settled)
-            return await settled
-        if fault is Fault.LATE:
-            loop.call_later(delay_s + self.options.late_s, self.platform.apply, update)
-        elif delay_s:
-            await asyncio.sleep(delay_s)
-        return self.options.refusal
+    def _shut_out(self, request: web.BaseRequest) -> web.Response | None:
+        """Return what is answered to one request too many, before anything of it is looked at; none lets it in."""
+        if self._bar.stops(request.remote or ""):
+            self.counts.barred += 1
+            return web.Response(status=HTTPStatus.FORBIDDEN)
+        if self._rate.admits():
+            return None
+        self.counts.over_rate += 1
+        wait = self.options.rate_retry_after_s
+        return web.Response(status=self.options.rate_status, headers={} if wait is None else {"Retry-After": str(wait)})
 
-    def _apply_into(self, update: Update, settled: asyncio.Future[Answer]) -> None:
-        answer = self.platform.apply(update)
-        if not settled.done():
-            settled.set_result(answer)
+    async def _settle(self, update: Update, fault: Fault | None, delay_s: float) -> Answer | None:
+        """Return the answer when the turn of *update* has come, *delay_s* later or more; none for a full queue."""
+        if not delay_s and not self.options.workers:
+            return self._serve(update, fault)
+        # Timers, not a sleep: a client that gives up cancels this coroutine, and its update still takes its turn.
+        settled: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        if delay_s:
+            _call_later(delay_s, partial(self._take, update, fault, settled))
+        else:
+            self._take(update, fault, settled)
+        return await settled
+
+    def _take(self, update: Update, fault: Fault | None, settled: asyncio.Future[Answer | None]) -> None:
+        if not self._workers.take(lambda: _set(settled, self._serve(update, fault))):
+            self.counts.queue_full += 1
+            _set(settled, None)
+
+    def _serve(self, update: Update, fault: Fault | None) -> Answer:
+        """Return the answer, with the update applied if the fault lets it be."""
+        self.counts.served += 1
+        if fault in _APPLIED:
+            return self.platform.apply(update)
+        if fault is Fault.LATE:
+            _call_later(self.options.late_s, partial(self.platform.apply, update))
+        return self.options.refusal
 
     async def _spoil(self, request: web.BaseRequest, fault: Fault) -> web.Response:
         """Do to the connection what *fault* says, or return the answer that it gives."""
@@ -162,6 +238,16 @@ class Endpoint:
         await response.prepare(request)
         await response.write_eof()
         transport.close()
+
+
+def _call_later(delay_s: float, call: Callable[[], object]) -> None:
+    # The loop is known only when a request is there: an endpoint is made before it, and in another thread.
+    asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def _set(settled: asyncio.Future[Answer | None], answer: Answer | None) -> None:
+    if not settled.done():  # The client has given up.
+        settled.set_result(answer)
 
 
 def _html() -> web.Response:
