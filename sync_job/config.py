@@ -4,9 +4,12 @@ One section a consumer, which gets its own section and no more. `docs/configurat
 """
 
 import difflib
+import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -20,8 +23,31 @@ from sync_job.consent.channels import FIELDS
 from sync_job.errors import ConfigError
 
 PREFIX = "CONSENT_SYNC__"
-_PATHS = (("export", "path"), ("state", "path"), ("state", "keys"), ("report", "path"))
-_SECRETS = (("endpoint", "token"), ("endpoint", "auth", "bearer"))
+_PATHS = (
+    ("export", "path"),
+    ("endpoint", "tls", "ca"),
+    ("endpoint", "tls", "certificate"),
+    ("endpoint", "tls", "key"),
+    ("state", "path"),
+    ("state", "keys"),
+    ("report", "path"),
+)
+_SECRETS = (
+    ("endpoint", "token"),
+    ("endpoint", "proxy_auth"),
+    ("endpoint", "auth", "bearer"),
+    ("endpoint", "auth", "password"),
+    ("endpoint", "tls", "key_password"),
+)
+_SECRET_HEADERS = f"{PREFIX}ENDPOINT__SECRET_HEADERS"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 7230
+_VARIABLE_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a header whose value is in a variable
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab: a line's end would begin another header
+# What the program or the connection writes itself; a second one would contradict it.
+_RESERVED = frozenset({
+    *("accept", "authorization", "connection", "content-length", "content-type", "expect", "host", "keep-alive"),
+    *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+})  # fmt: skip
 
 
 def _zone(name: str) -> str:
@@ -47,11 +73,91 @@ def _base_url(url: str) -> str:
     return f"{parts.scheme}://{host}{f':{port}' if port and port != default else ''}{parts.path.rstrip('/')}"
 
 
+def _proxy(url: str) -> str:
+    """Return the address of a proxy without a slash at the end; "" for none."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError("the port is no number") from exc
+    if parts.username or parts.password:
+        raise ValueError(
+            f"credentials do not belong into the address: set {PREFIX}ENDPOINT__PROXY_AUTH to user:password"
+        )
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise ValueError("not of the form http://host:port")
+    if parts.path.rstrip("/") or parts.query or parts.fragment:
+        raise ValueError("a proxy's address ends with its port")
+    return url.rstrip("/")
+
+
+def _path_of_url(path: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", path) or "?" in path or "#" in path:
+        raise ValueError("not the path of an address: it begins with / and has no blank, query or fragment")
+    return path
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    seen: set[str] = set()
+    for name, value in headers.items():
+        _check_header(name, seen)
+        if _CONTROL.search(value):
+            raise ValueError(f"the value of {name} has a line's end or another control character")
+    return headers
+
+
+def _check_header(name: str, seen: set[str]) -> None:
+    """Refuse a *name* that no header of ours can have, and add it to *seen*.
+
+    Raises:
+        ValueError: saying why.
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a header")
+    if name.lower() in _RESERVED:
+        raise ValueError(f"{name} is written by consent-sync itself, or by the connection")
+    if name.lower() in seen:
+        raise ValueError(f"{name} is there twice; case does not tell headers apart")
+    seen.add(name.lower())
+
+
+def _loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _window(text: str) -> str:
+    """Return *text*, which says from when until when: "HH:MM-HH:MM", or nothing."""
+    if text:
+        begin, _, end = text.partition("-")
+        if clock_time(begin) == clock_time(end):
+            raise ValueError(f"{text!r} begins when it ends")
+    return text
+
+
+def clock_time(text: str) -> time:
+    """Return a time of day that is written "HH:MM".
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text.strip()):
+        raise ValueError(f"{text!r} is no time of day, as 06:00")
+    return time.fromisoformat(text.strip())
+
+
 def _codes(value: object) -> object:
     return [part for part in value.replace(",", " ").split() if part] if isinstance(value, str) else value
 
 
 Codes = Annotated[tuple[int, ...], BeforeValidator(_codes)]
+# In the environment "" is how a path is taken back.
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 
 
 class _Section(BaseModel):
@@ -106,8 +212,34 @@ class ExportSettings(_Section):
 class AuthSettings(_Section):
     """How a request is authorised."""
 
-    kind: Literal["none", "bearer"] = Field("none", description="bearer: a fixed token in the Authorization header")
+    kind: Literal["none", "bearer", "password"] = Field(
+        "none",
+        description="bearer: a fixed token in the Authorization header; password: tokens that a login gives",
+    )
     bearer: SecretStr | None = Field(None, description="the bearer token; from the environment or a file only")
+    login_path: Annotated[str, AfterValidator(_path_of_url)] = Field(
+        "/ManagerLogin", description="where tokens are asked for, behind base_url"
+    )
+    username: str = Field("", description="who logs in")
+    password: SecretStr | None = Field(None, description="of that user; from the environment or a file only")
+
+
+class TlsSettings(_Section):
+    """Whom to trust over https, and who we are."""
+
+    ca: OptionalPath = Field(None, description="certificates in PEM that are trusted instead of the system's")
+    certificate: OptionalPath = Field(None, description="our certificate and its chain in PEM")
+    key: OptionalPath = Field(None, description="its key in PEM, unless the certificate's file has it")
+    key_password: SecretStr | None = Field(
+        None, description="what the key is encrypted with; from the environment or a file only"
+    )
+
+
+class SecretHeader(_Section):
+    """A header whose value is a secret."""
+
+    name: str
+    value: SecretStr
 
 
 class EndpointSettings(_Section):
@@ -132,7 +264,30 @@ class EndpointSettings(_Section):
     token: Annotated[
         SecretStr | None, Field(description="the body's Token, an integer; from the environment or a file only")
     ] = None
+    allow_plain_http: bool = Field(
+        False, description="whether consent, tokens and passwords may cross a network unencrypted"
+    )
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(
+        {}, description="further headers of each request, which are no secrets"
+    )
+    secret_headers: tuple[SecretHeader, ...] = Field(
+        (), description="names of headers whose values come from the environment or files only"
+    )
+    proxy: Annotated[str, AfterValidator(_proxy)] = Field(
+        "", description='the proxy that requests go through, as http://host:port; "" for none'
+    )
+    proxy_auth: Annotated[
+        SecretStr | None, Field(description="user:password for the proxy; from the environment or a file only")
+    ] = None
     auth: AuthSettings = Field(default_factory=lambda: AuthSettings.model_validate({}))
+    tls: TlsSettings = Field(default_factory=lambda: TlsSettings.model_validate({}))
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether requests leave this machine unencrypted: over http, to another one or through its proxy."""
+        if self.base_url.startswith("https:"):
+            return False
+        return not (_loopback(self.base_url) and (not self.proxy or _loopback(self.proxy)))
 
     @property
     def target(self) -> str:
@@ -141,9 +296,11 @@ class EndpointSettings(_Section):
 
 
 class DeliverySettings(_Section):
-    """How hard a run may push."""
+    """How hard a run may push, and when."""
 
-    max_concurrency: int = Field(16, ge=1, le=1000, description="requests in flight at once, at most")
+    max_concurrency: int = Field(
+        64, ge=1, le=1000, description="requests in flight at once, at most; how many do well, the run finds out"
+    )
     max_rps: float = Field(0, ge=0, description="requests a second, at most; 0 for no ceiling")
     attempts: int = Field(
         5, ge=1, le=100, description="requests a row, at most; those answered 429 or 503 do not count"
@@ -156,6 +313,15 @@ class DeliverySettings(_Section):
         600,
         gt=0,
         description="seconds without any good answer, after which the run stops and leaves the rest to the next",
+    )
+    drain_s: float = Field(
+        30, ge=0, le=600, description="seconds that requests in flight may still take when a run is asked to end"
+    )
+    canary: int = Field(
+        20, ge=0, le=1000, description="first rows that go one at a time, and stop the run if all are refused alike"
+    )
+    window: Annotated[str, AfterValidator(_window)] = Field(
+        "", description='when an export may be sent, as "01:00-06:00" in [run] timezone; "" for always'
     )
 
 
@@ -216,7 +382,7 @@ class _Environment(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in os.environ.items():
-            if not name.upper().startswith(PREFIX):
+            if not name.upper().startswith(PREFIX) or name.upper().startswith(f"{_SECRET_HEADERS}__"):
                 continue
             parts = name[len(PREFIX) :].lower().split("__")
             from_file = parts[-1].endswith("_file") and (*parts[:-1], parts[-1].removesuffix("_file")) in _SECRETS
@@ -283,19 +449,78 @@ def load(file: Path, **flags: Mapping[str, object]) -> Settings:
                 f"{file}: [{'.'.join(path[:-1])}] {path[-1]} is a secret and does not belong into the file: "
                 f"set {variable}, or {variable}_FILE to the path of a file that holds it."
             )
-    for section, key in _PATHS:
-        inner = content.setdefault(section, {})
-        if isinstance(inner, dict):
-            default = section_of(Settings.model_fields[section])
-            value = inner.get(key, default.model_fields[key].default if default else "")
-            if value and isinstance(value, str | Path):
-                inner[key] = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+    for path in _PATHS:
+        _resolve(content, path, file.parent.absolute())
+    content = _over(_over(content, _Environment(Settings)()), flags)
+    endpoint = content.get("endpoint")
+    if isinstance(endpoint, dict):
+        content["endpoint"] = endpoint | {"secret_headers": _secret_headers(file, endpoint)}
     try:
-        settings = Settings(**_over(_over(content, _Environment(Settings)()), flags))
+        settings = Settings(**content)
     except ValidationError as exc:
         raise ConfigError("\n".join(_explain(file, exc))) from exc
     _check(file, settings)
     return settings
+
+
+def _resolve(content: dict[str, Any], path: tuple[str, ...], folder: Path) -> None:
+    """Make the path that a key holds, or its default, one from the root; a relative one begins at *folder*."""
+    *sections, key = path
+    fields, place = Settings.model_fields, content
+    for section in sections:
+        inner = section_of(fields[section])
+        assert inner is not None  # noqa: S101 - _PATHS names keys in sections
+        fields, place = inner.model_fields, place.setdefault(section, {})
+        if not isinstance(place, dict):
+            return
+    value = place.get(key, fields[key].default)
+    if value and isinstance(value, str | Path):
+        place[key] = os.path.normpath(folder / Path(value).expanduser())
+
+
+def _secret_headers(file: Path, endpoint: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the headers that `[endpoint] secret_headers` names, each with its value from the environment.
+
+    Raises:
+        ConfigError: for a name that no header can have, one without a value, and a value without a name.
+    """
+    place = f"{file}: [endpoint] secret_headers"
+    names = endpoint.get("secret_headers", [])
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f'{place}: not a list of names, as ["X-Api-Key"]; values come from {_SECRET_HEADERS}__….')
+    given = {name.upper(): name for name in os.environ if name.upper().startswith(f"{_SECRET_HEADERS}__")}
+    plain = endpoint.get("headers")
+    seen = {name.lower() for name in plain} if isinstance(plain, dict) else set[str]()
+    variables: dict[str, str] = {}
+    for name in names:
+        try:
+            _check_header(name, seen)
+        except ValueError as exc:
+            raise ConfigError(f"{place}: {exc}.") from exc
+        variable = f"{_SECRET_HEADERS}__{name.upper().replace('-', '_')}"
+        if not _VARIABLE_NAME.fullmatch(name) or variable in variables:
+            raise ConfigError(f"{place}: {name!r} has no variable of its own: use letters, digits and - in its name.")
+        variables[variable] = name
+    found = []
+    for variable, name in variables.items():
+        # A name that ends in -File is a header like any other: only what no header claims names a file.
+        value = os.environ[given.pop(variable)] if variable in given else None
+        if value is None and f"{variable}_FILE" in given and f"{variable}_FILE" not in variables:
+            source = given.pop(f"{variable}_FILE")
+            value = _secret_file(source, os.environ[source])
+        if not value:
+            raise ConfigError(f"{place}: {name} needs {variable}, or {variable}_FILE.")
+        if _CONTROL.search(value):
+            raise ConfigError(f"{variable} has a line's end or another control character, which no header can have.")
+        found.append({"name": name, "value": value})
+    if given:
+        raise ConfigError(
+            f"environment variable {min(given.values())} belongs to no header: name it in [endpoint] secret_headers, "
+            "or unset it."
+        )
+    return found
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,7 +601,33 @@ def _check(file: Path, settings: Settings) -> None:
             int(token.get_secret_value())
         except ValueError:
             raise ConfigError(f"{PREFIX}ENDPOINT__TOKEN is not an integer, as the platform's Token is.") from None
-    auth = settings.endpoint.auth
-    if auth.kind == "bearer" and (auth.bearer is None or not auth.bearer.get_secret_value()):
-        name = f"{PREFIX}ENDPOINT__AUTH__BEARER"
-        raise ConfigError(f'{file}: [endpoint.auth] kind = "bearer" needs {name}, or {name}_FILE.')
+    _check_auth(file, settings.endpoint.auth)
+    _check_connection(file, settings.endpoint)
+
+
+def _check_auth(file: Path, auth: AuthSettings) -> None:
+    if auth.kind == "none":
+        return
+    if auth.kind == "password" and not auth.username:
+        raise ConfigError(f'{file}: [endpoint.auth] kind = "password" needs username.')
+    name = f"{PREFIX}ENDPOINT__AUTH__{'BEARER' if auth.kind == 'bearer' else 'PASSWORD'}"
+    secret = auth.bearer if auth.kind == "bearer" else auth.password
+    if secret is None or not secret.get_secret_value():
+        raise ConfigError(f'{file}: [endpoint.auth] kind = "{auth.kind}" needs {name}, or {name}_FILE.')
+    if auth.kind == "bearer" and _CONTROL.search(secret.get_secret_value()):
+        raise ConfigError(f"{name} has a line's end or another control character, which no header can have.")
+
+
+def _check_connection(file: Path, endpoint: EndpointSettings) -> None:
+    if endpoint.in_the_clear and not endpoint.allow_plain_http:
+        raise ConfigError(
+            f"{file}: [endpoint] base_url: {endpoint.base_url} is plain http, so that clients' ids, their consent and "
+            "every token or password could be read and changed on the way. Use https, or say allow_plain_http = true "
+            "if the network is yours to the last cable."
+        )
+    if endpoint.tls.key and not endpoint.tls.certificate:
+        raise ConfigError(f"{file}: [endpoint.tls] key needs certificate: a key alone says nothing of who we are.")
+    name = f"{PREFIX}ENDPOINT__PROXY_AUTH"
+    proxy_auth = endpoint.proxy_auth.get_secret_value() if endpoint.proxy_auth else None
+    if proxy_auth is not None and (":" not in proxy_auth or _CONTROL.search(proxy_auth)):
+        raise ConfigError(f"{name} is not of the form user:password.")

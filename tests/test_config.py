@@ -84,6 +84,14 @@ def test_unknown_key_of_a_nested_section_names_the_nearest(file: Path) -> None:
         ('[report]\nresults = "xlsx"\n', "[report] results"),
         ("[report]\ntolerate = 2\n", "[report] tolerate"),
         ('[export.columns]\nClient = ""\n', "[export.columns] Client"),
+        ('allow_plain_http = "perhaps"\n', "[endpoint] allow_plain_http"),
+        ("headers = { X-Tenant = 1 }\n", "[endpoint.headers] X-Tenant"),
+        ('headers = "X-Tenant: 1"\n', "[endpoint] headers"),
+        ('proxy = "proxy.example.com:3128"\n', "[endpoint] proxy"),
+        ('[endpoint.auth]\nkind = "basic"\n', "[endpoint.auth] kind"),
+        ('[endpoint.auth]\nlogin_path = "ManagerLogin"\n', "[endpoint.auth] login_path"),
+        ("[endpoint.auth]\nusername = 3\n", "[endpoint.auth] username"),
+        ("[endpoint.tls]\nca = 3\n", "[endpoint.tls] ca"),
     ],
 )
 def test_wrong_value_names_file_section_and_key(file: Path, text: str, key: str) -> None:
@@ -172,6 +180,9 @@ def test_wrong_value_of_a_variable_names_the_variable(file: Path, monkeypatch: p
     [
         ("token = 42\n", "CONSENT_SYNC__ENDPOINT__TOKEN"),
         ('[endpoint.auth]\nbearer = "hush"\n', "CONSENT_SYNC__ENDPOINT__AUTH__BEARER"),
+        ('[endpoint.auth]\npassword = "hush"\n', "CONSENT_SYNC__ENDPOINT__AUTH__PASSWORD"),
+        ('[endpoint.tls]\nkey_password = "hush"\n', "CONSENT_SYNC__ENDPOINT__TLS__KEY_PASSWORD"),
+        ('proxy_auth = "user:hush"\n', "CONSENT_SYNC__ENDPOINT__PROXY_AUTH"),
     ],
 )
 def test_secrets_are_refused_in_the_file(file: Path, text: str, variable: str) -> None:
@@ -262,7 +273,7 @@ def test_keys_beside_the_state_are_fine(file: Path) -> None:
     ("url", "normal"),
     [
         ("HTTPS://Loyalty.Example.com:443/Partner/", "https://loyalty.example.com/Partner"),
-        ("http://loyalty.example.com:80", "http://loyalty.example.com"),
+        ("http://localhost:80", "http://localhost"),
         ("http://127.0.0.1:8089/", "http://127.0.0.1:8089"),
         ("https://[2001:DB8::1]:8443/x", "https://[2001:db8::1]:8443/x"),
     ],
@@ -323,3 +334,211 @@ def test_section_that_is_a_value_is_named(file: Path) -> None:
     file.write_text("state = 1\n" + LEAST)
     with pytest.raises(ConfigError, match=re.escape("[state]")):
         config.load(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable"),
+    [("bearer", "CONSENT_SYNC__ENDPOINT__AUTH__BEARER"), ("password", "CONSENT_SYNC__ENDPOINT__AUTH__PASSWORD")],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_auth_without_its_secret_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch, kind: str, variable: str, empty: bool
+) -> None:
+    """The error names where the secret is to come from; an empty one is none."""
+    if empty:
+        monkeypatch.setenv(variable, "")
+    said = wrong(file, f'[endpoint.auth]\nkind = "{kind}"\nusername = "robot"\n')
+    assert f'[endpoint.auth] kind = "{kind}" needs {variable}, or {variable}_FILE.' in said
+
+
+def test_password_without_a_user_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the key."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__AUTH__PASSWORD", "hush")
+    said = wrong(file, '[endpoint.auth]\nkind = "password"\n')
+    assert 'kind = "password" needs username' in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize("path", ["ManagerLogin", "", "/Manager Login", "/login?a=1", "/login#a", "https://x/login"])
+def test_login_path_that_is_no_path_is_refused(file: Path, path: str) -> None:
+    """It is put behind base_url as it stands."""
+    assert "[endpoint.auth] login_path: not the path" in wrong(file, f'[endpoint.auth]\nlogin_path = "{path}"\n')
+
+
+def test_bearer_with_a_line_end_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin another header; the error does not show it."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__AUTH__BEARER", "hush\r\nX: y")
+    said = wrong(file, '[endpoint.auth]\nkind = "bearer"\n')
+    assert "CONSENT_SYNC__ENDPOINT__AUTH__BEARER has a line's end" in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ('{ "X Tenant" = "1" }', "'X Tenant' is no name of a header"),
+        ('{ "" = "1" }', "'' is no name of a header"),
+        ('{ X-Tenant = "1\\r\\nX: y" }', "the value of X-Tenant has a line's end"),
+        ('{ X-Tenant = "1", x-tenant = "2" }', "x-tenant is there twice"),
+        *(
+            (f'{{ {name} = "1" }}', f"{name} is written by consent-sync itself")
+            for name in ("Host", "content-length", "Content-Type", "ACCEPT", "Authorization", "Connection")
+        ),
+        ('{ Transfer-Encoding = "1" }', "Transfer-Encoding is written by consent-sync itself"),
+        ('{ Proxy-Authorization = "1" }', "Proxy-Authorization is written by consent-sync itself"),
+    ],
+)
+def test_header_that_cannot_be_is_refused(file: Path, headers: str, said: str) -> None:
+    """The error names the header and why."""
+    assert f"[endpoint] headers: {said}" in wrong(file, f"headers = {headers}\n")
+
+
+def test_headers_are_kept_as_written(file: Path) -> None:
+    """Their names keep their case."""
+    file.write_text(LEAST + '[endpoint.headers]\nX-Tenant = "a b"\n')
+    assert config.load(file).endpoint.headers == {"X-Tenant": "a b"}
+
+
+def secret_headers(file: Path, names: str) -> dict[str, str]:
+    """Return the secret headers with their values."""
+    file.write_text(f"{LEAST}secret_headers = {names}\n")
+    settings = config.load(file)
+    assert "hush" not in repr(settings)
+    return {one.name: one.value.get_secret_value() for one in settings.endpoint.secret_headers}
+
+
+def test_secret_headers_get_their_values_from_the_environment(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable, or a file that it names; a header that ends in -File is a header like any other."""
+    (tmp_path / "secret").write_text("hush from a file\n")
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_API_KEY", "hush")
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_TENANT_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_API_KEY_FILE", "hush, a header")
+    assert secret_headers(file, '["X-Api-Key", "X-Tenant", "X-Api-Key-File"]') == {
+        "X-Api-Key": "hush",
+        "X-Tenant": "hush from a file",
+        "X-Api-Key-File": "hush, a header",
+    }
+
+
+def test_names_of_secret_headers_may_come_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is written with commas, as any."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS", "X-A, X-B")
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_A", "hush")
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_B", "hush")
+    assert secret_headers(file, "[]") == {"X-A": "hush", "X-B": "hush"}
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_secret_header_without_a_value_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    """The error names the variable."""
+    variable = "CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_API_KEY"
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    said = wrong(file, 'secret_headers = ["X-Api-Key"]\n')
+    assert f"[endpoint] secret_headers: X-Api-Key needs {variable}, or {variable}_FILE." in said
+
+
+def test_secret_header_that_nobody_named_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever set the variable relies on it."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_KEY", "hush")
+    said = wrong(file)
+    assert "CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_KEY belongs to no header" in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ('["Authorization"]', "Authorization is written by consent-sync itself"),
+        ('["X Key"]', "'X Key' is no name of a header"),
+        ('["X.Key"]', "'X.Key' has no variable of its own"),
+        ('["X-Key", "X_Key"]', "'X_Key' has no variable of its own"),
+        ('["X-Key", "x-key"]', "x-key is there twice"),
+        ('["X-Tenant"]\nheaders = { x-tenant = "1" }', "X-Tenant is there twice"),
+        ('{ X-Key = "hush" }', 'not a list of names, as ["X-Api-Key"]; values come from'),
+        ("[1]", "not a list of names"),
+    ],
+)
+def test_secret_header_that_cannot_be_is_refused(file: Path, names: str, said: str) -> None:
+    """The error names the key and why, and repeats no value."""
+    found = wrong(file, f"secret_headers = {names}\n")
+    assert f"[endpoint] secret_headers: {said}" in found
+    assert "hush" not in found
+
+
+def test_secret_header_with_a_line_end_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin another header; the error does not show it."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_KEY", "hush\nX: y")
+    said = wrong(file, 'secret_headers = ["X-Key"]\n')
+    assert "CONSENT_SYNC__ENDPOINT__SECRET_HEADERS__X_KEY has a line's end" in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("https://proxy.example.com:3128", "not of the form http://host:port"),
+        ("proxy.example.com:3128", "not of the form http://host:port"),
+        ("http://proxy.example.com", "not of the form http://host:port"),
+        ("http://proxy.example.com:port", "the port is no number"),
+        ("http://user:hush@proxy.example.com:3128", "set CONSENT_SYNC__ENDPOINT__PROXY_AUTH to user:password"),
+        ("http://proxy.example.com:3128/x", "a proxy's address ends with its port"),
+    ],
+)
+def test_proxy_that_is_no_plain_address_is_refused(file: Path, proxy: str, said: str) -> None:
+    """The error names the key, and shows no credentials."""
+    found = wrong(file, f'proxy = "{proxy}"\n')
+    assert "[endpoint] proxy: " in found
+    assert said in found
+    assert "hush" not in found
+
+
+@pytest.mark.parametrize("value", ["hush", "hush:\n"])
+def test_proxy_credentials_of_another_form_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """The error does not show them."""
+    monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__PROXY_AUTH", value)
+    said = wrong(file, 'proxy = "http://proxy.example.com:3128"\n')
+    assert "CONSENT_SYNC__ENDPOINT__PROXY_AUTH is not of the form user:password" in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://loyalty.example.com", ""),
+        ("http://10.0.0.1", ""),
+        ("http://127.1", ""),
+        ("http://localhost.example.com", ""),
+        ("http://127.0.0.1", "http://proxy.example.com:3128"),
+    ],
+)
+def test_plain_http_to_elsewhere_must_be_allowed(file: Path, url: str, proxy: str) -> None:
+    """The error says why, and how; with the key it loads."""
+    file.write_text(LEAST.replace("https://loyalty.example.com/partner", url) + f'proxy = "{proxy}"\n')
+    with pytest.raises(ConfigError, match=r"is plain http, so that .* allow_plain_http = true"):
+        config.load(file)
+    file.write_text(file.read_text() + "allow_plain_http = true\n")
+    assert config.load(file).endpoint.in_the_clear
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8089", "127.8.9.1", "[::1]:80", "localhost:8089"])
+def test_plain_http_on_loopback_needs_no_permission(file: Path, host: str) -> None:
+    """Nothing leaves the machine."""
+    assert not with_url(file, f"http://{host}").endpoint.in_the_clear
+
+
+def test_tls_paths_are_relative_to_the_file(file: Path, tmp_path: Path) -> None:
+    """As the others are; "" in the environment takes one back."""
+    file.write_text(LEAST + '[endpoint.tls]\nca = "ca.pem"\ncertificate = "../client.pem"\nkey = "/etc/key"\n')
+    found = config.load(file, endpoint={"tls": {"ca": ""}}).endpoint.tls
+    assert (found.ca, found.certificate, found.key) == (None, tmp_path.parent / "client.pem", Path("/etc/key"))
+    assert config.load(file).endpoint.tls.ca == tmp_path / "ca.pem"
+
+
+def test_key_without_a_certificate_is_refused(file: Path) -> None:
+    """A key alone says nothing."""
+    assert "[endpoint.tls] key needs certificate" in wrong(file, '[endpoint.tls]\nkey = "client.key"\n')

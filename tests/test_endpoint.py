@@ -1,31 +1,25 @@
 """One attempt over real sockets, against the stand-in: what came of it is an answer, never an exception."""
 
 import asyncio
-import shutil
 import socket
-import ssl
-import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
-from sync_job.config import EndpointSettings
-from sync_job.consent.channels import parse_letters
-from sync_job.delivery.endpoint import HttpEndpoint, connected
 from sync_job.delivery.verdict import Answer, Failure
 from sync_job.delivery.wire import Reply
 from sync_job.standin.background import running
 from sync_job.standin.contract import Flags
 from sync_job.standin.faults import Fault, listed
 from sync_job.standin.options import Options
+from tests.sockets import SENT, Authority, delivering, opened, raw, request, serving
 
-SENT = parse_letters("TF-T")
 MEANT = Flags(True, False, None, True)
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def attempts(
@@ -48,35 +42,6 @@ def attempts(
         return answers
 
     return asyncio.run(main())
-
-
-@asynccontextmanager
-async def opened(url: str, timeout_s: float = 5.0, **settings: object) -> AsyncIterator[HttpEndpoint]:
-    """Yield the endpoint at *url*."""
-    section = EndpointSettings.model_validate({"base_url": url} | settings)
-    async with connected(section, max_concurrency=4, timeout_s=timeout_s) as endpoint:
-        yield endpoint
-
-
-@asynccontextmanager
-async def serving(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Yield the port of a server that does to each connection what *serve* does."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-
-
-async def request(reader: asyncio.StreamReader) -> bytes:
-    """Return one request, head and body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-    return head + await reader.readexactly(length)
-
-
-def raw(body: bytes, content_type: bytes = b"application/json", *more: bytes) -> bytes:
-    """Return an answer as a server writes it."""
-    lines = [b"HTTP/1.1 200 OK", b"Content-Type: " + content_type, b"Content-Length: %d" % len(body), *more]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 @pytest.mark.parametrize("format_", ["json", "xml", "form"])
@@ -329,26 +294,9 @@ def test_what_is_not_http_is_a_reset(nonsense: bytes) -> None:
     assert asyncio.run(main()).failure is Failure.RESET
 
 
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return a server's context with a certificate that nobody has signed."""
-    command = shutil.which("openssl")
-    if command is None:
-        pytest.skip("the openssl command is missing, which makes the certificate")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    arguments: Sequence[str] = [
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
-        *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-        *("-keyout", str(key), "-out", str(certificate)),
-    ]
-    subprocess.run([command, *arguments], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
-
-
 def test_certificate_that_is_not_trusted_is_told_apart(tmp_path: Path) -> None:
     """Nothing was sent, and trying again would not help."""
-    context = self_signed(tmp_path)
+    context = Authority(tmp_path).server()
     requests: list[bytes] = []
 
     async def main() -> Answer:
@@ -386,3 +334,48 @@ def test_body_is_what_is_sent() -> None:
             return endpoint.body(7, SENT)
 
     assert asyncio.run(main()) == b"Client=7&AllowSms=true&AllowEmail=false&AllowEmailOnlineCheque=true"
+
+
+def test_headers_of_the_configuration_arrive_and_secrets_are_not_shown() -> None:
+    """Further headers go out with each request; what is shown has a mask in the place of a secret."""
+    seen: list[bytes] = []
+
+    async def main() -> dict[str, str]:
+        secret = {"name": "X-Api-Key", "value": SecretStr("hush")}
+        more: dict[str, Any] = {"headers": {"X-Tenant": "1"}, "secret_headers": [secret]}
+        async with serving(delivering(seen)) as port, opened(f"http://127.0.0.1:{port}", **more) as endpoint:
+            assert (await endpoint.attempt(1, SENT)).status == 200
+            return endpoint.shown_headers
+
+    shown = asyncio.run(main())
+    head = seen[0].partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert {b"X-Tenant: 1", b"X-Api-Key: hush", b"Accept: application/json"} <= set(head)
+    assert shown == {
+        "Content-Type": "application/json; charset=utf-8", "Accept": "application/json",
+        "X-Tenant": "1", "X-Api-Key": "***",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "warned"),
+    [
+        ("http://127.0.0.1:1", "", False),
+        ("http://[::1]:1", "", False),
+        ("http://localhost:1", "", False),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2", False),
+        ("http://127.0.0.1:1", "http://proxy.example.com:2", True),
+        ("http://nonexistent.invalid", "", True),
+        ("https://nonexistent.invalid", "", False),
+    ],
+)
+def test_plain_http_to_elsewhere_is_warned_of(url: str, proxy: str, warned: bool) -> None:
+    """Each use says so in the log, but on loopback and over https."""
+
+    async def main() -> None:
+        async with opened(url, proxy=proxy):
+            pass
+
+    with capture_logs() as logs:
+        asyncio.run(main())
+    expected = [{"event": "endpoint.plain_http", "log_level": "warning", "base_url": url}]
+    assert logs == (expected if warned else [])

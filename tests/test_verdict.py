@@ -25,6 +25,7 @@ ROWS = [
     *((Answer(status, detail="/login"), Kind.STOP, False) for status in (300, 301, 302, 303, 304, 307, 308)),
     *((Answer(status), Kind.REFUSED, False) for status in (400, 404, 405, 406, 413, 415, 422)),
     (Answer(401), Kind.STOP, False),
+    (Answer(407), Kind.STOP, False),
     (Answer(408), Kind.TRANSIENT, True),
     (Answer(425), Kind.TRANSIENT, False),
     (Answer(429), Kind.BUSY, False),
@@ -38,6 +39,7 @@ ROWS = [
     (Answer(failure=Failure.NOT_WRITTEN), Kind.TRANSIENT, False),
     (Answer(failure=Failure.NOT_CONNECTED), Kind.TRANSIENT, False),
     (Answer(failure=Failure.CERTIFICATE), Kind.STOP, False),
+    (Answer(failure=Failure.NOT_AUTHORISED), Kind.STOP, False),
 ]
 
 

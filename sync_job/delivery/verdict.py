@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 
+from sync_job.config import PREFIX
 from sync_job.delivery.wire import Reply
 
 LONGEST_PAUSE_S = 300.0  # of a Retry-After; a longer one is a maintenance window, and the next try asks again
@@ -24,7 +25,8 @@ class Failure(Enum):
     RESET = auto()  # the connection broke after a byte was written
     NOT_WRITTEN = auto()  # the connection was closed before a byte was written
     NOT_CONNECTED = auto()  # no connection: refused, unreachable, unknown host, or not made in time
-    CERTIFICATE = auto()  # the endpoint is not who it says
+    CERTIFICATE = auto()  # the endpoint is not who it says, or speaks no TLS that is safe
+    NOT_AUTHORISED = auto()  # not sent: the login or the endpoint's TLS does not accept who we are
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class Verdict:
     doubt: bool = False
 
 
+_DELIVERED = Verdict(Kind.DELIVERED, "delivered")
+
+
 @dataclass(frozen=True)
 class Codes:
     """The platform's ErrorCodes that mean more than no."""
@@ -82,6 +87,11 @@ def judge(answer: Answer, codes: Codes, *, good_before: bool) -> Verdict:
         )
     if status == 401:
         return Verdict(Kind.STOP, "HTTP 401: not authorised; check [endpoint.auth] and its token")
+    if status == 407:
+        return Verdict(
+            Kind.STOP,
+            f"HTTP 407: the proxy wants credentials; check [endpoint] proxy and {PREFIX}ENDPOINT__PROXY_AUTH",
+        )
     if status == 403:
         if good_before:
             return Verdict(Kind.BUSY, "HTTP 403 after good answers: throttled by address, it seems")
@@ -102,7 +112,7 @@ def _replied(reply: Reply | None, codes: Codes) -> Verdict:
     if reply is None:
         return Verdict(Kind.GARBLED, "HTTP 200 with a body that is no answer of the platform", doubt=True)
     if reply.code == 0:
-        return Verdict(Kind.DELIVERED, "delivered")
+        return _DELIVERED
     said = f"ErrorCode {reply.code}{f' ({reply.message})' if reply.message else ''}"
     if reply.code in codes.retry:
         return Verdict(Kind.TRANSIENT, said)
@@ -123,7 +133,9 @@ def _failed(failure: Failure, detail: str) -> Verdict:
         case Failure.NOT_CONNECTED:
             return Verdict(Kind.TRANSIENT, f"no connection{said}")
         case Failure.CERTIFICATE:
-            return Verdict(Kind.STOP, f"the endpoint's certificate was not accepted{said}")
+            return Verdict(Kind.STOP, f"no TLS that both sides accept; check [endpoint.tls]{said}")
+        case Failure.NOT_AUTHORISED:
+            return Verdict(Kind.STOP, f"not authorised{said}")
 
 
 def pause_s(retry_after: str | None, now: datetime) -> float:

@@ -8,6 +8,7 @@ answers success all the same.
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote_plus
 from xml.parsers import expat
@@ -112,6 +113,7 @@ def _text(value: object) -> str:
     return escape(_UNSPEAKABLE.sub("", str(value)))
 
 
+@lru_cache(maxsize=256)  # nearly all answers are the same few bytes
 def decode(body: bytes, content_type: str) -> Reply | None:
     """Return the platform's answer in *body*, or none when it is not one."""
     parse = _parse_xml if "xml" in content_type or body.lstrip()[:1] == b"<" else _parse_json

@@ -40,4 +40,4 @@ async def _send(settings: Settings, client: int, sent: int) -> Trial:
         answer = await platform.attempt(client, sent)
         verdict = judge(answer, codes, good_before=False)
         shown = _TOKEN.sub(rb"\1***", platform.body(client, sent))
-        return Trial(str(platform.url), platform.headers, shown, answer, verdict)
+        return Trial(str(platform.url), platform.shown_headers, shown, answer, verdict)
