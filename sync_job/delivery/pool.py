@@ -5,42 +5,23 @@ endpoint in virtual time. Nothing here is global: several pools can stand side b
 """
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from enum import Enum
-from typing import Protocol
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 from sync_job.config import DeliverySettings
-from sync_job.consent.channels import LOW_BITS
-from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Outcome
-from sync_job.delivery import retry
-from sync_job.delivery.limit import Limit
-from sync_job.delivery.limiter import Limiter
-from sync_job.delivery.verdict import Answer, Codes, Failure, Kind, Verdict, judge, pause_s
+from sync_job.consent.fold import Outcome
+from sync_job.delivery.limit import Law, Limit
+from sync_job.delivery.limiter import LATE, Limiter, Sign, Ticket
+from sync_job.delivery.sending import Endpoint, Reason, Sender, Sending, Stop, World
+from sync_job.delivery.verdict import Codes
 
+Row = tuple[int, int, int]  # place in the plan, client, Sent byte
 
-class Endpoint(Protocol):
-    """What changes are sent to."""
-
-    async def attempt(self, client: int, sent: int) -> Answer:
-        """Send one request and return what came of it."""
-        ...
-
-
-@dataclass(slots=True)
-class Sending:
-    """What is known of one row so far; times in epoch seconds."""
-
-    row: int
-    attempts: int = 0
-    doubt: int = 0
-    doubt_at: float = 0.0
-    status: int | None = None
-    code: int | None = None
-    message: str = ""
-    first_sent: float | None = None
+SPARE_WORKERS = 64  # for rows that wait between two attempts
+LEAST_MARGIN_S = 1.0  # between the last row taken and the end
+MOST_ONCE_MORE = 10_000  # rows that are kept in memory for a last pass; an endpoint that fails more is no use to it
 
 
 class Record(Protocol):
@@ -55,219 +36,170 @@ class Record(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class World:
-    """What time and chance are: epoch seconds for what is written down, a monotonic clock for waiting."""
-
-    now: Callable[[], float]
-    clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    rng: random.Random = field(default_factory=random.Random)
-
-
-class Reason(Enum):
-    """Why a pool stopped before its plan was done."""
-
-    ASKED = "asked to stop"
-    ENDPOINT = "the endpoint"
-
-
-class Stop:
-    """Asks a pool to stop: no new row is taken, waits are dropped, what is in flight settles."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self.reason: Reason | None = None
-        self.why = ""
-
-    def ask(self, reason: Reason, why: str) -> None:
-        """Stop, for this reason; the first one stays."""
-        if self.reason is None:
-            self.reason, self.why = reason, why
-            self._event.set()
-
-    def __bool__(self) -> bool:
-        return self.reason is not None
-
-    async def wait(self) -> None:
-        """Return when it was asked."""
-        await self._event.wait()
-
-
-class _StoppedError(Exception):
-    """A wait was dropped because the pool stops."""
-
-
 @dataclass
 class Progress:
     """How far a pool is, for those who watch."""
 
     settled: int = 0
-    requests: int = 0
+    once_more: int = 0
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
 
 
 class Pool:
-    """Delivers the rows of one plan."""
+    """Delivers the rows of one plan, beginning with *law* or, without one, with an adaptive limit of 1."""
 
     def __init__(
-        self, endpoint: Endpoint, record: Record, settings: DeliverySettings, codes: Codes, world: World, stop: Stop
+        self,
+        endpoint: Endpoint,
+        record: Record,
+        settings: DeliverySettings,
+        codes: Codes,
+        world: World,
+        stop: Stop,
+        *,
+        law: Law | None = None,
+        guarded: bool = True,
     ) -> None:
         self.progress = Progress()
-        self._endpoint = endpoint
+        self.refused_alike: Sending | None = None  # the last of the canaries, where they stopped the pool
+        self.limiter = Limiter(
+            law or Limit.starting(1.0, settings.max_concurrency),
+            max_rps=settings.max_rps,
+            clock=world.clock,
+            later=asyncio.get_running_loop().call_later,
+            draw=world.rng.random,
+            tell=world.tell,
+            guarded=guarded,
+        )
         self._record = record
         self._settings = settings
-        self._codes = codes
         self._world = world
         self._stop = stop
-        self._limiter = Limiter(
-            Limit(settings.max_concurrency), max_rps=settings.max_rps, clock=world.clock, sleep=self._sleep
-        )
-        self._policy = retry.policy(settings.attempts, world.rng, self._sleep)
-        self._good = False
-        self._last_good = world.clock()
+        self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop)
+        self._once_more: list[_Task] = []
+        self._workers: list[asyncio.Task[None]] = []
+        stop.then(self.limiter.close)
 
-    async def deliver(self, rows: Iterator[tuple[int, int, int]]) -> None:
-        """Send *rows* (place in the plan, client, Sent byte) and record how each ended; return when all have.
+    @property
+    def requests(self) -> int:
+        """How many requests were made."""
+        return self._sender.requests
 
-        A row that was not taken is not recorded: it was never dispatched.
+    async def deliver(self, rows: Iterator[Row], *, first: int = 0, canaries: int = 0, until: float = 0.0) -> None:
+        """Send *rows* and record how each ended; return when all have.
+
+        The *first* rows go like any other, then so many *canaries* one at a time, then the rest. *until*, in epoch
+        seconds, is when the last answer has to be there; 0 for no end. A row that was not taken is not recorded: it
+        was never dispatched.
         """
+        fresh = (_Task(Sending(row), client, sent) for row, client, sent in rows)
+        watching = asyncio.create_task(self._watch(until))
+        try:
+            if first:
+                await self._pass(islice(fresh, first))
+            if not canaries or await self._sing(islice(fresh, canaries), canaries):
+                await self._pass(fresh)
+            if self._once_more and not self._stop:
+                self.progress.once_more = len(self._once_more)
+                self._world.tell("changes.once_more", rows=len(self._once_more))
+                again, self._once_more = self._once_more, []
+                await self._pass(iter(again), last=True)
+            for task in self._once_more:
+                self._settle(task, *task.exhausted())
+        finally:
+            watching.cancel()
+
+    def cut_off(self) -> None:
+        """End the attempts that are in flight, and leave their rows in doubt; the pool was asked to stop before."""
+        self._sender.cut = True
+        for worker in self._workers:
+            worker.cancel()
+
+    async def _pass(self, tasks: Iterator["_Task"], *, last: bool = False) -> None:
+        self.limiter.reopen()
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._settings.max_concurrency):
-                group.create_task(self._work(rows))
+            workers = range(self._settings.max_concurrency + SPARE_WORKERS)
+            self._workers = [group.create_task(self._work(tasks, last=last)) for _ in workers]
 
-    async def _work(self, rows: Iterator[tuple[int, int, int]]) -> None:
-        while not self._stop:
-            taken = next(rows, None)
-            if taken is None:
+    async def _work(self, tasks: Iterator["_Task"], *, last: bool) -> None:
+        # The turn comes before the row: what waits for a turn has not been dispatched, whatever kills the run.
+        while (ticket := self.limiter.enter() or await self.limiter.acquire()) is not None:
+            task = next(tasks, None)
+            if task is None:
+                self.limiter.release(ticket, Sign.NONE, 0.0)
+                self.limiter.dismiss()
+                self.limiter.pass_on()
                 return
-            row, client, sent = taken
-            await self._record.clear(row)
-            sending = Sending(row)
-            outcome, denials = await self._send_row(sending, client, sent)
-            self._record.settle(sending, outcome, denials, self._world.now())
-            self.progress.settled += 1
-            self.progress.outcomes[outcome] += 1
+            await self._carry_out(task, ticket, last=last)
 
-    async def _send_row(self, sending: Sending, client: int, sent: int) -> tuple[Outcome, Outcome]:
-        """Return the outcome of the row and, where its denials were repeated without its grants, theirs (else OPEN)."""
-        outcome = await self._send(sending, client, sent, DOUBT_WHOLE)
-        denial = sent & int(LOW_BITS)
-        if outcome is Outcome.REFUSED and denial and denial != sent and not self._stop:
-            # A refused grant never strands a denial.
-            return outcome, await self._send(sending, client, denial, DOUBT_DENIALS)
-        return outcome, Outcome.OPEN
-
-    async def _send(self, sending: Sending, client: int, sent: int, doubt: int) -> Outcome:
-        """Send one request until it settles; tenacity comes in only after a transient failure."""
-        spent = retry.Spent()
-        at_once_left = 1
-        refused = False
-
-        async def attempt() -> None:
-            nonlocal at_once_left, refused
-            verdict, answer = await self._attempt(sending, client, sent, doubt)
-            spent.count(verdict.kind)
-            match verdict.kind:
-                case Kind.DELIVERED:
-                    return
-                case Kind.REFUSED:
-                    refused = True
-                    return
-                case Kind.STOP:
-                    self._stop.ask(Reason.ENDPOINT, verdict.why)
-                    raise _StoppedError
-            broken = answer.reused and answer.failure in (Failure.RESET, Failure.NOT_WRITTEN)
-            at_once = broken and at_once_left > 0
-            if at_once:
-                # The server closed a kept connection: no sign of load, and no attempt of the row's.
-                at_once_left -= 1
-                spent.attempts -= 1
-            raise retry.TransientError(verdict, self._pause_s(answer), at_once=at_once)
-
-        try:
-            try:
-                await attempt()
-            except retry.TransientError as first:
-                await self._again(first, attempt, spent)
-        except _StoppedError:
-            return Outcome.DEFERRED
-        except retry.TransientError as last:
-            return self._gave_up(last.verdict)
-        return Outcome.REFUSED if refused else Outcome.DELIVERED
-
-    async def _again(
-        self, first: retry.TransientError, attempt: Callable[[], Awaitable[None]], spent: retry.Spent
-    ) -> None:
-        """Try on; the first call raises the failure that there already was, so that waits and counts stay right."""
-        stored: list[retry.TransientError] = [first]
-
-        async def call() -> None:
-            if stored:
-                raise stored.pop()
-            await attempt()
-
-        await self._policy(spent)(call)
-
-    async def _attempt(self, sending: Sending, client: int, sent: int, doubt: int) -> tuple[Verdict, Answer]:
-        await self._limiter.acquire()
-        try:
-            if self._stop:
-                raise _StoppedError
-            began = self._world.now()
-            sending.first_sent = sending.first_sent or began
-            sending.attempts += 1
-            self.progress.requests += 1
-            answer = await self._endpoint.attempt(client, sent)
-        finally:
-            self._limiter.release()
-        verdict = judge(answer, self._codes, good_before=self._good)
-        if verdict.doubt:
-            sending.doubt |= doubt
-            sending.doubt_at = self._world.now()
-        sending.status = answer.status
-        sending.code = answer.reply.code if answer.reply else None
-        sending.message = (
-            answer.reply.message if answer.reply else "" if verdict.kind is Kind.DELIVERED else verdict.why
-        )
-        if answer.reply is not None and answer.status == 200:
-            self._good = True
-            self._last_good = self._world.clock()
-        elif self._world.clock() - self._last_good > self._settings.max_outage_s:
-            self._stop.ask(
-                Reason.ENDPOINT, f"no good answer for {self._settings.max_outage_s:g} s; the last was: {verdict.why}"
-            )
-        return verdict, answer
-
-    def _pause_s(self, answer: Answer) -> float:
-        pause = pause_s(answer.retry_after, datetime.fromtimestamp(self._world.now(), UTC))
-        if pause:
-            self._limiter.pause(pause)
-        return pause
-
-    def _gave_up(self, last: Verdict) -> Outcome:
-        if not self._good:
-            # Not one good answer in this run: it is not the row.
-            self._stop.ask(Reason.ENDPOINT, f"not one good answer; the last was: {last.why}")
-            return Outcome.DEFERRED
-        return Outcome.EXHAUSTED
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, unless the pool stops meanwhile.
-
-        Raises:
-            _StoppedError: when it does.
-        """
+    async def _carry_out(self, task: "_Task", ticket: Ticket, *, last: bool = False) -> tuple[Outcome, Outcome]:
+        """Return how a row ended, which is kept, unless it is to be tried once more at the end."""
+        await self._record.clear(task.sending.row)
         if self._stop:
-            raise _StoppedError
-        if seconds <= 0:
-            return
-        sleeping = asyncio.ensure_future(self._world.sleep(seconds))
-        stopping = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait((sleeping, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            stopping.cancel()
-        if self._stop:
-            raise _StoppedError
+            self.limiter.release(ticket, Sign.NONE, 0.0)  # nobody waits any more
+            outcome, denials = Outcome.DEFERRED, Outcome.OPEN
+            if task.refused:
+                outcome, denials = Outcome.REFUSED, Outcome.DEFERRED
+        elif task.refused:
+            outcome, denials = Outcome.REFUSED, await self._sender.repeat(task.sending, task.client, task.sent, ticket)
+        else:
+            outcome, denials = await self._sender.send(task.sending, task.client, task.sent, ticket)
+        out = Outcome.EXHAUSTED in (outcome, denials)
+        if out and not last and len(self._once_more) < MOST_ONCE_MORE:
+            self._once_more.append(task._replace(refused=outcome is Outcome.REFUSED))
+        else:
+            self._settle(task, outcome, denials)
+        return outcome, denials
+
+    def _settle(self, task: "_Task", outcome: Outcome, denials: Outcome) -> None:
+        self._record.settle(task.sending, outcome, denials, self._world.now())
+        self.progress.settled += 1
+        self.progress.outcomes[outcome] += 1
+
+    async def _sing(self, tasks: Iterator["_Task"], number: int) -> bool:
+        """Send rows one at a time until one is not refused, or not like the first; return whether to go on."""
+        said: set[tuple[int | None, int | None]] = set()
+        for count, task in enumerate(tasks, 1):
+            ticket = await self.limiter.acquire()
+            if ticket is None:
+                return False
+            outcome, denials = await self._carry_out(task, ticket)
+            said.add((task.sending.status, task.sending.code))
+            if outcome is not Outcome.REFUSED or denials is Outcome.DELIVERED or len(said) > 1:
+                return True
+            if count == number:
+                self.refused_alike = task.sending
+                self._stop.ask(Reason.CANARY, f"the first {number} rows were all refused alike: {task.sending.message}")
+        return False
+
+    async def _watch(self, until: float) -> None:
+        """Stop when the endpoint has been gone for too long, or in time for the answers to be there at *until*."""
+        longest, sender = self._settings.max_outage_s, self._sender
+        while not self._stop:
+            wait_s = longest
+            if sender.bad_since is not None:
+                wait_s = sender.bad_since + longest - self._world.clock()
+                if wait_s <= 0:
+                    self._stop.ask(
+                        Reason.ENDPOINT, f"no good answer for {longest:g} s; the last was: {sender.last_bad}"
+                    )
+            if until:
+                margin = min(self._settings.timeout_s, max(LEAST_MARGIN_S, LATE * self.limiter.rtt_s))
+                left = until - margin - self._world.now()
+                wait_s = min(wait_s, left)
+                if left <= 0:
+                    self._stop.ask(Reason.DEADLINE, "the time is up")
+            await self._world.sleep(min(max(wait_s, 0.01), 1.0))
+
+
+class _Task(NamedTuple):
+    """A row to carry out; *refused*: the whole was, and only its denials are left to send."""
+
+    sending: Sending
+    client: int
+    sent: int
+    refused: bool = False
+
+    def exhausted(self) -> tuple[Outcome, Outcome]:
+        """Return how it ended when it is not tried any more."""
+        return (Outcome.REFUSED, Outcome.EXHAUSTED) if self.refused else (Outcome.EXHAUSTED, Outcome.OPEN)

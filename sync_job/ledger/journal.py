@@ -7,10 +7,13 @@ is durable before any row beyond it is dispatched, so that after a kill every ro
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +36,8 @@ CREATE TABLE settled (
     first_sent REAL, settled REAL NOT NULL
 ) WITHOUT ROWID
 """
+# Each statement lets go of the interpreter and asks for it again, beside an event loop that wants it too.
+_ROWS_AT_ONCE = 50
 _COLUMNS = "row, outcome, denials, doubt, doubt_at, attempts, status, code, message, first_sent, settled"
 
 
@@ -65,7 +70,6 @@ class Journal:
         self._rows = rows
         self._mark = 0
         self._cleared = 0
-        self._recent = [0, 0]
         self._pending: list[Settled] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
@@ -117,16 +121,18 @@ class Journal:
 
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
-        before = 0
+        passed: deque[tuple[float, int]] = deque([(loop.time(), 0)])
         while True:
             closing = self._closing
             batch, self._pending = self._pending, []
             waiting, self._waiting = self._waiting, []
             self._wake.clear()
             cleared = self._cleared
-            self._recent = [self._recent[1], cleared - before]
-            before = cleared
-            ahead = cleared + max(LEAST_AHEAD, sum(self._recent))
+            # By time, not by commits: rows that wait for the mark bring those about as often as the disk can.
+            passed.append((loop.time(), cleared))
+            while len(passed) > 2 and passed[1][0] <= loop.time() - 2 * INTERVAL_S:
+                passed.popleft()
+            ahead = cleared + max(LEAST_AHEAD, cleared - passed[0][1])
             # The last mark is exact: rows beyond it are known never to have been dispatched.
             mark = cleared if closing else min(self._rows, max(self._mark, ahead))
             if batch or mark != self._mark:
@@ -144,12 +150,19 @@ class Journal:
                 pass
 
     def _commit(self, batch: list[Settled], mark: int) -> None:
+        whole = len(batch) - len(batch) % _ROWS_AT_ONCE
         with files.transaction(self._connection, self._path):
-            self._connection.executemany(
-                f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                batch,
-            )
+            for start in range(0, whole, _ROWS_AT_ONCE):
+                rows = batch[start : start + _ROWS_AT_ONCE]
+                self._connection.execute(_insert(_ROWS_AT_ONCE), tuple(chain.from_iterable(rows)))
+            self._connection.executemany(_insert(1), batch[whole:])
             self._connection.execute("UPDATE about SET mark = ?", (mark,))
+
+
+@lru_cache
+def _insert(rows: int) -> str:
+    one = f"({', '.join('?' * len(Settled._fields))})"
+    return f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES {', '.join([one] * rows)}"  # noqa: S608
 
 
 @dataclass(frozen=True)

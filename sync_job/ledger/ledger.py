@@ -220,6 +220,16 @@ class Ledger:
             self._db.execute("DELETE FROM undone")
             self._db.executemany("INSERT OR IGNORE INTO undone VALUES (?, ?)", undone)
 
+    def learn(self, limit: float) -> None:
+        """Keep how many requests in flight did well at this target in the end."""
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('limit', ?)", (str(limit),))
+
+    def learned(self) -> float:
+        """Return what `learn` kept; 0 where nothing is known."""
+        rows = self._rows("SELECT value FROM about WHERE key = 'limit'")
+        return float(rows[0][0]) if rows else 0.0
+
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""
         return [run for run in self.runs() if run.stage != "reported"]

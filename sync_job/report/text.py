@@ -35,12 +35,30 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  outcomes   {found['planned']:>12,} planned: {_named(found['outcomes'], *found['outcomes'])}"
     if found.get("requests"):
         yield f"  requests   {found['requests']:>12,}, {found['requests_per_s']:,.0f} a second"
+    if delivery := found.get("delivery"):
+        yield _delivery(delivery)
     for one in [one for one in found["codes"] if one["outcome"] != "delivered"][:10]:
         said = f"ErrorCode {one['code']} " if one["code"] is not None else ""
         yield f"    {one['count']:>8,} {one['outcome']}: {said}{one['message']}".rstrip()
     yield f"  time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found['seconds'].items())}"
     yield f"  report     {found['folder']}"
     yield f"exit {found['exit']}: {_EXITS.get(Exit(found['exit']), 'see docs/operating.md')}"
+
+
+def _delivery(delivery: Mapping[str, Any]) -> str:
+    """Return how the endpoint was found to do, in a line."""
+    said = [
+        f"at most {delivery['most_in_flight']} in flight, {delivery['limit']:.1f} at the end",
+        f"{1000 * delivery['round_trip_s']:,.0f} ms each",
+    ]
+    words = {
+        "turned_away": "turned away",
+        "pauses": "pauses asked for",
+        "outages": "outages",
+        "once_more": "rows tried once more",
+    }
+    said += [f"{delivery[name]:,} {word}" for name, word in words.items() if delivery[name]]
+    return f"  endpoint   {', '.join(said)}"
 
 
 def _remarks(found: Mapping[str, Any]) -> Iterator[str]:

@@ -14,15 +14,18 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.channels import denied
-from sync_job.consent.diff import Holdings, Lingering, Rows, each
+from sync_job.consent.diff import Holdings, Lane, Lingering, Rows, each
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.tables import Table, tabulate
-from sync_job.delivery import pool
+from sync_job.delivery import canary, pool
+from sync_job.delivery.limit import Limit
+from sync_job.delivery.sending import Reason, Sending, Stop, World
 from sync_job.delivery.verdict import Codes
 from sync_job.errors import Exit
 from sync_job.ledger import inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.state import Leg, State
+from sync_job.runs.delivered import Delivery
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
@@ -38,14 +41,14 @@ class Stopped:
     why: str
 
 
-class _Record:
+class JournalRecord:
     """Writes what the pool says into the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.clear = journal.clear
 
-    def settle(self, sending: pool.Sending, outcome: Outcome, denials: Outcome, at: float) -> None:
+    def settle(self, sending: Sending, outcome: Outcome, denials: Outcome, at: float) -> None:
         """Keep how a row ended."""
         self._journal.settle(
             Settled(
@@ -64,6 +67,18 @@ class _Record:
         )
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a leg is sent: at most *limit* rows, the answers there *until* then (epoch seconds, 0 for no end).
+
+    *canaries* is how many rows go one at a time first, behind what is owed and withdrawn.
+    """
+
+    limit: int | None = None
+    until: float = 0.0
+    canaries: int = 0
+
+
 def deliver(
     state: State,
     settings: Settings,
@@ -72,64 +87,113 @@ def deliver(
     rows: Rows,
     about: dict[str, Any],
     watch: Watch,
-    limit: int | None,
-) -> Stopped | None:
-    """Deliver *rows* as a leg, and commit what was acknowledged; return why it ended early, if it did.
+    manner: Manner,
+) -> tuple[Stopped | None, Delivery]:
+    """Deliver *rows* as a leg, and commit what was acknowledged; return why it ended early, if it did, and how it went.
 
-    *about* is kept with the plan; with a *limit* only so many rows are taken, and the rest is deferred.
+    *about* is kept with the plan; what the *manner* does not let through is deferred.
     """
     if not len(rows):
-        return None
+        return None, Delivery()
     leg = state.new_leg(run, number)
     started = time.time()
     tables.write_plan(leg.plan, rows, about | {"run": run, "leg": number, "planned": started})
-    watch.stage("sending", min(len(rows), limit) if limit is not None else len(rows))
-    stopped = asyncio.run(_deliver(state, settings, leg, rows, watch, limit))
+    watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
+    stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
     commit(state, settings, run, leg, rows, started)
-    _log.info("leg.committed", run=run, leg=number, rows=len(rows))
-    return stopped
+    if delivery.limit_met or delivery.limit > state.ledger.learned():
+        # A run that was too short to reach the limit has not shown that less is possible.
+        state.ledger.learn(delivery.limit)
+    _log.info("leg.committed", run=run, leg=number, rows=len(rows), **vars(delivery))
+    return stopped, delivery
 
 
 async def _deliver(
-    state: State, settings: Settings, leg: Leg, rows: Rows, watch: Watch, limit: int | None
-) -> Stopped | None:
+    state: State, settings: Settings, leg: Leg, rows: Rows, watch: Watch, manner: Manner
+) -> tuple[Stopped | None, Delivery]:
     from sync_job.delivery import endpoint  # brings aiohttp, which `plan` has no use for
 
-    stop = pool.Stop()
+    stop = Stop()
     asked: list[Exit] = []
     loop = asyncio.get_running_loop()
-
-    def interrupt(code: Exit, name: str) -> None:
-        asked.append(code)
-        stop.ask(pool.Reason.ASKED, f"{name}: what was in flight has settled")
-
-    with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals to heed
-        loop.add_signal_handler(signal.SIGINT, interrupt, Exit.INTERRUPTED, "SIGINT")
-        loop.add_signal_handler(signal.SIGTERM, interrupt, Exit.TERMINATED, "SIGTERM")
     journal = Journal(leg.journal, len(rows))
     delivery = settings.delivery
     codes = Codes(frozenset(settings.endpoint.retry_codes), frozenset(settings.endpoint.not_found_codes))
-    world = pool.World(now=time.time, clock=loop.time)
+    world = World(now=time.time, clock=loop.time, tell=_tell)
     async with (
         journal.writing(),
         endpoint.connected(
-            settings.endpoint, max_concurrency=delivery.max_concurrency, timeout_s=delivery.timeout_s
+            settings.endpoint,
+            max_concurrency=delivery.max_concurrency + pool.SPARE_WORKERS,
+            timeout_s=delivery.timeout_s,
         ) as platform,
     ):
-        senders = pool.Pool(platform, _Record(journal), delivery, codes, world, stop)
-        async with asyncio.TaskGroup() as group:
-            watching = [group.create_task(_show(senders, watch)), group.create_task(_look(state, stop))]
-            await senders.deliver(islice(each(rows), limit))
-            for task in watching:
-                task.cancel()
+        law = Limit.starting(state.ledger.learned() / 2, delivery.max_concurrency)
+        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
+        with _heeding(loop, asked, stop, senders, delivery.drain_s):
+            async with asyncio.TaskGroup() as group:
+                watching = [group.create_task(_show(senders, watch)), group.create_task(_look(state, stop))]
+                await senders.deliver(
+                    islice(each(rows), manner.limit),
+                    first=int(np.count_nonzero(rows.lane <= Lane.WITHDRAWAL)) if manner.canaries else 0,
+                    canaries=manner.canaries,
+                    until=manner.until,
+                )
+                for task in watching:
+                    task.cancel()
         watch.at(senders.progress.settled)
-    if stop.reason is pool.Reason.ENDPOINT:
+    return _stopped(settings, stop, asked, senders), Delivery.of(senders)
+
+
+@contextlib.contextmanager
+def _heeding(
+    loop: asyncio.AbstractEventLoop, asked: list[Exit], stop: Stop, senders: pool.Pool, drain_s: float
+) -> Iterator[None]:
+    """Drain at the first SIGINT or SIGTERM, for *drain_s* at most, and end at once at the second."""
+
+    def interrupt(code: Exit, name: str) -> None:
+        asked.append(code)
+        if len(asked) == 1:
+            _log.warning("run.draining", signal=name, in_flight=senders.limiter.in_flight, seconds=drain_s)
+            loop.call_later(drain_s, senders.cut_off)
+        else:
+            senders.cut_off()
+        stop.ask(Reason.ASKED, f"{name}: what was in flight has settled")
+
+    heeded = []
+    for number, code in ((signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.TERMINATED)):
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals to heed
+            loop.add_signal_handler(number, interrupt, code, number.name)
+            heeded.append(number)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            loop.remove_signal_handler(number)
+
+
+def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Pool) -> Stopped | None:
+    where = settings.endpoint.base_url
+    if stop.reason is Reason.CANARY and senders.refused_alike is not None:
+        said = senders.refused_alike
+        why = f"{stop.why}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
+        _log.warning("canary.stopped", why=why)
+        return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
+    if stop.reason is Reason.ENDPOINT:
         _log.warning("endpoint.stopped", why=stop.why)
-        return Stopped(Exit.ENDPOINT, f"{settings.endpoint.base_url}: {stop.why}")
+        return Stopped(Exit.ENDPOINT, f"{where}: {stop.why}")
     if asked:
         return Stopped(asked[0], stop.why)
+    if stop.reason is Reason.DEADLINE:
+        _log.warning("run.deadline", settled=senders.progress.settled)
+        return Stopped(Exit.ATTENTION, f"{stop.why}; the next run carries on")
     return None
+
+
+def _tell(event: str, **fields: object) -> None:
+    """Log what happens to a delivery: a person should look at an endpoint that does not keep up."""
+    _log.warning(event, **fields)
 
 
 async def _show(senders: pool.Pool, watch: Watch) -> None:
@@ -138,10 +202,10 @@ async def _show(senders: pool.Pool, watch: Watch) -> None:
         await asyncio.sleep(_SHOW_S)
 
 
-async def _look(state: State, stop: pool.Stop) -> None:
+async def _look(state: State, stop: Stop) -> None:
     while True:
         if inbox.waiting(state.folder):
-            stop.ask(pool.Reason.ASKED, "a list came in")
+            stop.ask(Reason.ASKED, "a list came in")
         await asyncio.sleep(_LOOK_S)
 
 

@@ -8,7 +8,8 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.diff import Rows, obligations
-from sync_job.errors import ConfigError, ExportError
+from sync_job.delivery import hours, tls
+from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report import lists
@@ -26,6 +27,7 @@ class Wish:
 
     restrict_only: bool = False
     limit: int | None = None
+    until: str = ""
 
 
 def name_at(moment: float) -> str:
@@ -39,6 +41,7 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
     Raises:
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
+    tls.context(settings.endpoint)  # what is wrong with its files is said before a leg is begun
     with holding(settings) as state:
         started = time.time()
         findings = Findings("run", state.ledger.begin("run", started, name_at(started)), started)
@@ -46,7 +49,7 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
         watch.announce(settings.state.path, "run", findings.run)
         laps = Stopwatch()
         try:
-            if not first_leg(state, settings, findings, watch, wish):
+            if not first_leg(state, settings, findings, watch, wish.limit):
                 _export_leg(state, settings, findings, watch, laps, wish)
             return conclude(state, settings, findings, watch, laps)
         except (ConfigError, ExportError) as exc:
@@ -58,14 +61,14 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
             watch.end()
 
 
-def first_leg(state: State, settings: Settings, findings: Findings, watch: Watch, wish: Wish) -> bool:
-    """Deliver what is owed before the export is opened; return whether the run has to stop."""
+def first_leg(state: State, settings: Settings, findings: Findings, watch: Watch, limit: int | None) -> bool:
+    """Deliver what is owed before the export is opened, whatever the hour; return whether the run has to stop."""
     inbox.absorb(state.folder)
     owed = state.ledger.obligations()
     if not owed.clients():
         return False
     rows = obligations(state.holdings(), owed)
-    return send(state, settings, findings, watch, 0, rows, wish.limit)
+    return _send(state, settings, findings, watch, 0, rows, leg.Manner(limit))
 
 
 def _export_leg(
@@ -90,16 +93,31 @@ def _export_leg(
         lists.write_clients(folder / "absent.csv", found.absent)
     rows = found.rows
     del export, known, found
-    send(state, settings, findings, watch, 1, rows, wish.limit)
+    send_plan(state, settings, findings, watch, rows, wish)
     laps.lap("deliver")
 
 
-def send(
-    state: State, settings: Settings, findings: Findings, watch: Watch, number: int, rows: Rows, limit: int | None
+def send_plan(state: State, settings: Settings, findings: Findings, watch: Watch, rows: Rows, wish: Wish) -> None:
+    """Deliver the plan of an export, as far as its hours let it."""
+    delivery, zone = settings.delivery, settings.run.zone
+    until = hours.closes_at(delivery.window, wish.until, findings.started, zone)
+    if until is None:  # not open when the run began; it may be now
+        until = hours.closes_at(delivery.window, wish.until, time.time(), zone)
+    if until is None:
+        if len(rows):
+            findings.add(Exit.ATTENTION, f"outside [delivery] window = {delivery.window!r}: the export was not sent")
+        _send(state, settings, findings, watch, 1, rows, leg.Manner(limit=0))
+    else:
+        _send(state, settings, findings, watch, 1, rows, leg.Manner(wish.limit, until, delivery.canary))
+
+
+def _send(
+    state: State, settings: Settings, findings: Findings, watch: Watch, number: int, rows: Rows, manner: leg.Manner
 ) -> bool:
-    """Deliver a leg and note why it stopped early; return whether it did."""
+    """Deliver a leg, and note how it went and why it stopped early; return whether it did."""
     about = findings.kept() if number else {}
-    stopped = leg.deliver(state, settings, findings.run, number, rows, about, watch, limit)
+    stopped, delivery = leg.deliver(state, settings, findings.run, number, rows, about, watch, manner)
+    findings.deliveries.append(delivery)
     if stopped:
         findings.add(stopped.exit_code, stopped.why)
     inbox.absorb(state.folder)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from sync_job.config import Settings
+from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import lock, tables
 from sync_job.ledger.state import State
@@ -67,8 +68,8 @@ def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: b
     }
 
 
-def apply(settings: Settings, path: Path, watch: Watch) -> Report:
-    """Send the plan in *path*, and return the report.
+def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Report:
+    """Send the plan in *path*, until the time of day that is given, and return the report.
 
     Raises:
         ConfigError: when it may not be sent any more: too old, another target, or something was applied since.
@@ -87,6 +88,7 @@ def apply(settings: Settings, path: Path, watch: Watch) -> Report:
         raise ConfigError(f"{path}: planned with restate = {about['restate']!r}. {again}")
     if not 0 <= time.time() - about["made"] <= VALID_S:
         raise ConfigError(f"{path}: older than {VALID_S // 3600} hours, or from the future. {again}")
+    tls.context(settings.endpoint)
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
@@ -101,8 +103,8 @@ def apply(settings: Settings, path: Path, watch: Watch) -> Report:
         watch.announce(settings.state.path, "apply", findings.run)
         try:
             laps = Stopwatch()
-            if not night.first_leg(state, settings, findings, watch, night.Wish()):
-                night.send(state, settings, findings, watch, 1, rows, None)
+            if not night.first_leg(state, settings, findings, watch, None):
+                night.send_plan(state, settings, findings, watch, rows, night.Wish(until=until))
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:

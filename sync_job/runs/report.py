@@ -14,6 +14,7 @@ from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts, results
 from sync_job.report.counts import Summary
+from sync_job.runs.delivered import Delivery
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Findings:
     codes: set[Exit] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     reject_keys: list[tuple[str, str]] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
 
     def add(self, code: Exit, reason: str) -> None:
         """Note a reason that the run did not end well."""
@@ -112,6 +114,7 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
         "planned": sum(outcomes.values()),
         "outcomes": outcomes,
         "legs": legs,
+        "delivery": _added(findings.deliveries),
         "requests": requests,
         "requests_per_s": round(requests / span, 1) if span > 0 else 0.0,
         "codes": sorted(codes, key=lambda one: -int(one["count"])),
@@ -144,6 +147,20 @@ def _write_leg(
             for outcome, status, code, message, count in journal.codes()
         ]
         return counts.added(totals), codes, journal.times()
+
+
+def _added(deliveries: list[Delivery]) -> Summary | None:
+    """Return how the sending went in all legs together; none where a run died and took that with it."""
+    sent = [one for one in deliveries if one.requests]
+    if not sent:
+        return None
+    last = sent[-1]
+    return {
+        "limit": last.limit,
+        "round_trip_s": last.round_trip_s,
+        "most_in_flight": max(one.most_in_flight for one in sent),
+        **{name: sum(getattr(one, name) for one in sent) for name in ("turned_away", "pauses", "outages", "once_more")},
+    }
 
 
 _UNDONE_KEPT = 100_000  # what the next run can know again; a run that leaves more undone is not fine anyway
