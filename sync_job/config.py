@@ -141,12 +141,12 @@ def _window(text: str) -> str:
 
 
 def clock_time(text: str) -> time:
-    """Return a time of day that is written "HH:MM".
+    """Return a time of day that is written "HH:MM" or "HH:MM:SS".
 
     Raises:
         ValueError: when it is not.
     """
-    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text.strip()):
+    if not re.fullmatch(r"([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}", text.strip()):
         raise ValueError(f"{text!r} is no time of day, as 06:00")
     return time.fromisoformat(text.strip())
 

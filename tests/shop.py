@@ -30,6 +30,7 @@ max_concurrency = {concurrency}
 attempts = 6
 timeout_s = {timeout_s}
 linger_s = {linger_s}
+{more}
 """
 
 
@@ -45,12 +46,15 @@ class Shop:
         concurrency: int = 16,
         timeout_s: float = 5,
         linger_s: float = 0.2,
+        more: str = "",
     ) -> None:
         self.folder = folder
         self.config = folder / "config.toml"
         self.export = folder / "export.csv"
         self.config.write_text(
-            _CONFIG.format(url=url, format=format_, concurrency=concurrency, timeout_s=timeout_s, linger_s=linger_s)
+            _CONFIG.format(
+                url=url, format=format_, concurrency=concurrency, timeout_s=timeout_s, linger_s=linger_s, more=more
+            )
         )
 
     @property

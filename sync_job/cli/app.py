@@ -80,7 +80,7 @@ def _time_of_day(text: str) -> str:
     from sync_job.config import clock_time
 
     try:
-        return text and f"{clock_time(text):%H:%M}"
+        return text and clock_time(text).isoformat()
     except ValueError as exc:
         raise ConfigError(f"--until: {exc}.") from exc
 

@@ -251,6 +251,16 @@ def _decide(
     return Rows(ids[planned], holds[planned], owes[planned], sent, lane)
 
 
+def owed_first(rows: Rows, owed: Table) -> Rows:
+    """Return *rows* with those of clients with an open obligation (*owed*) in its lane, before all others."""
+    owes = owed.of(rows.client) != 0
+    if not owes.any():
+        return rows
+    lane = np.where(owes, np.uint8(Lane.OBLIGATION), rows.lane)
+    moved = Rows(rows.client, rows.state, rows.due, rows.sent, lane)
+    return moved.at(np.argsort(lane, kind="stable"))
+
+
 def changed(rows: Rows) -> Bytes:
     """Return the channels, one low bit each, that a row changes; the other channels it sends are restated."""
     return stated(rows.sent) & (stated(rows.sent ^ rows.state) | stated(rows.due))

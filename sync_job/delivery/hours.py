@@ -9,8 +9,8 @@ from sync_job.config import clock_time
 def closes_at(window: str, until: str, now: float, zone: ZoneInfo) -> float | None:
     """Return when the last answer has to be there: 0 for no end, none when the *window* is not open.
 
-    *window* is "HH:MM-HH:MM", over midnight if it ends before it begins, or "" for always; *until* is "HH:MM", the
-    next one from *now* on, or "" for no end. *now* and what comes back are in epoch seconds. Where the clocks are
+    *window* is "HH:MM-HH:MM", over midnight if it ends before it begins, or "" for always; *until* is a time of day,
+    the next one from *now* on, or "" for no end. *now* and what comes back are in epoch seconds. Where the clocks are
     changed, a time that does not exist is the moment of the change, and one that exists twice is the first.
     """
     ends = [_next(clock_time(until), now, zone)] if until else []

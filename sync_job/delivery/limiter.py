@@ -24,6 +24,7 @@ LATE = 5.0  # times the usual round trip, while later requests are answered: giv
 LOSS = 0.02  # of the time may be lost by finding out whether more is possible
 MOST_GOODS = 10_000
 DELIVERED_OVER = 4.0  # round trips, to tell how many were delivered when requests are turned away
+DELIVERED_AMONG = 20  # requests, at least
 _SLACK_S = 0.005  # what a late timer may catch up
 _MOMENT_S = 1e-6  # nearer than this is now: a timer may fire that much early
 
@@ -178,7 +179,7 @@ class Limiter:
         if not ticket.given_up:
             del self._open[ticket]
             if not good and self._hurried(sign, took_s):
-                # A refusal that comes at once must not make room at once, or refusals are all there will be.
+                # What fails at once must not make room at once, or failures are all there will be.
                 self._later(self.rtt_s - took_s, self._make_room)
             else:
                 self._in_flight -= 1
@@ -206,7 +207,7 @@ class Limiter:
             self._guard(good=sign is Sign.GOOD, now=now)
 
     def _hurried(self, sign: Sign, took_s: float) -> bool:
-        return sign in _TURNED_AWAY and took_s < self.rtt_s and not self._breaker.is_open and not self._closed
+        return sign is not Sign.NONE and took_s < self.rtt_s and not self._breaker.is_open and not self._closed
 
     def pass_on(self) -> None:
         """Let those that wait have the place that was just released."""
@@ -290,7 +291,7 @@ class Limiter:
         self._mean = self._spread = 0.0
 
     def _end_round(self, now: float, *, busy: int = 0, limit: float = 0.0, pause_s: float = 0.0) -> None:
-        over_s = 1.0 if pause_s else min(1.0, DELIVERED_OVER * self.rtt_s)
+        over_s = 1.0 if pause_s else min(1.0, max(DELIVERED_OVER, DELIVERED_AMONG / self._room) * self.rtt_s)
         self._adopt(
             self._law.after(
                 Round(

@@ -158,6 +158,7 @@ class Pool:
 
     async def _sing(self, tasks: Iterator["_Task"], number: int) -> bool:
         """Send rows one at a time until one is not refused, or not like the first; return whether to go on."""
+        self.limiter.reopen()
         said: set[tuple[int | None, int | None]] = set()
         for count, task in enumerate(tasks, 1):
             ticket = await self.limiter.acquire()

@@ -98,7 +98,7 @@ _DELIVERED = (Outcome.DELIVERED, Outcome.OPEN)
 
 
 class StoppedError(Exception):
-    """A wait was dropped, or an attempt cut off, because the pool stops."""
+    """The row is left to the next run: the pool stops, or this row alone is turned away again and again."""
 
 
 class Sender:
@@ -192,7 +192,7 @@ class Sender:
         """Return when the row is to be sent again at once.
 
         Raises:
-            StoppedError: when the run stops.
+            StoppedError: when the row is left to the next run.
             TransientError: when the row has to wait, or to be given up, which is for the retry policy to say.
         """
         spent.count(verdict.kind)
@@ -201,6 +201,11 @@ class Sender:
             raise StoppedError
         if verdict.kind is Kind.BUSY:
             # The gate holds it back; where that alone would not do, because only this row is turned away, it waits.
+            if spent.busy == 1:
+                spent.busy_since = self._world.clock()
+            if self._world.clock() - spent.busy_since > self._settings.max_outage_s:
+                self._limiter.pass_on()
+                raise StoppedError
             if spent.busy > BUSY_AT_ONCE:
                 self._limiter.pass_on()
                 await self.sleep(self._world.rng.uniform(0, retry.longest_wait_s(spent.busy - BUSY_AT_ONCE)))

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from sync_job.config import Settings
-from sync_job.consent.diff import Diff, Holdings, Lingering, Terms, diff
+from sync_job.consent.diff import Diff, Holdings, Lingering, Terms, diff, owed_first
 from sync_job.consent.tables import Table, union
 from sync_job.errors import ConfigError, Exit
 from sync_job.exports import loader
@@ -81,6 +81,8 @@ def decide(
         ungranted=union(export.ungranted, owed.items()[0]),
     )
     found = diff(export.statements, known[0], withdrawn, known[1], terms, time.time())
+    if owed.clients():
+        found = found._replace(rows=owed_first(found.rows, owed))
     if settings.export.kind == "delta":
         found.counts.absent = 0
     findings.export = export.counts()
