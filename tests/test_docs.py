@@ -220,6 +220,16 @@ def test_every_column_of_the_results_is_documented() -> None:
     assert found[: len(SCHEMA.names)] == SCHEMA.names
 
 
+def test_every_event_of_the_log_is_documented() -> None:
+    """Whoever reads a log line finds its name in docs/operating.md; and no event is there that is never logged."""
+    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "sync_job").rglob("*.py"))
+    events = set(re.findall(r"""(?:_log\.(?:info|warning)|tell)\(\s*"([a-z]+\.[a-z_]+)\"""", source))
+    assert len(events) > 10
+    assert {event for event in events if f"`{event}" not in OPERATING} == set()
+    rows = section(OPERATING, "What the platform's bad hours look like")
+    assert set(re.findall(r"`((?:endpoint|breaker|changes|canary|auth|run|leg)\.[a-z_]+)[ `]", rows)) <= events
+
+
 def test_links_lead_somewhere() -> None:
     """Each relative link of README and docs names a file that is there."""
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

@@ -16,6 +16,7 @@ class Bar(Watch):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
             transient=True,
         )
@@ -28,13 +29,13 @@ class Bar(Watch):
             self._progress.start()
         else:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total or None)
+        self._task = self._progress.add_task(name, total=total or None, note="")
 
-    def at(self, done: int, total: int | None = None) -> None:
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
         """Draw how far the stage is."""
-        super().at(done, total)
+        super().at(done, total, note)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total or self._progress.tasks[0].total)
+            self._progress.update(self._task, completed=done, total=total or self._progress.tasks[0].total, note=note)
 
     def end(self) -> None:
         """Take the bar away."""

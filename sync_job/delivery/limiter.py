@@ -119,6 +119,16 @@ class Limiter:
         """Whether the breaker holds everything back but one probe at a time."""
         return self._breaker.is_open
 
+    @property
+    def outage_s(self) -> float:
+        """For how long the breaker has been open; 0 while it is not."""
+        return self._clock() - self._breaker.since if self._breaker.since is not None else 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """How long the pause that was asked for still lasts."""
+        return max(0.0, self._paused_until - self._clock())
+
     def enter(self) -> Ticket | None:
         """Return a ticket if an attempt may start now; or none, and then `acquire` waits for one."""
         now = self._clock()

@@ -52,12 +52,12 @@ def _delivery(delivery: Mapping[str, Any]) -> str:
         f"{1000 * delivery['round_trip_s']:,.0f} ms each",
     ]
     words = {
-        "turned_away": "turned away",
-        "pauses": "pauses asked for",
-        "outages": "outages",
-        "once_more": "rows tried once more",
+        "turned_away": ("turned away", "turned away"),
+        "pauses": ("pause asked for", "pauses asked for"),
+        "outages": ("outage", "outages"),
+        "once_more": ("row tried once more", "rows tried once more"),
     }
-    said += [f"{delivery[name]:,} {word}" for name, word in words.items() if delivery[name]]
+    said += [f"{delivery[name]:,} {word[delivery[name] != 1]}" for name, word in words.items() if delivery[name]]
     return f"  endpoint   {', '.join(said)}"
 
 
@@ -185,7 +185,8 @@ def status(found: Mapping[str, Any]) -> str:
     if found["running"]:
         now = found["running"]
         done = f", {now['done']:,} of {now['total']:,}" if now.get("total") else ""
-        lines.append(f"{now['kind']} {now['run']} is {now['stage']}{done}, since {now.get('seconds', 0):,.0f} s")
+        note = f"; {now['note']}" if now.get("note") else ""
+        lines.append(f"{now['kind']} {now['run']} is {now['stage']}{done}, since {now.get('seconds', 0):,.0f} s{note}")
     elif found["busy"]:
         lines.append("something holds the lock and has not said what it is")
     else:

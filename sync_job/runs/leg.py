@@ -19,6 +19,7 @@ from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.tables import Table, tabulate
 from sync_job.delivery import canary, pool
 from sync_job.delivery.limit import Limit
+from sync_job.delivery.limiter import Limiter
 from sync_job.delivery.sending import Reason, Sending, Stop, World
 from sync_job.delivery.verdict import Codes
 from sync_job.errors import Exit
@@ -192,14 +193,23 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
 
 
 def _tell(event: str, **fields: object) -> None:
-    """Log what happens to a delivery: a person should look at an endpoint that does not keep up."""
-    _log.warning(event, **fields)
+    """Log what happens to a delivery; a run that ends well all the same must not wake anybody."""
+    _log.info(event, **fields)
 
 
 async def _show(senders: pool.Pool, watch: Watch) -> None:
     while True:
-        watch.at(senders.progress.settled)
+        watch.at(senders.progress.settled, note=_note(senders.limiter))
         await asyncio.sleep(_SHOW_S)
+
+
+def _note(gate: Limiter) -> str:
+    """Return how the endpoint does, in a few words for those who watch."""
+    if gate.outage_s:
+        return f"no good answer for {gate.outage_s:.0f} s, asked again and again"
+    if gate.pause_s:
+        return f"{gate.pause_s:.0f} s more of the pause that the endpoint asked for"
+    return f"{gate.in_flight} in flight"
 
 
 async def _look(state: State, stop: Stop) -> None:

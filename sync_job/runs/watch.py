@@ -15,6 +15,7 @@ class Watch:
         self._folder: Path | None = None
         self._about: dict[str, object] = {}
         self._stage, self._done, self._total = "", 0, 0
+        self._note = ""
         self._said = 0.0
 
     def announce(self, folder: Path, kind: str, run: str) -> None:
@@ -25,12 +26,12 @@ class Watch:
 
     def stage(self, name: str, total: int = 0) -> None:
         """Say that the next stage began, of so many steps if it is known."""
-        self._stage, self._done, self._total = name, 0, total
+        self._stage, self._done, self._total, self._note = name, 0, total, ""
         self._say()
 
-    def at(self, done: int, total: int | None = None) -> None:
-        """Say how far the stage is."""
-        self._done = done
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far the stage is, and what else there is to say of it."""
+        self._done, self._note = done, note
         self._total = self._total if total is None else total
         if time.monotonic() - self._said >= _EVERY_S:
             self._say()
@@ -41,5 +42,5 @@ class Watch:
     def _say(self) -> None:
         self._said = time.monotonic()
         if self._folder is not None:
-            progress = {"stage": self._stage, "done": self._done, "total": self._total}
+            progress = {"stage": self._stage, "done": self._done, "total": self._total, "note": self._note}
             lock.announce(self._folder, self._about | progress)
