@@ -1,0 +1,232 @@
+"""The sections and their keys, typed and frozen, each with its default and what it means."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sync_job.config import values
+from sync_job.consent.channels import FIELDS
+
+
+class Section(BaseModel):
+    """What all sections are: frozen, and without unknown keys; an error never shows a value, which may be a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class RunSettings(Section):
+    """When and where a run takes place."""
+
+    timezone: Annotated[str, AfterValidator(values.zone)] = Field(
+        "UTC", description="the zone of times without one: in exports, and in what people read"
+    )
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone itself."""
+        return ZoneInfo(self.timezone)
+
+
+class ColumnSettings(Section):
+    """This export's name of each column; "" where it has none."""
+
+    Client: str = Field("Client", min_length=1, description="the column with the client's id on the platform")
+    AllowSms: str = Field("AllowSms", description='the consent to SMS; "" where the export has none')
+    AllowEmail: str = Field("AllowEmail", description='the consent to e-mail; "" where the export has none')
+    AllowPush: str = Field("AllowPush", description='the consent to push messages; "" where the export has none')
+    AllowEmailOnlineCheque: str = Field(
+        "AllowEmailOnlineCheque", description='the consent to receipts by e-mail; "" where the export has none'
+    )
+    consent_changed_at: str = Field(
+        "", description='the column with the time of the consent (not of the row); "" where the export has none'
+    )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """This export's name of each channel's column, in the order of CHANNELS; "" for none."""
+        return tuple(getattr(self, field) for field in FIELDS)
+
+
+class ExportSettings(Section):
+    """Where the export is and how it is to be read."""
+
+    path: str = Field("", description="a file, a glob, or a folder; or given on the command line")
+    format: Literal["auto", "csv", "parquet"] = Field("auto", description="auto: by the file's content")
+    kind: Literal["full", "delta"] = Field("full", description="full: says who is absent; delta: changed clients only")
+    as_of: Literal["none"] = Field(
+        description="how the export's age is known; must be said. none: it is not, and reports say so"
+    )
+    columns: ColumnSettings = Field(default_factory=lambda: ColumnSettings.model_validate({}))
+
+
+class AuthSettings(Section):
+    """How a request is authorised."""
+
+    kind: Literal["none", "bearer", "password"] = Field(
+        "none",
+        description="bearer: a fixed token in the Authorization header; password: tokens that a login gives",
+    )
+    bearer: SecretStr | None = Field(None, description="the bearer token; from the environment or a file only")
+    login_path: Annotated[str, AfterValidator(values.path_of_url)] = Field(
+        "/ManagerLogin", description="where tokens are asked for, behind base_url"
+    )
+    username: str = Field("", description="who logs in")
+    password: SecretStr | None = Field(None, description="of that user; from the environment or a file only")
+
+
+class TlsSettings(Section):
+    """Whom to trust over https, and who we are."""
+
+    ca: values.OptionalPath = Field(None, description="certificates in PEM that are trusted instead of the system's")
+    certificate: values.OptionalPath = Field(None, description="our certificate and its chain in PEM")
+    key: values.OptionalPath = Field(None, description="its key in PEM, unless the certificate's file has it")
+    key_password: SecretStr | None = Field(
+        None, description="what the key is encrypted with; from the environment or a file only"
+    )
+
+
+class SecretHeader(Section):
+    """A header whose value is a secret."""
+
+    name: str
+    value: SecretStr
+
+
+class EndpointSettings(Section):
+    """The platform that consent is pushed to."""
+
+    base_url: Annotated[str, AfterValidator(values.base_url)] = Field(
+        description="the address before /api/client/ClientUpdateCommunication; must be said"
+    )
+    format: Literal["json", "xml", "form"] = Field("json", description="the format of request bodies")
+    operator: int | None = Field(
+        None, ge=0, le=32767, description="the loyalty programme's operator; left out if not given"
+    )
+    site_code: str | None = Field(
+        None, description="the code of the site that makes the request; left out if not given"
+    )
+    restate: Literal["denials", "never"] = Field(
+        "denials",
+        description="denials: each request repeats the client's other denials, so that a drifted platform heals",
+    )
+    retry_codes: values.Codes = Field((), description="ErrorCodes that mean: try again")
+    not_found_codes: values.Codes = Field((), description="ErrorCodes that mean: no such client")
+    token: Annotated[
+        SecretStr | None, Field(description="the body's Token, an integer; from the environment or a file only")
+    ] = None
+    allow_plain_http: bool = Field(
+        False, description="whether consent, tokens and passwords may cross a network unencrypted"
+    )
+    headers: Annotated[dict[str, str], AfterValidator(values.headers)] = Field(
+        {}, description="further headers of each request, which are no secrets"
+    )
+    secret_headers: tuple[SecretHeader, ...] = Field(
+        (), description="names of headers whose values come from the environment or files only"
+    )
+    proxy: Annotated[str, AfterValidator(values.proxy)] = Field(
+        "", description='the proxy that requests go through, as http://host:port; "" for none'
+    )
+    proxy_auth: Annotated[
+        SecretStr | None, Field(description="user:password for the proxy; from the environment or a file only")
+    ] = None
+    auth: AuthSettings = Field(default_factory=lambda: AuthSettings.model_validate({}))
+    tls: TlsSettings = Field(default_factory=lambda: TlsSettings.model_validate({}))
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether requests leave this machine unencrypted: over http, to another one or through its proxy."""
+        if self.base_url.startswith("https:"):
+            return False
+        return not (values.is_loopback(self.base_url) and (not self.proxy or values.is_loopback(self.proxy)))
+
+    @property
+    def target(self) -> str:
+        """What state is bound to: the platform and the operator on it."""
+        return f"{self.base_url} operator {self.operator or 0}"
+
+
+class DeliverySettings(Section):
+    """How hard a run may push, and when."""
+
+    max_concurrency: int = Field(
+        64, ge=1, le=1000, description="requests in flight at once, at most; how many do well, the run finds out"
+    )
+    max_rps: float = Field(0, ge=0, description="requests a second, at most; 0 for no ceiling")
+    attempts: int = Field(
+        5, ge=1, le=100, description="requests a row, at most; those answered 429 or 503 do not count"
+    )
+    timeout_s: float = Field(30, gt=0, le=600, description="seconds that one request may take")
+    linger_s: float = Field(
+        120, ge=0, le=86400, description="seconds after which a request that timed out is surely not applied any more"
+    )
+    max_outage_s: float = Field(
+        600,
+        gt=0,
+        description="seconds without any good answer, after which the run stops and leaves the rest to the next",
+    )
+    drain_s: float = Field(
+        30, ge=0, le=600, description="seconds that requests in flight may still take when a run is asked to end"
+    )
+    canary: int = Field(
+        20, ge=0, le=1000, description="first rows that go one at a time, and stop the run if all are refused alike"
+    )
+    window: Annotated[str, AfterValidator(values.window)] = Field(
+        "", description='when an export may be sent, as "01:00-06:00" in [run] timezone; "" for always'
+    )
+
+
+class StateSettings(Section):
+    """Where what is known and owed is kept."""
+
+    path: Path = Field(Path("state"), description="the state folder; one for each target")
+    keys: Path = Field(Path("keys"), description="the folder of keys; outside the state folder")
+
+
+class ReportSettings(Section):
+    """What a run leaves for people."""
+
+    path: Path = Field(Path("reports"), description="the folder with one folder a run")
+    results: Literal["csv", "parquet"] = Field(
+        "csv", description="the format of the file with a row for each planned client"
+    )
+    tolerate: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="the share of an export's rows that may stay undone, if known, before a run ends in 1",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of one target."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    run: RunSettings = Field(default_factory=lambda: RunSettings.model_validate({}))
+    export: ExportSettings
+    endpoint: EndpointSettings
+    delivery: DeliverySettings = Field(default_factory=lambda: DeliverySettings.model_validate({}))
+    state: StateSettings = Field(default_factory=lambda: StateSettings.model_validate({}))
+    report: ReportSettings = Field(default_factory=lambda: ReportSettings.model_validate({}))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return only what `load` passes in: it has put flags over environment over file itself."""
+        return (init_settings,)
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """Return the section that *field* is, or none for a key."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None

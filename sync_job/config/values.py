@@ -1,0 +1,137 @@
+"""What a single value of the configuration may be: addresses, names, times of day. Pure; each says what is wrong."""
+
+import difflib
+import ipaddress
+import re
+from datetime import time
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+from pydantic import BeforeValidator
+
+PREFIX = "CONSENT_SYNC__"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 7230
+VARIABLE_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a header whose value is in a variable
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab: a line's end would begin another header
+# What the program or the connection writes itself; a second one would contradict it.
+_RESERVED = frozenset({
+    *("accept", "authorization", "connection", "content-length", "content-type", "expect", "host", "keep-alive"),
+    *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+})  # fmt: skip
+
+
+def zone(name: str) -> str:
+    """Return *name*, which names a time zone."""
+    if name not in available_timezones():
+        near = difflib.get_close_matches(name, available_timezones(), 1)
+        raise ValueError(f"{name!r} is no time zone" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return name
+
+
+def base_url(url: str) -> str:
+    """Return *url* normalised: lower-case scheme and host, no default port, no slash at the end."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError(f"{url!r} has a port that is no number") from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no http or https address")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{url!r} must be a plain address, without user, query or fragment")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}{f':{port}' if port and port != default else ''}{parts.path.rstrip('/')}"
+
+
+def proxy(url: str) -> str:
+    """Return the address of a proxy without a slash at the end; "" for none."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError("the port is no number") from exc
+    if parts.username or parts.password:
+        raise ValueError(
+            f"credentials do not belong into the address: set {PREFIX}ENDPOINT__PROXY_AUTH to user:password"
+        )
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise ValueError("not of the form http://host:port")
+    if parts.path.rstrip("/") or parts.query or parts.fragment:
+        raise ValueError("a proxy's address ends with its port")
+    return url.rstrip("/")
+
+
+def path_of_url(path: str) -> str:
+    """Return *path*, which can stand behind a base URL."""
+    if not re.fullmatch(r"/[!-~]*", path) or "?" in path or "#" in path:
+        raise ValueError("not the path of an address: it begins with / and has no blank, query or fragment")
+    return path
+
+
+def headers(headers: dict[str, str]) -> dict[str, str]:
+    """Return *headers*, none of which the program or the connection writes itself."""
+    seen: set[str] = set()
+    for name, value in headers.items():
+        check_header(name, seen)
+        if CONTROL.search(value):
+            raise ValueError(f"the value of {name} has a line's end or another control character")
+    return headers
+
+
+def check_header(name: str, seen: set[str]) -> None:
+    """Refuse a *name* that no header of ours can have, and add it to *seen*.
+
+    Raises:
+        ValueError: saying why.
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a header")
+    if name.lower() in _RESERVED:
+        raise ValueError(f"{name} is written by consent-sync itself, or by the connection")
+    if name.lower() in seen:
+        raise ValueError(f"{name} is there twice; case does not tell headers apart")
+    seen.add(name.lower())
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether what goes to *url* does not leave this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def window(text: str) -> str:
+    """Return *text*, which says from when until when: "HH:MM-HH:MM", or nothing."""
+    if text:
+        begin, _, end = text.partition("-")
+        if clock_time(begin) == clock_time(end):
+            raise ValueError(f"{text!r} begins when it ends")
+    return text
+
+
+def clock_time(text: str) -> time:
+    """Return a time of day that is written "HH:MM" or "HH:MM:SS".
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if not re.fullmatch(r"([01][0-9]|2[0-3])(:[0-5][0-9]){1,2}", text.strip()):
+        raise ValueError(f"{text!r} is no time of day, as 06:00")
+    return time.fromisoformat(text.strip())
+
+
+def codes(value: object) -> object:
+    """Return a list of ErrorCodes; in the environment it is a text with commas."""
+    return [part for part in value.replace(",", " ").split() if part] if isinstance(value, str) else value
+
+
+Codes = Annotated[tuple[int, ...], BeforeValidator(codes)]
+# In the environment "" is how a path is taken back.
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
