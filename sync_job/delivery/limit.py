@@ -14,8 +14,9 @@ SHRINKING_PAYS = 0.85  # from this on: goodput then falls by less than a sixth o
 PRECISE = 0.4  # an error of the elasticity that is small enough; until then earlier rounds are drawn in
 TRIAL_ROUNDS = 4  # a trial that is not clear by then is decided as it stands
 REST_ROUNDS, LONGEST_REST_ROUNDS = 2, 12  # between trials; each that fails doubles it
-SHORT_REST_ROUNDS = 4  # the longest while much more went well before in this run
+SHORT_REST_ROUNDS = 2  # the longest while much more went well before in this run
 LEAST_STRIDE = 0.25  # of a full stride, after failures
+LEAST_STRIDE_BACK = 0.5  # likewise, while much more went well before in this run
 KEPT = 0.95  # of what was delivered in flight, when requests are turned away
 MEMORY = 4  # limits that were tried, and the answers kept of each
 ANSWERS = 100
@@ -192,7 +193,8 @@ class Limit:
         return replace(self, value=value, tried=0)
 
     def _failed(self, rests: int = 0) -> Self:
-        longest = LONGEST_REST_ROUNDS if self.base >= FAR_BELOW * self.known else SHORT_REST_ROUNDS
+        back = self.base < FAR_BELOW * self.known
+        longest = SHORT_REST_ROUNDS if back else LONGEST_REST_ROUNDS
         return replace(
             self,
             value=self.base,
@@ -200,7 +202,7 @@ class Limit:
             tried=0,
             rest=max(min(self.patience, longest), rests),
             patience=min(2 * self.patience, LONGEST_REST_ROUNDS),
-            stride=max(LEAST_STRIDE, self.stride / 2),
+            stride=max(LEAST_STRIDE_BACK if back else LEAST_STRIDE, self.stride / 2),
             down=False,
         )
 

@@ -143,6 +143,7 @@ class Limiter:
         Whoever has a ticket must `release` it.
         """
         if self._closed or (self._dismissed and not again):
+            self.pass_on()  # what it released before, it was left
             return None
         if (ticket := self.enter()) is not None:
             return ticket
