@@ -1,15 +1,17 @@
 import asyncio
+import selectors
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Outcome
 from sync_job.errors import StateDamagedError, StorageError
-from sync_job.ledger.journal import LEAST_AHEAD, Journal, Reading, Settled
+from sync_job.ledger.journal import INTERVAL_S, LEAST_AHEAD, Journal, Reading, Settled
 
 NOW = 5000.0
 
@@ -24,7 +26,56 @@ def _settled(path: Path) -> int:
         return int(other.execute("SELECT count(*) FROM settled").fetchone()[0])
 
 
-def _write(path: Path, rows: int, block: Callable[[Journal], Awaitable[None]]) -> None:
+class _Selector(selectors.DefaultSelector):
+    """Lets the time pass that it is asked to wait for, instead of waiting; but waits for a thread that works."""
+
+    now_s = 0.0
+    working = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.working and timeout != 0:
+            return super().select()
+        assert timeout is not None, "everybody waits for each other"
+        self.now_s += max(timeout, 0.0)
+        return super().select(0)
+
+
+class Swift(asyncio.SelectorEventLoop):
+    """A loop in virtual time, in which the work of threads takes none."""
+
+    def __init__(self) -> None:
+        self._swift = _Selector()
+        super().__init__(self._swift)
+
+    def time(self) -> float:
+        """Return the virtual seconds since the start."""
+        return self._swift.now_s
+
+    def run_in_executor(self, *args: Any) -> Any:  # type: ignore[override]
+        """Do so, and let no time pass meanwhile."""
+        self._swift.working += 1
+        future = super().run_in_executor(*args)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _: object) -> None:
+        self._swift.working -= 1
+
+
+async def _cleared_at_once(journal: Journal, row: int) -> bool:
+    """Clear *row*, and return whether that needed no other turn of the loop."""
+    turns: list[None] = []
+    asyncio.get_running_loop().call_soon(turns.append, None)
+    await journal.clear(row)
+    return not turns
+
+
+def _write(
+    path: Path,
+    rows: int,
+    block: Callable[[Journal], Awaitable[None]],
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Run *block* with an open journal."""
 
     async def main() -> None:
@@ -32,7 +83,8 @@ def _write(path: Path, rows: int, block: Callable[[Journal], Awaitable[None]]) -
         async with journal.writing():
             await block(journal)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
 
 
 async def _die(journal: Journal) -> None:
@@ -76,6 +128,96 @@ def test_the_mark_is_ahead_by_no_more_than_it_must(tmp_path: Path) -> None:
         assert LEAST_AHEAD < _mark(path) <= 4 * LEAST_AHEAD
 
     _write(path, 100_000, main)
+
+
+@pytest.mark.parametrize("per_interval", [10, 70, 900])
+def test_a_steady_sender_never_waits_for_the_mark(tmp_path: Path, per_interval: int) -> None:
+    """It moves ahead of the rows with each commit, once it has seen how fast they are; and is not far ahead then.
+
+    Commits take no time here, and none is asked for but by time.
+    """
+    path = tmp_path / "journal.db"
+    waited: list[int] = []
+
+    async def main(journal: Journal) -> None:
+        for row in range(20 * per_interval):
+            if not await _cleared_at_once(journal, row):
+                waited.append(row)
+            await asyncio.sleep(INTERVAL_S / per_interval)
+
+    _write(path, 100_000, main, Swift)
+    warm = 3 * per_interval
+    assert waited[:1] == [0]
+    assert all(row < warm for row in waited), "while it is not yet known how fast they are"
+
+
+def test_the_mark_is_ahead_by_what_the_last_two_intervals_dispatched(tmp_path: Path) -> None:
+    """Or by LEAST_AHEAD: so few are in doubt after a kill, also when it was faster before. It never goes back."""
+    path = tmp_path / "journal.db"
+    moves: list[tuple[float, int, int]] = []
+    sent: list[float] = []
+
+    async def main(journal: Journal) -> None:
+        loop = asyncio.get_running_loop()
+        mark = 0
+        for per_interval, intervals in ((5, 20), (60, 5), (400, 6), (60, 25), (5, 40)):
+            for _ in range(per_interval * intervals):
+                await journal.clear(len(sent))
+                sent.append(loop.time())
+                if len(sent) % max(1, per_interval // 20) == 0:
+                    was, mark = mark, _mark(path)
+                    assert mark >= max(was, len(sent))
+                    if mark > was:
+                        moves.append((loop.time(), len(sent), mark))
+                await asyncio.sleep(INTERVAL_S / per_interval)
+
+    _write(path, 100_000, main, Swift)
+    for at, count, mark in moves:
+        # Commits are an interval apart, so that they see two as up to three; and the mark is seen a little later.
+        lately = sum(time > at - 3.3 * INTERVAL_S for time in sent[:count])
+        assert mark - count <= max(LEAST_AHEAD, lately)
+    assert max(mark - count for _, count, mark in moves) > 700
+    assert moves[0][2] - moves[0][1] <= LEAST_AHEAD
+    assert moves[-1][2] - moves[-1][1] <= LEAST_AHEAD
+
+
+@pytest.mark.parametrize("rows", [1, 49, 50, 51, 100, 749, 750])
+def test_a_commit_of_many_rows_has_all_of_them(tmp_path: Path, rows: int) -> None:
+    """They are written fifty at a time, and then the rest: each row with its own outcome."""
+    path = tmp_path / "journal.db"
+
+    def settled(row: int) -> Settled:
+        outcome = list(Outcome)[1 + row % 4]
+        return Settled(row, outcome, attempts=row, message=f"row {row}", first_sent=row / 8, settled=row / 4)
+
+    async def main(journal: Journal) -> None:
+        await asyncio.gather(*(journal.clear(row) for row in range(rows)))
+        for row in range(rows):
+            journal.settle(settled(row))
+        assert _settled(path) == 0
+
+    _write(path, rows, main)
+    with Reading(path, rows, NOW) as found:
+        (part,) = found.parts()
+    expected = [settled(row) for row in range(rows)]
+    assert part.outcome.tolist() == [one.outcome for one in expected]
+    assert part.attempts.tolist() == [one.attempts for one in expected]
+    assert part.message == [one.message for one in expected]
+    assert part.first_sent.tolist() == [one.first_sent for one in expected]
+    assert part.settled.tolist() == [one.settled for one in expected]
+
+
+def test_of_a_row_that_settles_twice_in_one_commit_the_last_counts(tmp_path: Path) -> None:
+    """Also where the two are written by different statements."""
+    path = tmp_path / "journal.db"
+    _killed(
+        path,
+        120,
+        120,
+        [Settled(row, Outcome.EXHAUSTED) for row in range(120)] + [Settled(7, Outcome.DELIVERED)],
+    )
+    with Reading(path, 120, NOW) as found:
+        assert np.flatnonzero(found.endings().outcome == Outcome.DELIVERED).tolist() == [7]
 
 
 def test_many_senders_are_cleared_together(tmp_path: Path) -> None:

@@ -167,13 +167,14 @@ class Limit:
             grown = replace(
                 self,
                 base=self.value,
-                before=self.base,
+                before=self.base if up else 0.0,
                 known=max(self.known * 0.99, self.value),
                 patience=REST_ROUNDS if self.value > 1.3 * self.edge else self.patience,
                 stride=min(1.0, 2 * self.stride),
             )
             return grown._try()
-        return replace(self._failed(), down=up)
+        # That less does not do says nothing of more.
+        return replace(self._failed(), down=up, edge=self.base if up or self.edge else 0.0)
 
     def _try(self) -> Self:
         """Return a trial of more, or of less."""
@@ -210,7 +211,7 @@ class Limit:
         failed = replace(self._failed(round_.rests), paced=True)
         if round_.limit > self.base and not round_.rests:
             return failed
-        if self.before <= round_.delivered / KEPT and self.before >= self.base / 2 and not round_.rests:
+        if self.base / 2 <= self.before <= min(self.base, round_.delivered / KEPT) and not round_.rests:
             # The last growth was one too many; what was before it is delivered.
             return replace(failed, value=self.before, base=self.before, edge=self.before, before=0.0, history=())
         least = min(1.0, self.base) if not round_.delivered else LEAST if round_.rests else self.base / 2

@@ -21,6 +21,7 @@ Later = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
 ROUND_SHARE = 0.5  # of the requests in flight that a round waits for
 ROUND_S = 0.02  # a round is at least so long, or the clock's own coarseness would be all that it shows
 LATE = 5.0  # times the usual round trip, while later requests are answered: given up as a sample and as a slot
+LONGEST_WORTH_S = 2.0  # of what a pause or an outage cost, lest one at the start keeps a whole night low
 LOSS = 0.02  # of the time may be lost by finding out whether more is possible
 MOST_GOODS = 10_000
 DELIVERED_OVER = 4.0  # round trips, to tell how many were delivered when requests are turned away
@@ -65,6 +66,7 @@ class Seen:
 class Limiter:
     """Lets attempts through within the *law*, *max_rps*, the pauses that were asked for, and a breaker.
 
+    *ceiling* is how many may be in flight at all, those given up included; the law is to stay within it.
     The requests a second are a token bucket that holds a tenth of a second, at least one request. *later* calls back
     after so many seconds of *clock*, *draw* gives random numbers from 0 to 1, *tell* takes events for the log.
     """
@@ -74,6 +76,7 @@ class Limiter:
         law: Law,
         *,
         max_rps: float,
+        ceiling: float = math.inf,
         clock: Clock,
         later: Later,
         draw: Callable[[], float],
@@ -81,6 +84,8 @@ class Limiter:
         guarded: bool = True,
     ) -> None:
         self.seen = Seen()
+        self._strays = 0  # given up as slots, and still on their way
+        self._ceiling = ceiling
         self.rtt_s = 0.0  # the mean of late; 0 while nothing is known
         self._interval = 1 / max_rps if max_rps else 0.0
         self._burst = max(self._interval, 0.1)
@@ -101,7 +106,7 @@ class Limiter:
         self._due = 0.0
         self._number = self._cut = 0
         self._goods: deque[float] = deque(maxlen=MOST_GOODS)
-        self._throttled = 0.0
+        self._throttled = self._throttled_at = 0.0
         self._begin_round()
 
     @property
@@ -185,9 +190,13 @@ class Limiter:
         good = sign is Sign.GOOD
         if good and not self._breaker.bad and not self._breaker.is_open:
             self._good_at, self._before_outage = now, self._law
+            if self._throttled and ticket.sent > self._throttled_at:
+                self._throttled = 0.0  # it let us in again by itself
         elif sign is not Sign.NONE:
             self._not_only_good(sign, now, pause_s)
-        if not ticket.given_up:
+        if ticket.given_up:
+            self._strays -= 1
+        else:
             del self._open[ticket]
             if not good and self._hurried(sign, took_s):
                 # What fails at once must not make room at once, or failures are all there will be.
@@ -213,7 +222,7 @@ class Limiter:
         if pause_s:
             self._pause(pause_s, now)
         if sign is Sign.FORBIDDEN and not self._throttled and not self._breaker.is_open:
-            self._throttled = self._delivered_over(1.0, now)
+            self._throttled, self._throttled_at = self._delivered_over(1.0, now), now
         if self._guarded and not pause_s:
             self._guard(good=sign is Sign.GOOD, now=now)
 
@@ -234,7 +243,7 @@ class Limiter:
 
     def _worth(self, lost_s: float) -> int:
         """Return for how many rounds it must go well to have been worth losing so many seconds."""
-        return math.ceil(lost_s / LOSS / (1.5 * self.rtt_s)) if self.rtt_s else 0
+        return math.ceil(min(lost_s, LONGEST_WORTH_S) / LOSS / (1.5 * self.rtt_s)) if self.rtt_s else 0
 
     def _delivered_over(self, seconds: float, now: float) -> float:
         """Return how many of those in flight were answered well, on average over the last *seconds*."""
@@ -283,11 +292,12 @@ class Limiter:
             off = y - self._mean
             self._mean += off / self._answers
             self._spread += off * (y - self._mean)
-        while self._open and now - (oldest := next(iter(self._open))).sent > LATE * self.rtt_s:
+        while self._open and (oldest := next(iter(self._open))).sent < min(ticket.sent, now - LATE * self.rtt_s):
             # Later ones are answered; were none, nothing would be given up, and the limit would hold.
             del self._open[oldest]
             oldest.given_up = True
             self._in_flight -= 1
+            self._strays += 1
             if oldest.number == self._number:
                 self._missing += 1
                 self._outstanding -= oldest.member
@@ -330,7 +340,7 @@ class Limiter:
 
     def _opens_at(self, now: float) -> float:
         """Return when the next attempt may start, by what is known now."""
-        if self._in_flight >= self._room:
+        if self._in_flight >= self._room or self._in_flight + self._strays >= self._ceiling:
             return math.inf
         at = self._paused_until
         if self._breaker.is_open:
@@ -347,7 +357,7 @@ class Limiter:
         if self._paces and self.rtt_s:
             self._next_paced = max(self._next_paced, now - _SLACK_S) + self.rtt_s / self._law.value
         self._in_flight += 1
-        self.seen.most_in_flight = max(self.seen.most_in_flight, self._in_flight)
+        self.seen.most_in_flight = max(self.seen.most_in_flight, self._in_flight + self._strays)
         member = self._quota > 0 and not self._breaker.is_open
         ticket = Ticket(self._number, self._law.value, now, member=member)
         self._open[ticket] = None

@@ -65,6 +65,7 @@ class Pool:
         self.limiter = Limiter(
             law or Limit.starting(1.0, settings.max_concurrency),
             max_rps=settings.max_rps,
+            ceiling=settings.max_concurrency,
             clock=world.clock,
             later=asyncio.get_running_loop().call_later,
             draw=world.rng.random,
@@ -78,6 +79,7 @@ class Pool:
         self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop)
         self._once_more: list[_Task] = []
         self._workers: list[asyncio.Task[None]] = []
+        self._cut_off_too: list[asyncio.Task[bool]] = []
         stop.then(self.limiter.close)
 
     @property
@@ -97,22 +99,24 @@ class Pool:
         try:
             if first:
                 await self._pass(islice(fresh, first))
-            if not canaries or await self._sing(islice(fresh, canaries), canaries):
+            if not canaries or await self._sung(islice(fresh, canaries), canaries):
                 await self._pass(fresh)
             if self._once_more and not self._stop:
                 self.progress.once_more = len(self._once_more)
                 self._world.tell("changes.once_more", rows=len(self._once_more))
-                again, self._once_more = self._once_more, []
-                await self._pass(iter(again), last=True)
+                again = iter(self._once_more)
+                self._sender.last = True
+                await self._pass(again, last=True)
+                self._once_more = list(again)  # not taken any more: the pool was stopped
             for task in self._once_more:
-                self._settle(task, *task.exhausted())
+                self._settle(task, *task.deferred())
         finally:
             watching.cancel()
 
     def cut_off(self) -> None:
         """End the attempts that are in flight, and leave their rows in doubt; the pool was asked to stop before."""
         self._sender.cut = True
-        for worker in self._workers:
+        for worker in [*self._workers, *self._cut_off_too]:
             worker.cancel()
 
     async def _pass(self, tasks: Iterator["_Task"], *, last: bool = False) -> None:
@@ -137,14 +141,12 @@ class Pool:
         await self._record.clear(task.sending.row)
         if self._stop:
             self.limiter.release(ticket, Sign.NONE, 0.0)  # nobody waits any more
-            outcome, denials = Outcome.DEFERRED, Outcome.OPEN
-            if task.refused:
-                outcome, denials = Outcome.REFUSED, Outcome.DEFERRED
+            outcome, denials = task.deferred()
         elif task.refused:
             outcome, denials = Outcome.REFUSED, await self._sender.repeat(task.sending, task.client, task.sent, ticket)
         else:
             outcome, denials = await self._sender.send(task.sending, task.client, task.sent, ticket)
-        out = Outcome.EXHAUSTED in (outcome, denials)
+        out = Outcome.EXHAUSTED in (outcome, denials) or (Outcome.DEFERRED in (outcome, denials) and not self._stop)
         if out and not last and len(self._once_more) < MOST_ONCE_MORE:
             self._once_more.append(task._replace(refused=outcome is Outcome.REFUSED))
         else:
@@ -156,13 +158,28 @@ class Pool:
         self.progress.settled += 1
         self.progress.outcomes[outcome] += 1
 
+    async def _sung(self, tasks: Iterator["_Task"], number: int) -> bool:
+        """Do what `_sing` does, in a task that can be cut off."""
+        singing = asyncio.create_task(self._sing(tasks, number))
+        self._cut_off_too = [singing]
+        try:
+            return await singing
+        finally:
+            self._cut_off_too = []
+            singing.cancel()
+
     async def _sing(self, tasks: Iterator["_Task"], number: int) -> bool:
         """Send rows one at a time until one is not refused, or not like the first; return whether to go on."""
         self.limiter.reopen()
         said: set[tuple[int | None, int | None]] = set()
-        for count, task in enumerate(tasks, 1):
+        for count in range(1, number + 1):
+            # As everywhere, the turn comes before the row.
             ticket = await self.limiter.acquire()
             if ticket is None:
+                return False
+            task = next(tasks, None)
+            if task is None:
+                self.limiter.release(ticket, Sign.NONE, 0.0)
                 return False
             outcome, denials = await self._carry_out(task, ticket)
             said.add((task.sending.status, task.sending.code))
@@ -201,6 +218,6 @@ class _Task(NamedTuple):
     sent: int
     refused: bool = False
 
-    def exhausted(self) -> tuple[Outcome, Outcome]:
-        """Return how it ended when it is not tried any more."""
-        return (Outcome.REFUSED, Outcome.EXHAUSTED) if self.refused else (Outcome.EXHAUSTED, Outcome.OPEN)
+    def deferred(self) -> tuple[Outcome, Outcome]:
+        """Return how it ended when the pool stopped first."""
+        return (Outcome.REFUSED, Outcome.DEFERRED) if self.refused else (Outcome.DEFERRED, Outcome.OPEN)

@@ -28,7 +28,6 @@ class Spent:
         self.attempts = 0
         self.garbled = 0
         self.busy = 0
-        self.busy_since = 0.0
         self.reset = False  # a kept connection was closed under it
 
     def count(self, kind: Kind) -> None:

@@ -15,6 +15,8 @@ from sync_job.delivery import retry
 from sync_job.delivery.limiter import Limiter, Sign, Ticket
 from sync_job.delivery.verdict import Answer, Codes, Failure, Kind, Verdict, judge, pause_s
 
+HOPELESS = 5  # rows out of attempts before any good answer: it is not the rows
+MOST_BUSY = 10  # then others go first, lest rows that alone are turned away keep all workers
 BUSY_AT_ONCE = 3  # a row that is turned away goes back to the gate; later it waits besides, lest it alone is the cause
 
 
@@ -98,7 +100,7 @@ _DELIVERED = (Outcome.DELIVERED, Outcome.OPEN)
 
 
 class StoppedError(Exception):
-    """The row is left to the next run: the pool stops, or this row alone is turned away again and again."""
+    """The row is left to the next run: the pool stops, or this row was turned away so often that others go first."""
 
 
 class Sender:
@@ -109,6 +111,8 @@ class Sender:
     ) -> None:
         self.requests = 0
         self.good = False
+        self.last = False  # nothing is tried once more any longer
+        self.hopeless = 0
         self.bad_since: float | None = None
         self.last_bad = ""
         self._endpoint = endpoint
@@ -181,8 +185,12 @@ class Sender:
                 return await self._again(first, attempt, spent)
         except StoppedError:
             return Outcome.DEFERRED
+        except asyncio.CancelledError:
+            self._outlive()
+            return Outcome.DEFERRED
         except retry.TransientError as last:
-            if self.good:
+            self.hopeless += not self.good
+            if self.good or (self.hopeless < HOPELESS and not self.last):
                 return Outcome.EXHAUSTED
             # Not one good answer in this run: it is not the row.
             self._stop.ask(Reason.ENDPOINT, f"not one good answer; the last was: {last.verdict.why}")
@@ -201,9 +209,7 @@ class Sender:
             raise StoppedError
         if verdict.kind is Kind.BUSY:
             # The gate holds it back; where that alone would not do, because only this row is turned away, it waits.
-            if spent.busy == 1:
-                spent.busy_since = self._world.clock()
-            if self._world.clock() - spent.busy_since > self._settings.max_outage_s:
+            if spent.busy > MOST_BUSY and (self.good or not self.last):
                 self._limiter.pass_on()
                 raise StoppedError
             if spent.busy > BUSY_AT_ONCE:
@@ -215,8 +221,6 @@ class Sender:
             spent.reset = True
             spent.attempts -= 1
             return
-        if self._limiter.is_open and self.good:
-            spent.attempts -= 1  # a probe of an endpoint that is gone says nothing of the row
         self._limiter.pass_on()
         raise retry.TransientError(verdict, _pause_s(answer, self._world))
 
@@ -251,10 +255,7 @@ class Sender:
             if answer.retry_after:
                 pause_s = _pause_s(answer, self._world)
         except asyncio.CancelledError:
-            if not self.cut:
-                raise
-            if task := asyncio.current_task():
-                task.uncancel()
+            self._outlive()
             sending.doubt |= doubt
             sending.doubt_at = self._world.now()
             sending.status, sending.code, sending.message = None, None, "cut off: the run was ended"
@@ -276,6 +277,13 @@ class Sender:
             self.bad_since = clock() if self.bad_since is None else self.bad_since
             self.last_bad = verdict.why
         return verdict, answer
+
+    def _outlive(self) -> None:
+        """Go on after a cancellation, if it only cut off what was going on; the one that is being handled."""
+        if not self.cut:
+            raise
+        if task := asyncio.current_task():
+            task.uncancel()
 
     async def sleep(self, seconds: float) -> None:
         """Wait, unless the pool stops meanwhile.

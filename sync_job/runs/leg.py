@@ -179,10 +179,10 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
     if stop.reason is Reason.CANARY and senders.refused_alike is not None:
         said = senders.refused_alike
         why = f"{stop.why}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
-        _log.warning("canary.stopped", why=why)
+        _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
     if stop.reason is Reason.ENDPOINT:
-        _log.warning("endpoint.stopped", why=stop.why)
+        _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
         return Stopped(Exit.ENDPOINT, f"{where}: {stop.why}")
     if asked:
         return Stopped(asked[0], stop.why)
