@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check scenarios soak cost lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -16,6 +16,15 @@ check: $(SET_UP)  ## format, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+scenarios: $(SET_UP)   ## how much of an endpoint's capacity is used, in virtual time: writes docs/delivery.md
+	@$(BIN)/python -m benchmarks.scenarios --write
+
+soak: $(SET_UP)   ## 100,000 rows to an endpoint that fails in every way (some minutes)
+	@CONSENT_SYNC_SOAK_ROWS=100000 $(BIN)/python -m pytest -q tests/test_delivery.py -k soak
+
+cost: $(SET_UP)   ## what the machinery of sending costs beside a bare aiohttp loop (needs nginx)
+	@$(BIN)/python -m benchmarks.cost
 
 lock: $(SET_UP)   ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install -q pip-tools
