@@ -5,7 +5,7 @@ endpoint in virtual time. Nothing here is global: several pools can stand side b
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -78,8 +78,7 @@ class Pool:
         self._stop = stop
         self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop)
         self._once_more: list[_Task] = []
-        self._workers: list[asyncio.Task[None]] = []
-        self._cut_off_too: list[asyncio.Task[bool]] = []
+        self._workers: Sequence[asyncio.Task[object]] = ()
         stop.then(self.limiter.close)
 
     @property
@@ -116,7 +115,7 @@ class Pool:
     def cut_off(self) -> None:
         """End the attempts that are in flight, and leave their rows in doubt; the pool was asked to stop before."""
         self._sender.cut = True
-        for worker in [*self._workers, *self._cut_off_too]:
+        for worker in self._workers:
             worker.cancel()
 
     async def _pass(self, tasks: Iterator["_Task"], *, last: bool = False) -> None:
@@ -161,11 +160,10 @@ class Pool:
     async def _sung(self, tasks: Iterator["_Task"], number: int) -> bool:
         """Do what `_sing` does, in a task that can be cut off."""
         singing = asyncio.create_task(self._sing(tasks, number))
-        self._cut_off_too = [singing]
+        self._workers = (singing,)
         try:
             return await singing
         finally:
-            self._cut_off_too = []
             singing.cancel()
 
     async def _sing(self, tasks: Iterator["_Task"], number: int) -> bool:
