@@ -111,11 +111,12 @@ def run(settings: Settings, *, restrict_only: bool = False, limit: int | None = 
     import structlog
 
     from sync_job.runs import logs, night
+    from sync_job.runs.decide import Wish
     from sync_job.runs.watch import Watch
 
     if not structlog.is_configured():
         logs.configure("console", "warning")
-    return night.run(settings, night.Wish(restrict_only=restrict_only, limit=limit), Watch())
+    return night.run(settings, Wish(restrict_only=restrict_only, limit=limit), Watch())
 
 
 def _frame(table: object) -> pd.DataFrame:

@@ -93,6 +93,14 @@ class BusyError(ConsentSyncError):
     exit_code = Exit.BUSY
 
 
+class PausedError(BusyError):
+    """A person paused the target: nothing is sent until `resume`."""
+
+
+class RestoredStateError(StateError):
+    """The state knows fewer withdrawals than it once did: nothing but a list of withdrawals may be sent."""
+
+
 class CountsError(ConsentSyncError):
     """Counts that must add up do not: a bug."""
 

@@ -2,12 +2,17 @@
 
 import csv
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sync_job import load_settings
 from sync_job.config import Settings
-from sync_job.runs import init
+from sync_job.ledger.state import State
+from sync_job.runs import init, intake
+from sync_job.runs.intake import Listing
 from sync_job.runs.watch import Watch
 from sync_job.standin.platform import Platform
 
@@ -31,7 +36,21 @@ attempts = 6
 timeout_s = {timeout_s}
 linger_s = {linger_s}
 {more}
+[withdrawals]
+scope = "all"
+basis = "consent-withdrawn"
+leg_s = {leg_s}
+[guards]
+{guards}
 """
+# A shop of a few hundred clients changes by shares that no real one does: most tests are not about that.
+NO_GUARDS = "\n".join(
+    f"{name} = 1000000"
+    for name in (
+        *("re_grants", "new_grants", "revocations", "changed", "unknown"),
+        *("lost", "shrinkage", "rejects", "list"),
+    )
+)
 
 
 class Shop:
@@ -47,13 +66,22 @@ class Shop:
         timeout_s: float = 5,
         linger_s: float = 0.2,
         more: str = "",
+        guards: str = NO_GUARDS,
+        leg_s: float = 0.2,
     ) -> None:
         self.folder = folder
         self.config = folder / "config.toml"
         self.export = folder / "export.csv"
         self.config.write_text(
             _CONFIG.format(
-                url=url, format=format_, concurrency=concurrency, timeout_s=timeout_s, linger_s=linger_s, more=more
+                url=url,
+                format=format_,
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+                linger_s=linger_s,
+                leg_s=leg_s,
+                guards=guards,
+                more=more,
             )
         )
 
@@ -69,6 +97,30 @@ class Shop:
             writer = csv.writer(file)
             writer.writerow(["Client", *FIELDS])
             writer.writerows([client, *(text[flag] for flag in flags)] for client, flags in people.items())
+
+    def listing(self, people: Mapping[int, str], **said: Any) -> Listing:
+        """Return a list of people with the channels that each withdrew."""
+        path = self.folder / "opt-outs.csv"
+        rows = "".join(f"{client},{scope}\n" for client, scope in people.items())
+        path.write_text(f"Client,scope\n{rows}", "utf-8")
+        return Listing(str(path), **{"received_at": time.time() - 60, "basis": "consent-withdrawn"} | said)
+
+    def withdraw(self, people: Mapping[int, str], **said: Any) -> str:
+        """Take a list in without sending it, and return its digest."""
+        (taken,) = intake.take_in([self.settings], self.listing(people, **said), lambda count, _: count, Watch())
+        return taken.found.digest
+
+    @contextmanager
+    def state(self, *, write: bool = False) -> Iterator[State]:
+        """Open the state."""
+        with State.open(self.settings.state.path, self.settings.endpoint.target, write=write) as state:
+            yield state
+
+    def owed(self) -> dict[int, int]:
+        """Return the channels that are owed a denial, a low bit each, by client."""
+        with self.state() as state:
+            found = state.ledger.obligations.owed(time.time())
+        return dict(zip(found.client.tolist(), found.channels.tolist(), strict=True))
 
     def init(self, platform: str = "empty") -> None:
         """Make the state from the export, with everything approved."""

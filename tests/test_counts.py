@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from sync_job.consent.channels import CHANNELS
-from sync_job.consent.diff import Counts, Lane, Rows
+from sync_job.consent.diff import Counts
 from sync_job.consent.fold import Outcome
+from sync_job.consent.rows import Lane, Rows
 from sync_job.errors import CountsError
 from sync_job.report import counts
 
@@ -16,6 +17,7 @@ GOOD: dict[str, Any] = {
         "stated": 10,
         "planned": 6,
         "planned_unstated": 2,
+        "forgotten": 0,
         "waiting": 1,
         "blocked": 1,
         "held": 2,

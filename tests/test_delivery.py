@@ -22,6 +22,7 @@ import sync_job
 from sync_job.errors import Exit
 from sync_job.ledger.state import State
 from sync_job.runs import night
+from sync_job.runs.decide import Wish
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.contract import Answer
@@ -32,6 +33,13 @@ from tests.shop import People, Shop, expected, holds, people
 
 ROWS = int(os.environ.get("CONSENT_SYNC_SOAK_ROWS", "4000"))
 DENIED = (False, False, False, False)
+
+
+NOTHING_ASKED = """[export.blank]
+AllowEmail = "nothing"
+AllowPush = "nothing"
+AllowEmailOnlineCheque = "nothing"
+"""
 
 
 def shop_of(folder: Path, url: str, rows: int, **settings: Any) -> Shop:
@@ -230,13 +238,12 @@ def test_few_rows_that_are_refused_are_just_refused(tmp_path: Path) -> None:
 
 
 def test_obligations_are_no_canaries(tmp_path: Path) -> None:
-    """What is owed is sent whole, before the export and again with it, though all of it is refused alike."""
+    """What is owed is sent whole before the export, and once in a run, though all of it is refused alike."""
     with running(Options(known=())) as platform:
         shop = shop_of(tmp_path, platform.url, 5)
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=True) as state:
-            state.ledger.make_obligations([(client, 0b01) for client in range(5000, 5060)])
+        shop.withdraw(dict.fromkeys(range(5000, 5060), "sms"))
         sync_job.run(shop.settings)
-        assert platform.requests == 60 + 60 + 5
+        assert platform.requests == 60 + 5
 
 
 def minutes_from_now(minutes: float) -> str:
@@ -249,8 +256,7 @@ def test_outside_its_window_an_export_is_not_sent(tmp_path: Path) -> None:
     with running(Options()) as platform:
         window = f'window = "{minutes_from_now(60)}-{minutes_from_now(120)}"'
         shop = shop_of(tmp_path, platform.url, 50, more=window)
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=True) as state:
-            state.ledger.make_obligations([(5000, 0b01)])
+        shop.withdraw({5000: "sms"})
         report = sync_job.run(shop.settings)
         assert {entry.client for entry in platform.platform.log} == {5000}
         assert report.exit_code is Exit.ATTENTION
@@ -261,12 +267,12 @@ def test_outside_its_window_an_export_is_not_sent(tmp_path: Path) -> None:
 def test_time_that_is_up_stops_taking_rows_before(tmp_path: Path) -> None:
     """The last answer is there by then, grants are what is left, and the next run sends just the rest."""
     with running(Options(workers=1, service_ms=25)) as platform:
-        shop = Shop(tmp_path, platform.url)
+        shop = Shop(tmp_path, platform.url, more=NOTHING_ASKED)
         shop.write({1000 + place: (place % 2 == 0, None, None, None) for place in range(400)})
         shop.init()
         ends = int(time.time()) + 4
         until = datetime.fromtimestamp(ends, UTC).strftime("%H:%M:%S")
-        report = night.run(shop.settings, night.Wish(until=until), Watch())
+        report = night.run(shop.settings, Wish(until=until), Watch())
         last = max(rates(platform)) - time.monotonic() + time.time()
         assert last < ends
         assert report.exit_code is Exit.ATTENTION

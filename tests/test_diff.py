@@ -11,25 +11,10 @@ from hypothesis import strategies as st
 
 from sync_job.consent import diff as diffs
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LAST_ID, NOTHING, Bytes, Ids, pack, parse_letters, unpack
-from sync_job.consent.diff import (
-    Counts,
-    Diff,
-    Holdings,
-    Lane,
-    Lingering,
-    Rows,
-    Terms,
-    changed,
-    diff,
-    each,
-    joined,
-    lanes,
-    no_lingering,
-    obligations,
-    send,
-    transitions,
-)
-from sync_job.consent.rules import Ruling, decide, decide_all
+from sync_job.consent.diff import Counts, Diff, Terms, diff, lanes, send
+from sync_job.consent.known import Holdings, Known, Lingering, Obligations
+from sync_job.consent.rows import Lane, Rows, changed, each, joined, obligations, transitions
+from sync_job.consent.rules import Cases, Ruling, decide, decide_all
 from sync_job.consent.tables import CHUNK, Slots, Table, tabulate
 
 NOW = 1_000.0
@@ -89,9 +74,11 @@ def _diff(population: Population, *, may_grant: bool = True, restate: bool = Tru
     ungranted = _ids(sorted(client for client, all_ in population.items() if all_.ungranted))
     return diff(
         _table({client: all_.says for client, all_ in population.items() if all_.says}),
-        _holdings(population),
-        _table({client: all_.withdrawn for client, all_ in population.items() if all_.withdrawn}),
-        lingering,
+        Known(
+            _holdings(population),
+            _table({client: all_.withdrawn for client, all_ in population.items() if all_.withdrawn}),
+            lingering=lingering,
+        ),
         Terms(may_grant=may_grant, restate=restate, ungranted=ungranted),
         NOW,
     )
@@ -299,6 +286,11 @@ def test_a_client_that_waits_counts_as_waiting_alone(ungranted: bool) -> None:
     assert counts.blocked_channels == [0, int(not ungranted), 0, 0]
 
 
+def _cases(says: Bytes, state: Bytes, due: Bytes, withdrawn: Bytes, may_grant: npt.NDArray[np.bool_]) -> Cases:
+    none = np.zeros(len(says), np.uint8)
+    return Cases(says, state, due, withdrawn, none, may_grant, none)
+
+
 def _everyone() -> tuple[Bytes, Bytes]:
     """Return a Statement and a State for every pair of them."""
     says, state = (part.ravel().astype(np.uint8) for part in np.meshgrid(np.arange(256), VALID, indexing="ij"))
@@ -308,7 +300,7 @@ def _everyone() -> tuple[Bytes, Bytes]:
 def _looked_at(says: Bytes, state: Bytes, *, may_grant: bool, restate: bool) -> npt.NDArray[np.bool_]:
     """Return who is planned or held with nothing due and nothing withdrawn, all being looked at."""
     none = np.zeros(len(says), np.uint8)
-    rulings = decide_all(says, state, none, none, np.full(len(says), may_grant))
+    rulings = decide_all(_cases(says, state, none, none, np.full(len(says), may_grant)))
     return np.asarray((send(rulings.target, state, none, none != 0, restate=restate).sent | rulings.held) != 0)
 
 
@@ -318,7 +310,8 @@ def _looked_at(says: Bytes, state: Bytes, *, may_grant: bool, restate: bool) -> 
 def test_a_client_passed_over_is_neither_planned_nor_held(may_grant: bool, restate: bool, ungranted: bool) -> None:
     """Of all pairs of Statement and State, those that `diff` does not look at closely need nothing, granted or not."""
     says, state = _everyone()
-    quiet = diffs._quiet(Terms(may_grant=may_grant, restate=restate))[says.astype(np.uint16) << 8 | state]
+    quick = diffs._quick(Terms(may_grant=may_grant, restate=restate))[says.astype(np.uint16) << 8 | state]
+    quiet = quick & diffs._LOOK == 0
     assert quiet.any()
     assert not quiet.all()
     looked_at = _looked_at(says, state, may_grant=may_grant and not ungranted, restate=restate)
@@ -338,14 +331,12 @@ def test_every_pair_of_statement_and_state_is_sent_as_the_rules_say(
     ids = np.arange(1, len(says) + 1, dtype=np.int32)
     result = diff(
         Table(Slots(1, len(ids)), says),
-        Holdings(ids[state != 0], state[state != 0], np.zeros(np.count_nonzero(state), np.uint8)),
-        _table({}),
-        no_lingering(),
+        Known(Holdings(ids[state != 0], state[state != 0], np.zeros(np.count_nonzero(state), np.uint8))),
         Terms(may_grant=may_grant, restate=restate, ungranted=ids[: len(ids) * ungranted]),
         NOW,
     )
     none = np.zeros(len(ids), np.uint8)
-    rulings = decide_all(says, state, none, none, np.full(len(ids), may_grant and not ungranted))
+    rulings = decide_all(_cases(says, state, none, none, np.full(len(ids), may_grant and not ungranted)))
     expected = send(rulings.target, state, none, none != 0, restate=restate).sent
     sent = np.zeros(len(ids), np.uint8)
     sent[result.rows.client - 1] = result.rows.sent
@@ -365,13 +356,14 @@ def test_a_table_of_more_slots_than_are_looked_at_in_one_step_is_one_table(apart
     known, stated_ = (state | due) != 0, says != 0
     result = diff(
         tabulate(ids[stated_], ids[stated_], says[stated_]),
-        Holdings(ids[known], state[known], due[known]),
-        tabulate(ids[covered != 0], ids[covered != 0], covered[covered != 0]),
-        no_lingering(),
+        Known(
+            Holdings(ids[known], state[known], due[known]),
+            tabulate(ids[covered != 0], ids[covered != 0], covered[covered != 0]),
+        ),
         Terms(),
         NOW,
     )
-    rulings = decide_all(says, state, due, covered, np.ones(many, np.bool_))
+    rulings = decide_all(_cases(says, state, due, covered, np.ones(many, np.bool_)))
     sending = send(rulings.target, state, due, np.zeros(many, np.bool_), restate=True)
     lane = lanes(state, sending.sent, sending.changes)
     lane[(sending.changes & covered & ~(sending.sent >> 1)) != 0] = Lane.WITHDRAWAL
@@ -408,9 +400,14 @@ def test_an_empty_export_makes_every_known_client_absent_and_denies_nobody() -> 
 def test_obligations_are_denials_alone_in_the_first_lane(population: Population, owed: dict[int, int]) -> None:
     """Each client owed is sent its denials and nothing else, known or not, with the State and Due it has."""
     everyone = {client: population.get(client, Client()) for client in owed}
-    assert _planned(obligations(_holdings(population), _table(owed))) == [
-        Planned(Lane.OBLIGATION, client, all_.state, all_.due, owed[client])
-        for client, all_ in sorted(everyone.items())
+    limits = {client: client % 3 for client in owed}
+    ids = _ids(sorted(owed))
+    all_owed = Obligations(
+        ids, _bytes(owed[i] for i in ids.tolist()), np.array([limits[i] for i in ids.tolist()], float)
+    )
+    assert [tuple(row) for row in _planned(obligations(_holdings(population), all_owed))] == [
+        (Lane.OBLIGATION, client, all_.state, all_.due, owed[client])
+        for client, all_ in sorted(everyone.items(), key=lambda one: (limits[one[0]], one[0]))
     ]
 
 

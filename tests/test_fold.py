@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync_job.consent.channels import ALLOWED, DENIED, LAST_ID, NOTHING, Bytes, Ids, pack, parse_letters, unpack
-from sync_job.consent.diff import Holdings, Lingering, Rows, no_lingering
 from sync_job.consent.fold import (
     DOUBT_DENIALS,
     DOUBT_WHOLE,
@@ -20,6 +19,8 @@ from sync_job.consent.fold import (
     fold_rows,
     settle,
 )
+from sync_job.consent.known import Holdings, Lingering, no_lingering
+from sync_job.consent.rows import Rows
 
 STARTED, NOW, LINGER_S = 1_000.0, 1_100.0, 120.0
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LAST_ID, NOTHING, Bytes, Ids, pack
-from sync_job.consent.diff import Diff, Holdings, Lingering, Rows, Terms, diff, no_lingering, send
+from sync_job.consent.diff import Diff, Terms, diff, send
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Channel, Ending, Endings, Folded, Outcome, fold, settle
+from sync_job.consent.known import Holdings, Known, Lingering, no_lingering
+from sync_job.consent.rows import Rows
 from sync_job.consent.rules import decide
 from sync_job.consent.tables import Table, tabulate
 
@@ -196,9 +198,11 @@ def _holdings(world: World) -> Holdings:
 def _diff(world: World, holdings: Holdings, lingering: Lingering, now: float) -> Diff:
     return diff(
         _table({client: all_.says for client, all_ in world.clients.items()}),
-        holdings,
-        _table({client: all_.withdrawn for client, all_ in world.clients.items()}),
-        lingering,
+        Known(
+            holdings,
+            _table({client: all_.withdrawn for client, all_ in world.clients.items()}),
+            lingering=lingering,
+        ),
         Terms(may_grant=world.may_grant, restate=world.restate),
         now,
     )

@@ -1,32 +1,23 @@
 import os
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sync_job.consent.diff import Lingering, no_lingering
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.known import Lingering, no_lingering
 from sync_job.errors import ForeignStateError, NoStateError, StateDamagedError, StorageError
 from sync_job.ledger.ledger import Ledger
 
 TARGET = "http://127.0.0.1:1 operator 7"
 
 
-def _table(channels: Mapping[int, int]) -> Table:
-    ids = np.array(list(channels), np.int32)
-    return tabulate(ids, ids, np.array(list(channels.values()), np.uint8))
-
-
 def _create(tmp_path: Path) -> Ledger:
     return Ledger.create(tmp_path / "ledger.db", TARGET, 1.0)
 
 
-def _commit(
-    ledger: Ledger, run: str, leg: int, digest: str = "d", lingering: Lingering | None = None, **closed: int
-) -> int:
+def _commit(ledger: Ledger, run: str, leg: int, digest: str = "d", lingering: Lingering | None = None) -> int:
     return ledger.commit_leg(
         run,
         leg,
@@ -34,7 +25,6 @@ def _commit(
         clients=1,
         lingering=lingering or no_lingering(),
         now=2.0,
-        closed=_table({int(client.removeprefix("c")): channels for client, channels in closed.items()}),
     )
 
 
@@ -111,25 +101,6 @@ def test_lingering_is_replaced_by_each_commit(tmp_path: Path) -> None:
         assert len(ledger.lingering().client) == 0
 
 
-def test_obligations_close_channel_by_channel(tmp_path: Path) -> None:
-    """An acknowledged channel is owed no more, the others are, and a client that is owed nothing is gone."""
-    with _create(tmp_path) as ledger:
-        ledger.make_obligations([(5, 0b0001), (6, 0b0101), (7, 0b0100)])
-        ledger.make_obligations([(5, 0b0100)])
-        assert _pairs(ledger.obligations()) == {5: 0b0101, 6: 0b0101, 7: 0b0100}
-        run = ledger.begin("run", 1.0, "n")
-        _commit(ledger, run, 0, c5=0b0001, c6=0b0101, c9=0b0001)
-        assert _pairs(ledger.obligations()) == {5: 0b0100, 7: 0b0100}
-        _commit(ledger, run, 1, c5=0b0100, c7=0b0001)
-        assert _pairs(ledger.obligations()) == {7: 0b0100}
-        assert ledger.withdrawn().clients() == 0
-
-
-def _pairs(table: Table) -> dict[int, int]:
-    ids, values = table.items()
-    return dict(zip(ids.tolist(), values.tolist(), strict=True))
-
-
 def test_a_ledger_that_is_not_there_is_told_by_its_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +168,9 @@ def test_what_is_no_ledger_is_damaged(tmp_path: Path, damage: bytes, write: bool
 def test_a_truncated_ledger_is_damaged(tmp_path: Path, lost: int) -> None:
     """Also by one byte of its last page."""
     with _create(tmp_path) as ledger:
-        ledger.make_obligations((client, 1) for client in range(1, 5000))
+        many = np.arange(1, 5000)
+        lingering = Lingering(many.astype(np.int32), many.astype(np.float64), many > 0)
+        _commit(ledger, ledger.begin("run", 1.0, "n"), 0, lingering=lingering)
     path = tmp_path / "ledger.db"
     path.write_bytes(path.read_bytes()[:-lost])
     with pytest.raises(StateDamagedError, match=r"ledger\.db: damaged"):

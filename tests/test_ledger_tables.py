@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sync_job.consent.diff import Holdings, Rows
+from sync_job.consent.known import Holdings
+from sync_job.consent.rows import Rows
 from sync_job.errors import StateDamagedError
 from sync_job.ledger import tables
 

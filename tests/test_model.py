@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from sync_job.consent.channels import ALLOWED, DENIED, NOTHING, pack
-from sync_job.consent.diff import Holdings, Lingering, Rows, no_lingering, send
+from sync_job.consent.diff import send
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Endings, Outcome, fold
+from sync_job.consent.known import Holdings, Lingering, no_lingering
+from sync_job.consent.rows import Rows
 from sync_job.consent.rules import Ruling, decide
 
 # A leg is planned at 100, while an older linger ends at 150; its own last attempt in doubt is made at 110.

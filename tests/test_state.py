@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sync_job.consent.diff import Holdings, Rows, no_lingering
-from sync_job.consent.tables import tabulate
+from sync_job.consent.known import Holdings, no_lingering
+from sync_job.consent.rows import Rows
 from sync_job.errors import NoStateError, StateDamagedError, StateError
-from sync_job.ledger import inbox, tables
+from sync_job.ledger import tables
 from sync_job.ledger.state import SNAPSHOTS_KEPT, State
 
 TARGET = "http://127.0.0.1:1 operator 0"
@@ -19,8 +19,7 @@ def _holdings(*states: int) -> Holdings:
 
 
 def _commit(state: State, run: str, leg: int, holdings: Holdings) -> int:
-    none = tabulate(_NO_IDS, _NO_IDS, _NO_BYTES)
-    return state.commit_leg(run, leg, holdings=holdings, lingering=no_lingering(), now=1.0, closed=none)
+    return state.commit_leg(run, leg, holdings=holdings, lingering=no_lingering(), now=1.0)
 
 
 def _made(folder: Path) -> None:
@@ -127,17 +126,3 @@ def test_a_snapshot_that_is_not_the_ledgers_is_refused(tmp_path: Path, harm: str
         pytest.raises(StateDamagedError, match=r"1\.parquet: damaged"),
     ):
         state.holdings()
-
-
-def test_an_unknown_list_in_the_inbox_is_neither_ignored_nor_touched(tmp_path: Path) -> None:
-    """A newer version put it there; half-written ones do not count."""
-    folder = tmp_path / "state"
-    inbox.absorb(folder)
-    _made(folder)
-    (folder / "inbox" / ".ab.parquet.new").touch()
-    inbox.absorb(folder)
-    (folder / "inbox" / "ab.parquet").touch()
-    assert inbox.waiting(folder) == [folder / "inbox" / "ab.parquet"]
-    with pytest.raises(StateError, match=r"inbox/ab\.parquet: a list that this version"):
-        inbox.absorb(folder)
-    assert (folder / "inbox" / "ab.parquet").exists()

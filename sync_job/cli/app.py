@@ -168,9 +168,10 @@ def run(
     Example: consent-sync run export.csv --config nightly.toml
     """
     from sync_job.runs import night
+    from sync_job.runs.decide import Wish
 
     settings = _load(config, export)
-    wish = night.Wish(restrict_only=restrict_only, limit=limit, until=_time_of_day(until))
+    wish = Wish(restrict_only=restrict_only, limit=limit, until=_time_of_day(until))
     report = night.run(settings, wish, _watch(quiet))
     _tell(report.summary, as_json=as_json, quiet=quiet)
 
@@ -190,8 +191,9 @@ def plan(
     """
     from sync_job.report import text
     from sync_job.runs import planning
+    from sync_job.runs.decide import Wish
 
-    found = planning.plan(_load(config, export), _watch(quiet), out, restrict_only=restrict_only)
+    found = planning.plan(_load(config, export), _watch(quiet), out, Wish(restrict_only=restrict_only))
     if as_json:
         _print_json(found)
     elif not quiet:

@@ -10,14 +10,16 @@ from sync_job.config.sections import (
     DeliverySettings,
     EndpointSettings,
     ExportSettings,
+    GuardSettings,
     ReportSettings,
     RunSettings,
     Settings,
     StateSettings,
     TlsSettings,
+    WithdrawalSettings,
     section_of,
 )
-from sync_job.config.values import PREFIX, clock_time
+from sync_job.config.values import PREFIX, clock_time, name_pattern
 
 __all__ = [
     "PREFIX",
@@ -26,12 +28,15 @@ __all__ = [
     "DeliverySettings",
     "EndpointSettings",
     "ExportSettings",
+    "GuardSettings",
     "ReportSettings",
     "RunSettings",
     "Settings",
     "StateSettings",
     "TlsSettings",
+    "WithdrawalSettings",
     "clock_time",
     "load",
+    "name_pattern",
     "section_of",
 ]

@@ -51,16 +51,39 @@ class ColumnSettings(Section):
         return tuple(getattr(self, field) for field in FIELDS)
 
 
+Blank = Literal["", "denied", "nothing"]
+
+
+class BlankSettings(Section):
+    """What a blank cell of each channel's column says; "": nothing, and a column of blanks without a no is refused."""
+
+    AllowSms: Blank = Field("", description="of AllowSms")
+    AllowEmail: Blank = Field("", description="of AllowEmail")
+    AllowPush: Blank = Field("", description="of AllowPush")
+    AllowEmailOnlineCheque: Blank = Field("", description="of AllowEmailOnlineCheque")
+
+    @property
+    def channels(self) -> tuple[Blank, ...]:
+        """What a blank says, in the order of CHANNELS."""
+        return tuple(getattr(self, field) for field in FIELDS)
+
+
 class ExportSettings(Section):
     """Where the export is and how it is to be read."""
 
     path: str = Field("", description="a file, a glob, or a folder; or given on the command line")
     format: Literal["auto", "csv", "parquet"] = Field("auto", description="auto: by the file's content")
     kind: Literal["full", "delta"] = Field("full", description="full: says who is absent; delta: changed clients only")
-    as_of: Literal["none"] = Field(
-        description="how the export's age is known; must be said. none: it is not, and reports say so"
+    as_of: Annotated[str, AfterValidator(values.as_of)] = Field(
+        description='how the export\'s age is known; must be said: "none", "mtime", "column:NAME", '
+        '"filename:PATTERN" or "flag"'
+    )
+    max_age_h: float = Field(36, gt=0, description="hours; an export that is older grants nothing")
+    absent: Literal["report", "deny"] = Field(
+        "report", description="what it means that a full export no longer has a client: report: nothing; deny: a denial"
     )
     columns: ColumnSettings = Field(default_factory=lambda: ColumnSettings.model_validate({}))
+    blank: BlankSettings = Field(default_factory=lambda: BlankSettings.model_validate({}))
 
 
 class AuthSettings(Section):
@@ -179,6 +202,62 @@ class DeliverySettings(Section):
     )
 
 
+class ListColumnSettings(Section):
+    """The names of a list's columns; the client's may also be that of [export.columns]."""
+
+    client: str = Field("Client", min_length=1, description="the client's id on the platform")
+    received_at: str = Field("received_at", description="when we got it: the clock starts there")
+    withdrawn_at: str = Field("withdrawn_at", description="when the person withdrew; received_at where there is none")
+    scope: str = Field("scope", description="which channels")
+    basis: str = Field("basis", description="on what ground")
+    request_ref: str = Field("request_ref", description="the request's reference")
+
+
+class WithdrawalSettings(Section):
+    """What is taken for granted of lists of withdrawals, and until when they are to be acknowledged."""
+
+    scope: Annotated[str, AfterValidator(values.scope)] = Field(
+        "", description='what a row without a scope covers: "all", "marketing" or channels; "" for no default'
+    )
+    basis: Literal["", "consent-withdrawn", "objection", "erasure", "complaint"] = Field(
+        "", description='the ground of a row that names none; "" for no default'
+    )
+    target_h: float = Field(24, gt=0, description="hours within which a withdrawal should be acknowledged")
+    limit_h: float = Field(48, gt=0, description="hours after which a withdrawal that is not is an alarm: exit 7")
+    profile: Annotated[str, AfterValidator(values.profile)] = Field(
+        "", description='a statutory deadline in the place of limit_h; "" for none'
+    )
+    leg_s: float = Field(
+        20, ge=0, le=3600, description="seconds that a leg lasts at least before a list that came in ends it"
+    )
+    columns: ListColumnSettings = Field(default_factory=lambda: ListColumnSettings.model_validate({}))
+
+
+class GuardSettings(Section):
+    """From which number of clients on a person has to look: above the larger of a floor and a share."""
+
+    grants: Literal["guarded", "never"] = Field("guarded", description="never: this configuration grants nothing")
+    re_grants: int = Field(10, ge=0, description="clients that are allowed again what they were denied")
+    re_grants_share: float = Field(0.0005, ge=0, description="of the snapshot")
+    new_grants: int = Field(500, ge=0, description="clients that are allowed what nothing was known of")
+    new_grants_share: float = Field(0.02, ge=0, description="of the snapshot")
+    new_grants_nights: float = Field(3.0, ge=0, description="times the median of the last 14 nights")
+    revocations: int = Field(100, ge=0, description="clients that an export denies what was allowed, per channel")
+    revocations_share: float = Field(0.05, ge=0, description="of the channel's allowed")
+    changed: int = Field(200, ge=0, description="known clients with any change: ids look renumbered")
+    changed_share: float = Field(0.05, ge=0, description="of the known clients of the export")
+    unknown: int = Field(200, ge=0, description="clients of whom nothing is known: ids look renumbered")
+    unknown_share: float = Field(0.1, ge=0, description="of the clients of the export")
+    lost: int = Field(50, ge=0, description="more clients than last time who are allowed and of whom nothing is stated")
+    lost_share: float = Field(0.001, ge=0, description="of the clients of the export")
+    shrinkage: int = Field(20, ge=0, description="fewer clients than in the last accepted full export")
+    shrinkage_share: float = Field(0.02, ge=0, description="of its clients")
+    rejects: int = Field(50, ge=0, description="rows that cannot be read")
+    rejects_share: float = Field(0.01, ge=0, description="of the export's rows")
+    list: int = Field(1000, ge=0, description="clients of a list of withdrawals, whose number is to be confirmed")
+    list_share: float = Field(0.01, ge=0, description="of the snapshot")
+
+
 class StateSettings(Section):
     """Where what is known and owed is kept."""
 
@@ -210,6 +289,8 @@ class Settings(BaseSettings):
     export: ExportSettings
     endpoint: EndpointSettings
     delivery: DeliverySettings = Field(default_factory=lambda: DeliverySettings.model_validate({}))
+    withdrawals: WithdrawalSettings = Field(default_factory=lambda: WithdrawalSettings.model_validate({}))
+    guards: GuardSettings = Field(default_factory=lambda: GuardSettings.model_validate({}))
     state: StateSettings = Field(default_factory=lambda: StateSettings.model_validate({}))
     report: ReportSettings = Field(default_factory=lambda: ReportSettings.model_validate({}))
 

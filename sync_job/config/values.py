@@ -11,6 +11,8 @@ from zoneinfo import available_timezones
 
 from pydantic import BeforeValidator
 
+from sync_job.consent import deadlines, lists
+
 PREFIX = "CONSENT_SYNC__"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 7230
 VARIABLE_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a header whose value is in a variable
@@ -20,6 +22,46 @@ _RESERVED = frozenset({
     *("accept", "authorization", "connection", "content-length", "content-type", "expect", "host", "keep-alive"),
     *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
 })  # fmt: skip
+
+
+AS_OF = ("none", "mtime", "column:NAME", "filename:PATTERN", "flag")
+_DIRECTIVES = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}", "%": "%"}
+
+
+def as_of(text: str) -> str:
+    """Return *text*, which says how an export's age is known."""
+    kind, _, rest = text.partition(":")
+    if text in ("none", "mtime", "flag") or (kind == "column" and rest):
+        return text
+    if kind == "filename" and rest:
+        name_pattern(rest)
+        return text
+    raise ValueError(f"{text!r} is none of {', '.join(map(repr, AS_OF))}")
+
+
+def name_pattern(text: str) -> re.Pattern[str]:
+    """Return the expression that finds a time, written as *text* says (%Y %m %d %H %M %S), in a file's name."""
+    parts = re.split(r"%(.)", text)
+    unknown = [part for part in parts[1::2] if part not in _DIRECTIVES]
+    if unknown:
+        raise ValueError(f"%{unknown[0]} in {text!r} is not known; known are %Y %m %d %H %M %S")
+    if not {"Y", "m", "d"} <= set(parts[1::2]):
+        raise ValueError(f"{text!r} gives no date: it needs %Y, %m and %d")
+    return re.compile("".join(_DIRECTIVES[p] if i % 2 else re.escape(p) for i, p in enumerate(parts)))
+
+
+def scope(text: str) -> str:
+    """Return *text*, which names channels, or nothing."""
+    if text:
+        lists.scope(text)
+    return text
+
+
+def profile(text: str) -> str:
+    """Return *text*, which names a statutory deadline, or nothing."""
+    if text and text not in deadlines.PROFILES:
+        raise ValueError(f"{text!r} is no known deadline; known are {', '.join(map(repr, deadlines.PROFILES))}")
+    return text
 
 
 def zone(name: str) -> str:

@@ -72,6 +72,11 @@ def allowed(values: Bytes) -> Bytes:
     return np.asarray((values >> 1) & LOW_BITS & ~values)
 
 
+def blank(values: Bytes) -> Bytes:
+    """Return the channels, one low bit each, that hold BLANK."""
+    return np.asarray(values & (values >> 1) & LOW_BITS)
+
+
 def letters(byte: int) -> str:
     """Return the byte as four letters of T, F and -, Sms first."""
     return "".join(LETTERS[value] for value in unpack(byte))

@@ -6,95 +6,29 @@ denied: a drifted platform heals in the safe direction. A grant is never restate
 opted out on the platform itself since.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from sync_job.consent.channels import LOW_BITS, Bytes, Ids, Mask, allowed, denied, spread, stated
-from sync_job.consent.rules import decide_all
+from sync_job.consent.channels import (
+    ALLOWED,
+    NOTHING,
+    SHIFTS,
+    Bytes,
+    Ids,
+    Mask,
+    allowed,
+    blank,
+    denied,
+    spread,
+    stated,
+)
+from sync_job.consent.guards import Tally
+from sync_job.consent.known import Holdings, Known, nobody
+from sync_job.consent.rows import Lane, Rows, joined, owed_first
+from sync_job.consent.rules import FREE, Cases, Change, Hold, Rulings, decide_all, keep, of_kind
 from sync_job.consent.tables import CHUNK, Table
-
-
-class Lane(IntEnum):
-    """The classes of changes in sending order: when a run is cut short, grants are what is left."""
-
-    OBLIGATION = 0
-    WITHDRAWAL = 1
-    REVOCATION = 2
-    DENIAL = 3
-    GRANT = 4
-
-
-_Which = Mask | slice | npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Planned rows, one a client: int32 ids, and State, Due and Sent as bytes and the lane, each uint8."""
-
-    client: Ids
-    state: Bytes
-    due: Bytes
-    sent: Bytes
-    lane: Bytes
-
-    def __len__(self) -> int:
-        return len(self.client)
-
-    def at(self, which: _Which) -> "Rows":
-        """Return the chosen rows: a slice, a mask, or places."""
-        return Rows(self.client[which], self.state[which], self.due[which], self.sent[which], self.lane[which])
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all *parts*, one after the other."""
-    if not parts:
-        return Rows(np.zeros(0, np.int32), *(np.zeros(0, np.uint8) for _ in range(4)))
-    return Rows(
-        np.concatenate([part.client for part in parts]),
-        np.concatenate([part.state for part in parts]),
-        np.concatenate([part.due for part in parts]),
-        np.concatenate([part.sent for part in parts]),
-        np.concatenate([part.lane for part in parts]),
-    )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Holdings:
-    """What is known and owed, one row a client in ascending order: int32 ids, and State and Due as bytes."""
-
-    client: Ids
-    state: Bytes
-    due: Bytes
-
-    def __len__(self) -> int:
-        return len(self.client)
-
-
-class Lingering(NamedTuple):
-    """Clients with an attempt in doubt not long ago, ascending: int32 ids, end in epoch seconds, acknowledged since."""
-
-    client: Ids
-    until: npt.NDArray[np.float64]
-    acknowledged: Mask
-
-    def of(self, ids: Ids, now: float) -> tuple[Mask, Mask]:
-        """Return which of *ids* still linger at *now*, and which of those were acknowledged meanwhile."""
-        found = np.zeros(len(ids), np.bool_)
-        if not len(self.client):
-            return found, found.copy()
-        place = np.minimum(np.searchsorted(self.client, ids), len(self.client) - 1)
-        found = (self.client[place] == ids) & (self.until[place] > now)
-        return found, found & self.acknowledged[place]
-
-
-def no_lingering() -> Lingering:
-    """Return that nobody lingers."""
-    return Lingering(np.zeros(0, np.int32), np.zeros(0, np.float64), np.zeros(0, np.bool_))
 
 
 @dataclass
@@ -102,6 +36,7 @@ class Counts:
     """How the clients of one diff were decided; each stated client counts once, by the first that fits."""
 
     stated: int = 0
+    forgotten: int = 0
     planned: int = 0
     planned_unstated: int = 0
     waiting: int = 0
@@ -113,16 +48,22 @@ class Counts:
     blocked_channels: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Terms:
     """What a diff may do: whether the run may grant, and which clients may not be granted anything in it.
 
-    *restate* is whether denials are stated again; *ungranted* has ascending ids.
+    *restate* is whether denials are stated again; *ungranted* has ascending ids. *hold* is what the guards hold but
+    for what *approved* has, as a byte; *only_owed*: nothing but obligations may be sent. *absent* is what is taken as
+    the statement of clients that a full export no longer has.
     """
 
     may_grant: bool = True
     restate: bool = True
     ungranted: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+    hold: Hold = FREE
+    approved: Table = field(default_factory=nobody)
+    only_owed: bool = False
+    absent: int = NOTHING
 
 
 class Sending(NamedTuple):
@@ -132,14 +73,18 @@ class Sending(NamedTuple):
     changes: Bytes
 
 
-def send(target: Bytes, state: Bytes, due: Bytes, acknowledged: Mask, *, restate: bool) -> Sending:
-    """Return what is sent to reach *target*.
+def send(
+    target: Bytes, state: Bytes, due: Bytes, acknowledged: Mask, *, restate: bool, owed: Bytes | None = None
+) -> Sending:
+    """Return what is sent to reach *target*; what is *owed* (one low bit a channel) is sent though State says so.
 
     An *acknowledged* lingering client is sent again only what differs from its State or from what is due: its
     last acknowledged values wait for the linger to end.
     """
     wanted = stated(target)
     unsure = stated(due)
+    if owed is not None:
+        unsure |= np.where(acknowledged & (denied(due) & owed == owed), np.uint8(0), owed)
     unsure = np.where(acknowledged, unsure & stated(due ^ target), unsure)
     changes = wanted & (stated(target ^ state) | unsure)
     chosen = changes | denied(target) if restate else changes
@@ -156,13 +101,41 @@ def lanes(state: Bytes, sent: Bytes, changes: Bytes) -> Bytes:
     return lane
 
 
-def _quiet(terms: Terms) -> Mask:
-    """Return, by `statement << 8 | state`, which clients with nothing due or withdrawn need no closer look."""
+_LOOK, _LOST, _STATES = 1, 2, 4
+
+
+def _quick(terms: Terms) -> Bytes:
+    """Return, by `statement << 8 | state`, what can be said of clients with nothing due or withdrawn.
+
+    _LOOK: it needs a closer look; _LOST: nothing is stated of a channel that is allowed; _STATES: a channel is stated.
+    """
     statement, state = (part.astype(np.uint8) for part in np.divmod(np.arange(1 << 16), 256))
     nothing = np.zeros(1 << 16, np.uint8)
-    rulings = decide_all(statement, state, nothing, nothing, np.full(1 << 16, terms.may_grant))
+    cases = Cases(statement, state, nothing, nothing, nothing, np.full(1 << 16, terms.may_grant), nothing)
+    rulings = decide_all(cases, terms.hold)
     changes = send(rulings.target, state, nothing, nothing != 0, restate=terms.restate).changes
-    return np.asarray((changes | rulings.held) == 0)
+    found = np.where(changes | rulings.held, _LOOK, 0).astype(np.uint8)
+    found[(blank(statement) & allowed(state)) != 0] |= _LOST
+    found[(denied(statement) | allowed(statement)) != 0] |= _STATES
+    return found
+
+
+class Held(NamedTuple):
+    """What was not let through, ascending by client: as a byte what the export says of each held channel.
+
+    *change* has the `Change` of each channel, so that a new grant is told from a re-grant.
+    """
+
+    client: Ids
+    stated: Bytes
+    change: Bytes
+
+
+class Blocked(NamedTuple):
+    """Clients whose *allowed* a withdrawal overruled, ascending, with the low bit of each such channel."""
+
+    client: Ids
+    channels: Bytes
 
 
 class Diff(NamedTuple):
@@ -171,68 +144,118 @@ class Diff(NamedTuple):
     rows: Rows
     counts: Counts
     absent: Ids
+    tally: Tally
+    held: Held
+    blocked: Blocked
 
 
-def diff(
-    statements: Table, holdings: Holdings, withdrawn: Table, lingering: Lingering, terms: Terms, now: float
-) -> Diff:
+@dataclass
+class _Gathered:
+    """What the looks so far come to."""
+
+    counts: Counts
+    tally: Tally
+    rows: dict[int, list[Rows]] = field(default_factory=lambda: {lane: [] for lane in Lane})
+    absent: list[Ids] = field(default_factory=list)
+    held: list[tuple[Ids, Bytes, Bytes]] = field(default_factory=list)
+    blocked: list[tuple[Ids, Bytes]] = field(default_factory=list)
+
+
+def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
     """Return what has to be sent so that the platform holds what the rules say; *now* in epoch seconds."""
-    statements = statements.over(holdings.client, withdrawn.items()[0])
+    holdings = known.holdings
+    covered, owed = known.withdrawn.items()[0], known.owed.table()
+    statements = statements.over(holdings.client, covered, known.owed.client)
     slots = statements.slots
     state, due = np.zeros(slots.size, np.uint8), np.zeros(slots.size, np.uint8)
     for start in range(0, len(holdings), CHUNK):
         chunk = slice(start, start + CHUNK)
         where = slots.of(holdings.client[chunk])
         state[where], due[where] = holdings.state[chunk], holdings.due[chunk]
-    quiet = _quiet(terms)
-    counts = Counts(stated=statements.clients())
-    by_lane: dict[int, list[Rows]] = {lane: [] for lane in Lane}
-    absent: list[Ids] = []
-    no_withdrawals = not withdrawn.clients()
+    quick = _quick(terms)
+    found = _Gathered(Counts(stated=statements.clients()), Tally(snapshot=len(holdings), allowed=_allowed(holdings)))
+    # Slots ascend with their clients: those of a chunk lie side by side.
+    closer = np.concatenate([slots.of(covered), slots.of(known.owed.client)])
+    closer.sort(kind="stable")
     for start in range(0, slots.size, CHUNK):
         chunk = slice(start, start + CHUNK)
         says, holds, owes = statements.values[chunk], state[chunk], due[chunk]
-        gone = (says == 0) & ((holds | owes) != 0)
+        here = (holds | owes) != 0
+        gone = (says == 0) & here
         if gone.any():
-            absent.append(slots.clients(start, np.flatnonzero(gone)))
-        key = says.astype(np.uint16) << 8
+            found.absent.append(slots.clients(start, np.flatnonzero(gone)))
+        means = np.where(gone, np.uint8(terms.absent), says) if terms.absent else says
+        key = means.astype(np.uint16) << 8
         key |= holds
-        look = ~quiet[key] | (owes != 0)
-        if not no_withdrawals:
-            look |= withdrawn.of(slots.clients(start, np.arange(len(says)))) != 0
+        quickly = quick[key]
+        found.tally.stating += int(np.count_nonzero(quickly & _STATES))
+        found.tally.known += int(np.count_nonzero((quickly & _STATES != 0) & here))
+        found.tally.lost += int(np.count_nonzero(quickly & _LOST))
+        look = (quickly & _LOOK != 0) | (owes != 0)
+        first, last = np.searchsorted(closer, (start, start + CHUNK))
+        look[closer[first:last] - start] = True
         looked = np.flatnonzero(look)
         if len(looked):
             ids = slots.clients(start, looked)
-            rows = _decide(ids, says[looked], holds[looked], owes[looked], withdrawn, lingering, terms, now, counts)
-            for lane in np.unique(rows.lane):
-                by_lane[int(lane)].append(rows.at(rows.lane == lane))
-    counts.absent = sum(len(ids) for ids in absent)
+            seen = says[looked] != 0, means[looked], holds[looked], owes[looked], owed.of(ids)
+            _decide(ids, *seen, known, terms, now, found)
+    counts = found.counts
+    counts.absent = sum(len(ids) for ids in found.absent)
     counts.unchanged = counts.stated - (
         counts.planned - counts.planned_unstated + counts.waiting + counts.blocked + counts.held
     )
-    return Diff(joined([rows for lane in Lane for rows in by_lane[lane]]), counts, _all_ids(absent))
+    rows = joined([rows for lane in Lane for rows in found.rows[lane]])
+    return Diff(
+        owed_first(rows, known.owed),
+        counts,
+        _all_ids(found.absent),
+        found.tally,
+        Held(*(np.concatenate(parts) for parts in zip(*found.held, strict=True)))
+        if found.held
+        else Held(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.uint8)),
+        Blocked(*(np.concatenate(parts) for parts in zip(*found.blocked, strict=True)))
+        if found.blocked
+        else Blocked(np.zeros(0, np.int32), np.zeros(0, np.uint8)),
+    )
+
+
+def _allowed(holdings: Holdings) -> list[int]:
+    """Return how many clients have each channel allowed in State."""
+    found = np.bincount(holdings.state, minlength=256)
+    return [sum(int(found[byte]) for byte in range(256) if (byte >> shift) & 3 == ALLOWED) for shift in SHIFTS]
 
 
 def _decide(
     ids: Ids,
+    is_stated: Mask,
     says: Bytes,
     holds: Bytes,
     owes: Bytes,
-    withdrawn: Table,
-    lingering: Lingering,
+    owed: Bytes,
+    known: Known,
     terms: Terms,
     now: float,
-    counts: Counts,
-) -> Rows:
-    """Return the rows to send among these clients, and add to *counts* how all of them were decided."""
+    found: _Gathered,
+) -> None:
+    """Add to *found* what is sent of these clients, and how all of them were decided."""
     may_grant = np.full(len(ids), terms.may_grant)
     may_grant &= ~np.isin(ids, terms.ungranted, assume_unique=True)
-    rulings = decide_all(says, holds, owes, withdrawn.of(ids), may_grant)
-    acknowledged = lingering.of(ids, now)[1]
-    sending = send(rulings.target, holds, owes, acknowledged, restate=terms.restate)
-    planned = sending.changes != 0
-    would = send(rulings.target, holds, owes, np.zeros(len(ids), np.bool_), restate=terms.restate).changes != 0
-    rest = says != 0
+    covered = known.withdrawn.of(ids)
+    rulings = decide_all(Cases(says, holds, owes, covered, owed, may_grant, terms.approved.of(ids)), terms.hold)
+    target, held = rulings.target, rulings.held
+    acknowledged = known.lingering.of(ids, now)[1]
+    sending = send(target, holds, owes, acknowledged, restate=terms.restate, owed=owed)
+    if terms.only_owed:
+        held = np.where(owed == 0, held | sending.changes, held).astype(np.uint8)
+        target = np.where(owed == 0, np.uint8(0), keep(target, owed)).astype(np.uint8)
+        sending = send(target, holds, owes, acknowledged, restate=terms.restate, owed=owed)
+    # Refused before, and nothing else is to be changed since: it waits for its next try.
+    refused = known.waiting.of(ids)
+    waits = (refused != 0) & (stated((target ^ refused) & spread(sending.changes)) == 0) & (owed == 0)
+    planned = (sending.changes != 0) & ~waits
+    would = send(target, holds, owes, np.zeros(len(ids), np.bool_), restate=terms.restate).changes != 0
+    counts = found.counts
+    rest = is_stated.copy()
     counts.planned += int(np.count_nonzero(planned))
     counts.planned_unstated += int(np.count_nonzero(planned & ~rest))
     rest &= ~planned
@@ -240,59 +263,39 @@ def _decide(
     rest &= ~would
     counts.blocked += int(np.count_nonzero(rest & (rulings.blocked != 0)))
     rest &= rulings.blocked == 0
-    counts.held += int(np.count_nonzero(rest & (rulings.held != 0)))
+    counts.held += int(np.count_nonzero(rest & (held != 0)))
     for channel in range(4):
-        counts.held_channels[channel] += int(np.count_nonzero(rulings.held & (1 << (2 * channel))))
+        counts.held_channels[channel] += int(np.count_nonzero(held & (1 << (2 * channel))))
         counts.blocked_channels[channel] += int(np.count_nonzero(rulings.blocked & (1 << (2 * channel))))
+    if (held != 0).any():
+        which = held != 0
+        found.held.append((ids[which], keep(says[which], held[which]), keep(rulings.change[which], held[which])))
+    if (rulings.blocked != 0).any():
+        which = rulings.blocked != 0
+        found.blocked.append((ids[which], rulings.blocked[which]))
+    _count(found.tally, rulings, sending.changes, planned, is_stated & ((holds | owes) != 0), terms, ids)
     sent, changes = sending.sent[planned], sending.changes[planned]
     lane = lanes(holds[planned], sent, changes)
     # An old withdrawal that is merely restated must not carry a grant ahead of other clients' denials.
-    lane[(denied(sent) & changes & withdrawn.of(ids[planned])) != 0] = Lane.WITHDRAWAL
-    return Rows(ids[planned], holds[planned], owes[planned], sent, lane)
+    lane[(denied(sent) & changes & covered[planned]) != 0] = Lane.WITHDRAWAL
+    rows = Rows(ids[planned], holds[planned], owes[planned], sent, lane)
+    for one in np.unique(lane):
+        found.rows[int(one)].append(rows.at(lane == one))
 
 
-def owed_first(rows: Rows, owed: Table) -> Rows:
-    """Return *rows* with those of clients with an open obligation (*owed*) in its lane, before all others."""
-    owes = owed.of(rows.client) != 0
-    if not owes.any():
-        return rows
-    lane = np.where(owes, np.uint8(Lane.OBLIGATION), rows.lane)
-    moved = Rows(rows.client, rows.state, rows.due, rows.sent, lane)
-    return moved.at(np.argsort(lane, kind="stable"))
-
-
-def changed(rows: Rows) -> Bytes:
-    """Return the channels, one low bit each, that a row changes; the other channels it sends are restated."""
-    return stated(rows.sent) & (stated(rows.sent ^ rows.state) | stated(rows.due))
-
-
-def transitions(rows: Rows) -> npt.NDArray[np.int64]:
-    """Return how many clients go from each State to each Sent, int64 [channel, state, sent] over 4 x 3 x 3 values."""
-    matrix = np.zeros((4, 3, 3), np.int64)
-    pairs = np.bincount(rows.state.astype(np.uint16) << np.uint16(8) | rows.sent, minlength=1 << 16)
-    for pair in np.flatnonzero(pairs):
-        state, sent = divmod(int(pair), 256)
-        for channel in range(4):
-            matrix[channel, (state >> 2 * channel) & 3, (sent >> 2 * channel) & 3] += pairs[pair]
-    return matrix
-
-
-def obligations(holdings: Holdings, owed: Table) -> Rows:
-    """Return the rows of leg 0: the open obligations alone, *owed* with the low bit of each channel to deny."""
-    ids, channels = owed.items()
-    place = np.minimum(np.searchsorted(holdings.client, ids), max(0, len(holdings) - 1))
-    known = np.zeros(len(ids), np.bool_) if not len(holdings) else holdings.client[place] == ids
-    state, due = np.zeros(len(ids), np.uint8), np.zeros(len(ids), np.uint8)
-    state[known], due[known] = holdings.state[place[known]], holdings.due[place[known]]
-    return Rows(ids, state, due, channels & LOW_BITS, np.full(len(ids), Lane.OBLIGATION, np.uint8))
+def _count(
+    tally: Tally, rulings: Rulings, changes: Bytes, planned: Mask, is_known: Mask, terms: Terms, ids: Ids
+) -> None:
+    """Add to *tally* what these clients' rows would change; what a person approved is not counted again."""
+    approved = stated(terms.approved.of(ids))
+    carried = np.where(planned, changes & ~approved, 0).astype(np.uint8)
+    tally.new_grants += int(np.count_nonzero(of_kind(rulings.change, Change.NEW_GRANT) & carried))
+    tally.re_grants += int(np.count_nonzero(of_kind(rulings.change, Change.RE_GRANT) & carried))
+    revoked = of_kind(rulings.change, Change.REVOCATION) & carried
+    for place, shift in enumerate(SHIFTS):
+        tally.revocations[place] += int(np.count_nonzero(revoked & (1 << shift)))
+    tally.changed += int(np.count_nonzero(planned & is_known & (rulings.differs != 0)))
 
 
 def _all_ids(parts: list[Ids]) -> Ids:
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
-
-
-def each(rows: Rows, start: int = 0, *, block: int = 4096) -> Iterator[tuple[int, int, int]]:
-    """Yield place, client and Sent of each row from *start*, in order, without a Python object a row in advance."""
-    for first in range(start, len(rows), block):
-        part = rows.at(slice(first, first + block))
-        yield from zip(range(first, first + len(part)), part.client.tolist(), part.sent.tolist(), strict=True)

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import DENIED, NOTHING, SHIFTS, Bytes, Ids, Mask, denied
-from sync_job.consent.diff import Holdings, Lingering, Rows
+from sync_job.consent.known import Holdings, Lingering
+from sync_job.consent.rows import Rows
 
 
 class Outcome(IntEnum):

@@ -1,15 +1,16 @@
-"""What is to be sent for one channel, as a plain function and as the table made from it.
+"""What is to be sent for one channel, as a plain function and as the tables made from it.
 
 `docs/architecture.md` states the rules; a test enumerates every case of `decide` against their laws.
-Which rows are sent, and in what order, is `diff`'s.
+Which rows are sent, and in what order, is `diff`'s; which changes are held, `guards`'.
 """
 
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from sync_job.consent.channels import ALLOWED, BLANK, DENIED, NOTHING, SHIFTS, Bytes, Mask
+from sync_job.consent.channels import ALLOWED, BLANK, DENIED, NOTHING, SHIFTS, Bytes, Mask, spread
 
 
 class Rule(IntEnum):
@@ -22,72 +23,169 @@ class Rule(IntEnum):
     P6 = 6  # nothing to do
 
 
+class Change(IntEnum):
+    """What an export asks to be changed of a channel, as the guards count it."""
+
+    NONE = 0
+    NEW_GRANT = 1  # towards allowed, where nothing is known
+    RE_GRANT = 2  # towards allowed, where State or Due is denied
+    REVOCATION = 3  # from allowed to denied
+
+
+class Hold(NamedTuple):
+    """Which changes the guards hold in this run; revocations channel by channel, a low bit each."""
+
+    new_grants: bool = False
+    re_grants: bool = False
+    revocations: int = 0
+
+
+FREE = Hold()
+
+
 class Ruling(NamedTuple):
-    """What one channel is to become, by which rule, and what was overruled on the way."""
+    """What one channel is to become, by which rule, what was overruled on the way, and what the export asked for."""
 
     target: int
     rule: Rule
     held: bool = False
     blocked: bool = False
+    change: Change = Change.NONE
 
 
-def decide(statement: int, state: int, due: int, *, withdrawn: bool, may_grant: bool) -> Ruling:
+def asked(statement: int, state: int, due: int) -> Change:
+    """Return what a statement asks to be changed of a channel that no withdrawal covers."""
+    if statement == ALLOWED and due != ALLOWED and not (state == ALLOWED and due == NOTHING):
+        return Change.RE_GRANT if DENIED in (state, due) else Change.NEW_GRANT
+    if statement == DENIED and state == ALLOWED and due != DENIED:
+        return Change.REVOCATION
+    return Change.NONE
+
+
+def decide(
+    statement: int,
+    state: int,
+    due: int,
+    *,
+    withdrawn: bool,
+    may_grant: bool,
+    owed: bool = False,
+    held: frozenset[Change] = frozenset(),
+) -> Ruling:
     """Return the ruling for one channel.
 
-    *Held* (rule P4) means that the export's *allowed* was not let through and would have been sent or restated as
-    due; *blocked* that a withdrawal overruled it.
+    *owed* is whether an obligation is to be sent now; *held* has the changes that a guard holds for this client.
+    A ruling is *held* (rule P4, or a revocation that P2 passes over) when what the export says was not let through
+    and would have been sent or restated as due; *blocked* when a withdrawal overruled its *allowed*.
     """
-    if withdrawn and (statement != NOTHING or state != NOTHING or due != NOTHING):
+    if withdrawn and (statement != NOTHING or state != NOTHING or due != NOTHING or owed):
         return Ruling(DENIED, Rule.P1, blocked=statement == ALLOWED)
-    if statement == DENIED:
-        return Ruling(DENIED, Rule.P2)
-    if statement == ALLOWED and may_grant:
-        return Ruling(ALLOWED, Rule.P3)
-    held = statement == ALLOWED and (state != ALLOWED or due != NOTHING)
+    change = asked(statement, state, due)
+    if statement == DENIED and change not in held:
+        return Ruling(DENIED, Rule.P2, change=change)
+    if statement == ALLOWED and may_grant and change not in held:
+        return Ruling(ALLOWED, Rule.P3, change=change)
+    is_held = statement == DENIED or (statement == ALLOWED and (state != ALLOWED or due != NOTHING))
     if due == DENIED:
-        return Ruling(DENIED, Rule.P5, held=held)
-    return Ruling(NOTHING, Rule.P6, held=held)
+        return Ruling(DENIED, Rule.P5, held=is_held, change=change)
+    return Ruling(NOTHING, Rule.P6, held=is_held, change=change)
 
 
-_HELD, _BLOCKED = 4, 8
+# How a ruling lies in a table's byte: the target in the two lowest bits, then these.
+_HELD, _BLOCKED, _DIFFERS = 4, 8, 16
+_CHANGE = 5  # and from this bit on the change
 
 
-def _table() -> Bytes:
-    table = np.zeros(256, np.uint8)
-    for case in range(256):
+@cache
+def _table(hold: Hold, channel: int) -> Bytes:
+    """Return the rulings of one channel, by statement, State, Due, withdrawn, owed, may grant and approved."""
+    changes = {
+        Change.NEW_GRANT: hold.new_grants,
+        Change.RE_GRANT: hold.re_grants,
+        Change.REVOCATION: bool(hold.revocations >> SHIFTS[channel] & 1),
+    }
+    held = frozenset(change for change, is_held in changes.items() if is_held)
+    table = np.zeros(1024, np.uint8)
+    for case in range(1024):
         statement, state, due = case & 3, (case >> 2) & 3, (case >> 4) & 3
-        if BLANK not in (state, due):
-            ruling = decide(statement, state, due, withdrawn=bool(case & 64), may_grant=bool(case & 128))
-            table[case] = ruling.target | _HELD * ruling.held | _BLOCKED * ruling.blocked
+        if BLANK in (state, due):
+            continue
+        ruling = decide(
+            statement,
+            state,
+            due,
+            withdrawn=bool(case & 64),
+            owed=bool(case & 128),
+            may_grant=bool(case & 256),
+            held=frozenset() if case & 512 else held,
+        )
+        differs = ruling.target not in (NOTHING, state, due)
+        table[case] = (
+            ruling.target
+            | _HELD * ruling.held
+            | _BLOCKED * ruling.blocked
+            | _DIFFERS * differs
+            | ruling.change << _CHANGE
+        )
     return table
 
 
-TABLE = _table()
-
-
 class Rulings(NamedTuple):
-    """The rulings of many clients: target values as bytes, held and blocked as one low bit a channel."""
+    """The rulings of many clients: target and `Change` as a value a channel, the others as one low bit a channel."""
 
     target: Bytes
     held: Bytes
     blocked: Bytes
+    differs: Bytes  # the target is neither State nor Due
+    change: Bytes
 
 
-def decide_all(statement: Bytes, state: Bytes, due: Bytes, withdrawn: Bytes, may_grant: Mask) -> Rulings:
-    """Return what `decide` says of every channel of every client.
+class Cases(NamedTuple):
+    """What many clients are decided by, an entry a client.
 
-    *withdrawn* has the low bit of each withdrawn channel; *may_grant* is one truth a client.
+    *statement*, *state*, *due* as bytes; *withdrawn* and *owed* have the low bit of each such channel; *may_grant* is
+    one truth a client; *approved* has, as a byte, what a person let through though a guard holds it.
     """
-    target, held, blocked = (np.zeros(len(statement), np.uint8) for _ in range(3))
-    granting = may_grant.astype(np.uint8) << 7
-    for shift in SHIFTS:
-        case = (statement >> shift) & 3
-        case |= ((state >> shift) & 3) << 2
-        case |= ((due >> shift) & 3) << 4
-        case |= ((withdrawn >> shift) & 1) << 6
+
+    statement: Bytes
+    state: Bytes
+    due: Bytes
+    withdrawn: Bytes
+    owed: Bytes
+    may_grant: Mask
+    approved: Bytes
+
+
+def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
+    """Return what `decide` says of every channel of every client."""
+    target, held, blocked, differs, change = (np.zeros(len(cases.statement), np.uint8) for _ in range(5))
+    granting = cases.may_grant.astype(np.uint16) << 8
+    # Approved where what is approved is what the export says.
+    unlike = cases.approved ^ cases.statement
+    approved = ~(unlike | (unlike >> 1)) & (cases.approved | (cases.approved >> 1))
+    for place, shift in enumerate(SHIFTS):
+        case = ((cases.statement >> shift) & 3).astype(np.uint16)
+        case |= ((cases.state >> shift) & 3).astype(np.uint16) << 2
+        case |= ((cases.due >> shift) & 3).astype(np.uint16) << 4
+        case |= ((cases.withdrawn >> shift) & 1).astype(np.uint16) << 6
+        case |= ((cases.owed >> shift) & 1).astype(np.uint16) << 7
         case |= granting
-        ruled = TABLE[case]
+        case |= ((approved >> shift) & 1).astype(np.uint16) << 9
+        ruled = _table(hold, place)[case]
         target |= (ruled & 3) << shift
         held |= ((ruled >> 2) & 1) << shift
         blocked |= ((ruled >> 3) & 1) << shift
-    return Rulings(target, held, blocked)
+        differs |= ((ruled >> 4) & 1) << shift
+        change |= (ruled >> _CHANGE & 3) << shift
+    return Rulings(target, held, blocked, differs, change)
+
+
+def of_kind(changes: Bytes, kind: Change) -> Bytes:
+    """Return the channels, one low bit each, whose change is of this kind."""
+    unlike = changes ^ np.uint8(kind * 0b01010101)
+    return np.asarray(~(unlike | (unlike >> 1)) & 0b01010101, np.uint8)
+
+
+def keep(values: Bytes, chosen: Bytes) -> Bytes:
+    """Return *values* in the chosen channels (one low bit each), NOTHING elsewhere."""
+    return np.asarray(values & spread(chosen), np.uint8)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_job.config import ColumnSettings
-from sync_job.consent.channels import ALL_BLANK, BLANK, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
+from sync_job.consent.channels import ALL_BLANK, BLANK, DENIED, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
 from sync_job.consent.tables import UNTIMED, Times
 from sync_job.exports import cells
 
@@ -25,18 +26,24 @@ class Columns:
     client: str
     channels: tuple[str, ...]
     changed_at: str
+    as_of: str = ""
+    blanks: tuple[int, ...] = (BLANK, BLANK, BLANK, BLANK)  # what a blank cell of each channel says
 
     def all(self) -> list[str]:
         """Return the columns that are read."""
-        return list(dict.fromkeys(name for name in (self.client, *self.channels, self.changed_at) if name))
+        return list(dict.fromkeys(name for name in (self.client, *self.channels, self.changed_at, self.as_of) if name))
 
     @classmethod
-    def within(cls, settings: ColumnSettings, header: list[str]) -> "Columns":
-        """Return the mapped columns that *header* has."""
+    def within(
+        cls, settings: ColumnSettings, header: list[str], as_of: str = "", blanks: tuple[str, ...] = ("", "", "", "")
+    ) -> "Columns":
+        """Return the mapped columns that *header* has; *as_of* names one with times of which the newest counts."""
         return cls(
             settings.Client if settings.Client in header else "",
             tuple(name if name in header else "" for name in settings.channels),
             settings.consent_changed_at if settings.consent_changed_at in header else "",
+            as_of if as_of in header else "",
+            tuple(DENIED if blank == "denied" else BLANK for blank in blanks),
         )
 
 
@@ -56,6 +63,14 @@ class Rejects:
         return Rejects(self.table.set_column(place, "reject_line", lines))
 
 
+class RawRow(NamedTuple):
+    """A row as it stands in the file: where, and its text."""
+
+    file: str
+    line: int
+    text: str
+
+
 @dataclass(frozen=True)
 class Block:
     """What the rows of a block state: good rows, and what still counts of rejected ones (denials, never grants)."""
@@ -72,6 +87,8 @@ class Block:
     tokens: Tokens
     rejects: Rejects | None
     reasons: Counter[str]  # rejects by reason, without what their cells hold
+    newest: int  # of the column that says how old the export is, in microseconds; UNTIMED for none
+    raw: list[RawRow]  # of the client that was asked for; lines relative to the block
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,7 @@ class Read:
     times: Times | None
     tokens: Tokens
     problems: cells.Problems
+    newest: int = UNTIMED
 
 
 def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> Read:
@@ -91,20 +109,31 @@ def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> 
     ids = cells.read_ids(_one(table, columns.client), columns.client, problems)
     values = np.zeros(table.num_rows, np.uint8)
     tokens: Tokens = {}
-    for shift, name, channel in zip(SHIFTS, columns.channels, FIELDS, strict=True):
+    for shift, name, channel, blank in zip(SHIFTS, columns.channels, FIELDS, columns.blanks, strict=True):
         if name:
             tokens[channel] = Counter()
-            values |= cells.read_flags(_one(table, name), name, problems, tokens[channel]) << shift
+            values |= cells.read_flags(_one(table, name), name, problems, tokens[channel], blank) << shift
         else:
             values |= np.uint8(BLANK << shift)
     times = None
     if columns.changed_at:
         times = cells.read_times(_one(table, columns.changed_at), columns.changed_at, zone, problems)
-    return Read(ids, values, times, tokens, problems)
+    newest = UNTIMED
+    if columns.as_of and table.num_rows:
+        aside = cells.Problems(table.num_rows)  # a row without a readable time says nothing of the export's age
+        newest = int(cells.read_times(_one(table, columns.as_of), columns.as_of, zone, aside).max())
+    return Read(ids, values, times, tokens, problems, newest)
 
 
 def split(
-    seen: Read, *, lines: int, size_bytes: int, more: Counter[str], ungranted: Ids, rejects: Rejects | None
+    seen: Read,
+    *,
+    lines: int,
+    size_bytes: int,
+    more: Counter[str],
+    ungranted: Ids,
+    rejects: Rejects | None,
+    raw: list[RawRow] | None = None,
 ) -> Block:
     """Return the block; *more* rows, by reason, were rejected before they became cells; *ungranted*: their clients."""
     bad = seen.problems.bad
@@ -127,6 +156,8 @@ def split(
         tokens=seen.tokens,
         rejects=rejects,
         reasons=seen.problems.counts + more,
+        newest=seen.newest,
+        raw=raw or [],
     )
 
 

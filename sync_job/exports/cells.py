@@ -118,11 +118,14 @@ def read_ids(cells: pa.Array, column: str, problems: Problems) -> Ids:
     return np.asarray(pc.cast(kept, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
 
 
-def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter[str]) -> Bytes:
-    """Return DENIED, ALLOWED or BLANK of each cell; BLANK where *problems* says why not. Raw *tokens* are counted."""
+def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter[str], blank: int = BLANK) -> Bytes:
+    """Return DENIED, ALLOWED or BLANK of each cell; BLANK where *problems* says why not. Raw *tokens* are counted.
+
+    *blank* is what an empty cell says.
+    """
     if pa.types.is_null(cells.type):
         tokens[""] += len(cells)
-        return np.full(len(cells), BLANK, np.uint8)
+        return np.full(len(cells), blank, np.uint8)
     encoded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
     raw = to_text(encoded.dictionary)
     known = pa.array(list(TOKENS), pa.string())
@@ -132,6 +135,7 @@ def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter
     distinct = np.where(_nulls(raw), np.uint8(BLANK), distinct)
     # A null cell is one more distinct value, after the others.
     distinct = np.append(distinct, np.uint8(BLANK))
+    distinct[distinct == BLANK] = blank
     least, most = (one.as_py() for one in pc.min_max(encoded.indices).values())
     if least is not None and not 0 <= least <= most < len(raw):
         raise ValueError(f"{column}: an index beyond its dictionary")  # from a damaged Parquet file
@@ -143,6 +147,14 @@ def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter
         problems.add(unknown, column, "unknown token", cells)
         values[unknown] = BLANK
     return values
+
+
+def blanks_and_denials(tokens: Counter[str]) -> tuple[int, int]:
+    """Return how many cells of a column were blank, and how many said no in so many words."""
+    meant = Counter[int]()
+    for token, count in tokens.items():
+        meant[TOKENS.get(token.strip().lower(), _UNKNOWN)] += count
+    return meant[BLANK], meant[DENIED]
 
 
 def _count(tokens: Counter[str], raw: pa.Array, counts: npt.NDArray[np.intp]) -> None:

@@ -4,12 +4,14 @@ import csv
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -26,6 +28,19 @@ _BOM = b"\xef\xbb\xbf"
 csv.field_size_limit(_LONGEST_RECORD_BYTES + BLOCK_BYTES)  # 128 KiB otherwise, and a longer field an exception
 _TEXT = pa.binary()
 _TOKENS = pa.dictionary(pa.int32(), pa.binary())  # few distinct values: looked up, not parsed one by one
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Columns of a block as text; *rows* returns the ragged rows (line and text) and the lines of all others.
+
+    Lines are counted from the block's begin, which is behind line *line* of *file*.
+    """
+
+    table: pa.Table
+    file: str
+    line: int
+    rows: Callable[[], tuple[list[tuple[int, str]], list[int]]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,11 @@ def read(
     zone: ZoneInfo,
     digest: "hashlib._Hash",
     dialect: Dialect,
+    wanted: int | None = None,
 ) -> Iterator[Block]:
     """Yield the blocks of the file in order; *digest* is fed with all of its bytes.
+
+    The raw rows of the client *wanted* go with them.
 
     Raises:
         ExportError: when it cannot be read, or a quote is never closed.
@@ -82,7 +100,7 @@ def read(
         waiting: deque[Future[Block]] = deque()
         try:
             for text in _texts(source, head, digest, dialect):
-                waiting.append(pool.submit(_block, text, str(source.path), head.names, columns, zone, dialect))
+                waiting.append(pool.submit(_block, text, str(source.path), head.names, columns, zone, dialect, wanted))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -90,6 +108,35 @@ def read(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def headless(source: sources.Source, head: Header, name: str) -> Header:
+    """Return the header of a file that has none: its first record is a row, of one column that is called *name*."""
+    with sources.reading(source.path), source.path.open("rb") as file:
+        bom = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+    return Header([name], bom, 0)
+
+
+def tables(source: sources.Source, head: Header, names: list[str], dialect: Dialect) -> Iterator[TextBlock]:
+    """Yield the named columns of the file as text, block by block, with the line and the text of each row.
+
+    Raises:
+        ExportError: when it cannot be read, or a quote is never closed.
+    """
+    line = head.lines
+    with sources.reading(source.path):
+        for text in _texts(source, head, hashlib.sha256(), dialect):
+            table, ragged = _parse(text, head.names, dict.fromkeys(names, _TEXT), dialect)
+            yield TextBlock(table, str(source.path), line, partial(_rows, text, ragged, dialect))
+            line += records.count_lines(text)
+
+
+def _rows(text: bytes, ragged: list[tuple[int, str]], dialect: Dialect) -> tuple[list[tuple[int, str]], list[int]]:
+    """Return line and text of each row that has the wrong number of fields, and the line of each other one."""
+    found = records.locate(text, dialect)
+    bad = [(int(found.lines[number - 1]), row) for number, row in ragged if row.strip()]
+    good = _well_formed(found, ragged, [])
+    return bad, found.lines[good].tolist()
 
 
 def _texts(source: sources.Source, head: Header, digest: "hashlib._Hash", dialect: Dialect) -> Iterator[bytes]:
@@ -148,7 +195,15 @@ def _parse(
     return table, ragged
 
 
-def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: ZoneInfo, dialect: Dialect) -> Block:
+def _block(
+    text: bytes,
+    file: str,
+    names: list[str],
+    columns: Columns,
+    zone: ZoneInfo,
+    dialect: Dialect,
+    wanted: int | None,
+) -> Block:
     size_bytes = len(text)
     try:
         pa.scalar(text, pa.binary()).cast(pa.string())
@@ -156,8 +211,9 @@ def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: Zon
         # Some columns may be in another encoding; pyarrow cannot show a ragged row that is not UTF-8.
         text = text.decode("utf-8", "replace").encode()
     kinds = dict.fromkeys(columns.all(), _TOKENS)
-    if columns.changed_at:
-        kinds[columns.changed_at] = _TEXT
+    for timed in (columns.changed_at, columns.as_of):
+        if timed:
+            kinds[timed] = _TEXT
     try:
         # pyarrow would take 0x1F for a number; whoever wrote it hardly meant a client's id.
         if b"0x" in text or b"0X" in text:
@@ -169,14 +225,43 @@ def _block(text: bytes, file: str, names: list[str], columns: Columns, zone: Zon
     lines = records.count_lines(text)
     blank = [number for number, row in ragged if not row.strip()]
     ragged = [(number, row) for number, row in ragged if row.strip()]
+    raw = _raw(text, file, seen, ragged, blank, dialect, wanted) if wanted is not None else None
     if not ragged and not seen.problems.bad.any():
+        nobody = np.zeros(0, np.int32)
         return blocks.split(
-            seen, lines=lines, size_bytes=size_bytes, more=Counter(), ungranted=np.zeros(0, np.int32), rejects=None
+            seen, lines=lines, size_bytes=size_bytes, more=Counter(), ungranted=nobody, rejects=None, raw=raw
         )
     rejects = _rejects(text, file, names, seen, ragged, blank, dialect)
     more = Counter(_misfit(_fields(row, dialect), names) for _, row in ragged)
     ungranted = _clients_of(ragged, names, columns, dialect)
-    return blocks.split(seen, lines=lines, size_bytes=size_bytes, more=more, ungranted=ungranted, rejects=rejects)
+    return blocks.split(
+        seen, lines=lines, size_bytes=size_bytes, more=more, ungranted=ungranted, rejects=rejects, raw=raw
+    )
+
+
+def _well_formed(found: records.Records, ragged: list[tuple[int, str]], blank: list[int]) -> npt.NDArray[np.intp]:
+    """Return the place of each well-formed row among the records, and so its line and text."""
+    there = np.ones(len(found.starts), np.bool_)
+    there[np.array([number - 1 for number, _ in ragged] + [number - 1 for number in blank], np.intp)] = False
+    return np.flatnonzero(there)
+
+
+def _raw(
+    text: bytes,
+    file: str,
+    seen: blocks.Read,
+    ragged: list[tuple[int, str]],
+    blank: list[int],
+    dialect: Dialect,
+    wanted: int,
+) -> list[blocks.RawRow]:
+    """Return the rows of a block that name the client *wanted* as they stand there."""
+    rows = np.flatnonzero(seen.ids == wanted)
+    if not len(rows):
+        return []
+    found = records.locate(text, dialect)
+    places = _well_formed(found, ragged, blank)[rows].tolist()
+    return [blocks.RawRow(file, int(found.lines[place]), found.raw(place)) for place in places]
 
 
 def _misfit(fields: list[str], names: list[str]) -> str:
@@ -199,10 +284,7 @@ def _rejects(
     found = records.locate(text, dialect)
     parsed, _ = _parse(text, names, dict.fromkeys(names, _TEXT), dialect)
     bad = np.flatnonzero(seen.problems.bad)
-    # The place of each well-formed row among the records, and so its line and text.
-    well_formed = np.ones(len(found.starts), np.bool_)
-    well_formed[np.array([number - 1 for number, _ in ragged] + [number - 1 for number in blank], np.intp)] = False
-    places = np.concatenate([np.flatnonzero(well_formed)[bad], np.array([n - 1 for n, _ in ragged], np.intp)])
+    places = np.concatenate([_well_formed(found, ragged, blank)[bad], np.array([n - 1 for n, _ in ragged], np.intp)])
     own = parsed.take(pa.array(bad))
     reasons = [one.take(pa.array(bad)) for one in seen.problems.texts()]
     if ragged:

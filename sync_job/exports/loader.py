@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import FIELDS, Bytes, Ids
-from sync_job.consent.tables import StatementTable, Table, Times
+from sync_job.consent.freshness import Kind
+from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
-from sync_job.exports import csv, parquet, sources
-from sync_job.exports.blocks import Block, Columns, Rejects, Tokens
+from sync_job.exports import age, cells, csv, parquet, sources
+from sync_job.exports.blocks import Block, Columns, RawRow, Rejects, Tokens
 from sync_job.exports.records import Dialect
 
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
@@ -53,6 +54,9 @@ class Export:
     tokens: Tokens
     reasons: Counter[str]
     missing: tuple[str, ...]
+    as_of: float | None = None  # epoch seconds
+    digest: str = ""  # of the content, whatever its files are called
+    raw: list[RawRow] = field(default_factory=list)
 
     @property
     def clients(self) -> int:
@@ -71,6 +75,8 @@ class Export:
             "reasons": dict(self.reasons.most_common()),
             "tokens": {name: dict(counter.most_common(50)) for name, counter in self.tokens.items()},
             "missing_columns": list(self.missing),
+            "as_of": self.as_of,
+            "digest": self.digest,
             "inputs": [vars(one) for one in self.inputs],
         }
 
@@ -107,11 +113,15 @@ class _Gathering:
     tokens: Tokens = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     partial: list[tuple[Ids, Bytes, Times | None]] = field(default_factory=list)
+    newest: int = UNTIMED
+    raw: list[RawRow] = field(default_factory=list)
 
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""
         self.rows += block.rows
         self.table.add(block.ids, block.values, block.times)
+        self.newest = max(self.newest, block.newest)
+        self.raw += [row._replace(line=row.line + line) for row in block.raw]
         for name, counter in block.tokens.items():
             self.tokens.setdefault(name, Counter()).update(counter)
         if len(block.partial_ids):
@@ -128,37 +138,50 @@ def load(
     *,
     where: str,
     first_look: bool,
+    kind: Kind | None = None,
+    as_of: float | None = None,
+    now: float | None = None,
     sink: RejectSink = ignore,
     progress: Progress = no_progress,
+    wanted: int | None = None,
 ) -> Export:
     """Return the export at *where*: a file, a glob or a folder.
+
+    *kind* is what it is taken for, by default what the settings say; *as_of* when it was made, where the settings
+    leave that to the caller; *now* holds its age against the future, all in epoch seconds. The raw rows of the client
+    *wanted* go with it.
 
     On a *first_look* every mapped column must be there; later a missing channel states nothing, and the caller
     grants nothing in that run. *sink* gets the rejects in the order of the file.
 
     Raises:
-        ExportError: when there is nothing to read, it cannot be read, or the client's column is missing.
+        ExportError: when there is nothing to read, it cannot be read, the client's column is missing, it is from the
+            future, or a column is full of blanks and has no explicit no.
     """
+    kind = kind or settings.kind
     found = sources.find(where, settings.format)
     dialect = Dialect()
     timed = bool(settings.columns.consent_changed_at)
     gathering = _Gathering(StatementTable(timed=timed))
     inputs: list[Input] = []
     missing: set[str] = set()
+    dated_by = settings.as_of.removeprefix("column:") if settings.as_of.startswith("column:") else ""
     total, done = sum(source.size_bytes for source in found), 0
     for source in found:
         with sources.unchanged(source):
             head = csv.header(source, dialect) if source.format == "csv" else None
             names = head.names if head else parquet.header(source)
             missing |= _check_header(source.path, names, settings, first_look=first_look)
-            columns = Columns.within(settings.columns, names)
+            if dated_by and dated_by not in names:
+                missing |= _undated(source.path, dated_by, names, first_look=first_look)
+            columns = Columns.within(settings.columns, names, dated_by, settings.blank.channels)
             hasher, rows = hashlib.sha256(), gathering.rows
             blocks: Iterator[Block]
             if head:
-                blocks, line = csv.read(source, head, columns, zone, hasher, dialect), head.lines
+                blocks, line = csv.read(source, head, columns, zone, hasher, dialect, wanted), head.lines
                 done += head.size_bytes
             else:
-                blocks, line = parquet.read(source, columns, zone), 0
+                blocks, line = parquet.read(source, columns, zone, wanted), 0
             for block in blocks:
                 gathering.take(block, line, sink)
                 line += block.lines
@@ -166,9 +189,39 @@ def load(
                 progress(done, total)
             digest = hasher.hexdigest() if head else sources.digest(source.path)
         inputs.append(Input(str(source.path), source.format, source.size_bytes, digest, gathering.rows - rows))
-    if not gathering.rows and settings.kind == "full":
+    if not gathering.rows and kind == "full":
         raise ExportError(f"{where}: a header and no rows. A full export states every client; has the export run?")
-    return _finish(gathering, inputs, tuple(sorted(missing)))
+    if kind == "full":
+        _check_blanks(where, settings, gathering)
+    export = _finish(gathering, inputs, tuple(sorted(missing)))
+    export.as_of = age.as_of(settings.as_of, found, gathering.newest, as_of, zone)
+    age.check(where, export.as_of, now)
+    return export
+
+
+def _undated(path: Path, name: str, names: list[str], *, first_look: bool) -> set[str]:
+    """Return the missing column that says how old the export is; on a first look it must be there."""
+    if first_look:
+        raise ExportError(
+            f"{path}: no column {name!r}, which [export] as_of names; the header has {', '.join(map(repr, names))}."
+        )
+    return {name}
+
+
+def _check_blanks(where: str, settings: ExportSettings, gathering: _Gathering) -> None:
+    """Refuse a column that has blanks where an export would say no: a checkbox written as 1 or nothing.
+
+    Raises:
+        ExportError: naming the column and the two things that its blanks may mean.
+    """
+    for field_, column, said in zip(FIELDS, settings.columns.channels, settings.blank.channels, strict=True):
+        blanks, denials = cells.blanks_and_denials(gathering.tokens.get(field_, Counter()))
+        if not said and not denials and blanks > max(20, gathering.rows // 100):
+            raise ExportError(
+                f"{where}: column {column!r} is blank in {blanks:,} of {gathering.rows:,} rows and never says no: "
+                f'what does a blank mean? Say [export.blank] {field_} = "denied" if it is an unticked box, or '
+                '"nothing" if nobody asked.'
+            )
 
 
 def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]) -> Export:
@@ -192,6 +245,8 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
         tokens={name: gathering.tokens[name] for name in FIELDS if name in gathering.tokens},
         reasons=gathering.reasons,
         missing=missing,
+        digest=hashlib.sha256("".join(sorted(one.sha256 for one in inputs)).encode()).hexdigest(),
+        raw=gathering.raw,
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sync_job.errors import ExportError
-from sync_job.exports import blocks, sources
+from sync_job.exports import blocks, cells, sources
 from sync_job.exports.blocks import Block, Columns
 
 BATCH_ROWS = 1 << 18
@@ -48,8 +48,22 @@ def header(source: sources.Source) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def read(source: sources.Source, columns: Columns, zone: ZoneInfo) -> Iterator[Block]:
+def tables(source: sources.Source, names: list[str]) -> Iterator[pa.Table]:
+    """Yield the named columns of the file as text, batch by batch.
+
+    Raises:
+        ExportError: when it cannot be read.
+    """
+    with _opened(source) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=names):
+            columns = {name: cells.to_text(batch.column(name)) for name in names}
+            yield pa.table(columns)
+
+
+def read(source: sources.Source, columns: Columns, zone: ZoneInfo, wanted: int | None = None) -> Iterator[Block]:
     """Yield the blocks of the file in order; a block's "lines" are its rows.
+
+    The rows of the client *wanted* go with them.
 
     Raises:
         ExportError: when it cannot be read.
@@ -75,7 +89,16 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo) -> Iterator[B
                     more=Counter(),
                     ungranted=np.zeros(0, np.int32),
                     rejects=rejects,
+                    raw=_raw(source, batch, seen, wanted) if wanted is not None else None,
                 )
+
+
+def _raw(source: sources.Source, batch: pa.RecordBatch, seen: blocks.Read, wanted: int) -> list[blocks.RawRow]:
+    """Return the rows of a batch that name the client *wanted*: their mapped cells, with commas."""
+    rows = np.flatnonzero(seen.ids == wanted)
+    found = batch.take(pa.array(rows)).to_pylist() if len(rows) else []
+    texts = [",".join("" if cell is None else str(cell) for cell in row.values()) for row in found]
+    return [blocks.RawRow(str(source.path), row + 1, text) for row, text in zip(rows.tolist(), texts, strict=True)]
 
 
 def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read) -> blocks.Rejects:

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from sync_job.errors import StateDamagedError, StorageError
+from sync_job.errors import StateDamagedError, StateError, StorageError
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 _CURES = {
@@ -75,6 +76,22 @@ def damaged(path: Path, why: str) -> StateDamagedError:
         f"{path}: damaged ({why}). Nothing was sent. Keep the folder as it is and restore it from a backup, or make "
         "new state with `init`."
     )
+
+
+def check_private(path: Path) -> None:
+    """Hold that others may neither read nor enter a file or folder of ours.
+
+    Raises:
+        StateError: when they may.
+    """
+    with storing(path):
+        mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        private = mode & 0o700
+        raise StateError(
+            f"{path.absolute()}: others may read it (mode {mode:o}), and it is for this user alone. "
+            f"chmod {private:o} {path.absolute()}"
+        )
 
 
 def make_folder(path: Path) -> None:
@@ -142,6 +159,7 @@ def connect(path: Path) -> sqlite3.Connection:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, FILE_MODE))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")  # who is erased must not stay in the file's free pages
     return connection
 
 

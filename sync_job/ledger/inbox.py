@@ -1,11 +1,57 @@
-"""The inbox of a state folder: where lists are put, at any time, for the lock's holder to take in.
+"""The inbox of a state folder: where lists are put, at any time and without the lock, for its holder to take in.
 
-No list is known in this version; one that lies there was put by a newer one, and is neither ignored nor touched.
+A list is a Parquet file named by its content; from the moment that `put` returns it is taken in, whatever happens.
 """
 
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sync_job.errors import StateError
+from sync_job.ledger import files
+
+VERSION = 1
+_KEY = b"consent-sync"
+_ROWS = 1 << 16
+SCHEMA = pa.schema(
+    [
+        ("client", pa.int32()),
+        ("channels", pa.uint8()),  # the low bit of each
+        ("received_at", pa.float64()),  # epoch seconds
+        ("withdrawn_at", pa.float64()),
+        ("basis", pa.string()),
+        ("request_ref", pa.string()),
+    ]
+)
+
+
+def put(folder: Path, table: pa.Table, *, digest: str, source: str, now: float) -> Path:
+    """Make a normalised list durable in the inbox of the state in *folder*, and return its place; idempotent by digest.
+
+    *source* is the name of the file it came from, *now* when it was taken in, in epoch seconds.
+
+    Raises:
+        StateError: when there is no inbox.
+    """
+    inbox = folder / "inbox"
+    with files.storing(inbox):
+        if not inbox.is_dir():
+            raise StateError(
+                f"{inbox.absolute()}: no inbox. `consent-sync init` makes the state; is [state] path right?"
+            )
+    table = table.select(SCHEMA.names).cast(SCHEMA)
+    about = {"kind": "opt-out", "version": VERSION, "rows": len(table), "digest": digest, "source": source}
+    about |= {"taken_in": now, "content": _content(table.to_batches(_ROWS))}
+    about["seal"] = _seal(about)
+    sealed = table.replace_schema_metadata({_KEY: json.dumps(about, ensure_ascii=False).encode()})
+    path = inbox / f"{digest}.parquet"
+    files.replace(path, lambda place: pq.write_table(sealed, place, compression="zstd", row_group_size=_ROWS))
+    return path
 
 
 def waiting(folder: Path) -> list[Path]:
@@ -14,14 +60,55 @@ def waiting(folder: Path) -> list[Path]:
     return sorted(path for path in inbox.iterdir() if not path.name.startswith(".")) if inbox.is_dir() else []
 
 
-def absorb(folder: Path) -> None:
-    """Take what lies in the inbox into the ledger.
+def read(path: Path) -> tuple[Iterator[pa.RecordBatch], dict[str, Any]]:
+    """Return the rows of a list that `put` wrote, a batch at a time, and what it says of itself.
 
     Raises:
-        StateError: when there is a list that this version cannot take in.
+        StateError: when it is not what was written, or a newer version wrote it; it stays where it is.
     """
-    for path in waiting(folder):
-        raise StateError(
-            f"{path}: a list that this version of consent-sync does not know. "
-            "Take it in with the version that put it there."
-        )
+    with files.loading(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
+        if not isinstance(about, dict) or about.get("kind") != "opt-out":
+            raise ValueError("not a list that consent-sync took in")
+        if about["version"] != VERSION:
+            raise StateError(
+                f"{path}: a list that this version of consent-sync does not know. "
+                "Take it in with the version that put it there."
+            )
+        if about["seal"] != _seal(about) or about["rows"] != file.metadata.num_rows:
+            raise ValueError("what it says of itself does not match its digest")
+        if file.schema_arrow.remove_metadata() != SCHEMA or about["content"] != _content(_batches(file)):
+            raise ValueError("its content does not match its digest")
+    return _reading(path), about
+
+
+def remove(path: Path) -> None:
+    """Take a list out of the inbox, once the ledger has it."""
+    files.remove(path)
+
+
+def _reading(path: Path) -> Iterator[pa.RecordBatch]:
+    with files.loading(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        yield from _batches(file)
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(_ROWS, row_groups=[group])
+
+
+def _content(batches: Iterator[pa.RecordBatch] | list[pa.RecordBatch]) -> str:
+    hasher = hashlib.sha256()
+    for batch in batches:
+        for name in SCHEMA.names:
+            column = batch.column(name)
+            if pa.types.is_string(column.type):
+                hasher.update("\0".join(one or "" for one in column.to_pylist()).encode())
+            else:
+                hasher.update(column.to_numpy(zero_copy_only=False).tobytes())
+    return hasher.hexdigest()
+
+
+def _seal(about: dict[str, Any]) -> str:
+    said = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

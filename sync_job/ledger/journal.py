@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import Bytes
+from sync_job.consent.channels import Bytes, Mask
 from sync_job.consent.fold import DOUBT_WHOLE, Endings, Outcome
 from sync_job.errors import StorageError
 from sync_job.ledger import files
@@ -162,7 +162,7 @@ class Journal:
 @lru_cache
 def _insert(rows: int) -> str:
     one = f"({', '.join('?' * len(Settled._fields))})"
-    return f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES {', '.join([one] * rows)}"  # noqa: S608
+    return f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES {', '.join([one] * rows)}"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Reading:
         message: list[str | None] = [None] * count
         if self._connection:
             with files.loading(self._path):
-                query = f"SELECT {_COLUMNS} FROM settled WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
+                query = f"SELECT {_COLUMNS} FROM settled WHERE row >= ? AND row < ? ORDER BY row"
                 rows: list[tuple[Any, ...]] = self._connection.execute(query, (start, stop)).fetchall()
             if rows:
                 columns = list(zip(*rows, strict=True))
@@ -254,13 +254,21 @@ class Reading:
 
     def endings(self) -> Endings:
         """Return how all rows of the plan ended."""
+        return self.ended(frozenset())[0]
+
+    def ended(self, not_found: frozenset[int]) -> tuple[Endings, npt.NDArray[np.float64], Mask]:
+        """Return how all rows of the plan ended, when, and which were refused with an ErrorCode in *not_found*."""
         outcome, denials, doubt = (np.zeros(self._rows, np.uint8) for _ in range(3))
-        doubt_at = np.zeros(self._rows)
+        doubt_at, settled = np.zeros(self._rows), np.zeros(self._rows)
+        unknown = np.zeros(self._rows, np.bool_)
         for part in self.parts():
             chosen = slice(part.start, part.start + len(part))
             outcome[chosen], denials[chosen] = part.outcome, part.denials
             doubt[chosen], doubt_at[chosen] = part.doubt, part.doubt_at
-        return Endings(outcome, denials, doubt, doubt_at)
+            settled[chosen] = part.settled
+            refused = np.flatnonzero(part.outcome == Outcome.REFUSED)
+            unknown[part.start + refused] = [part.code[place] in not_found for place in refused]
+        return Endings(outcome, denials, doubt, doubt_at), settled, unknown
 
     def codes(self) -> list[tuple[Outcome, int | None, int | None, str, int]]:
         """Return how often each outcome, HTTP status, ErrorCode and Message occurred, the most frequent first."""

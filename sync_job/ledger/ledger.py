@@ -10,15 +10,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 
-from sync_job.consent.channels import Ids
-from sync_job.consent.diff import Lingering
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.known import Lingering
+from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import ForeignStateError, NoStateError
-from sync_job.ledger import files
+from sync_job.ledger import applied, files, obligations, withdrawals
+from sync_job.ledger.applied import Applied
+from sync_job.ledger.obligations import Obligations
+from sync_job.ledger.withdrawals import Withdrawals
 
 VERSION = 1
 _SCHEMA = """
@@ -32,8 +34,6 @@ CREATE TABLE legs (
     run TEXT NOT NULL, leg INTEGER NOT NULL, snapshot INTEGER NOT NULL, PRIMARY KEY (run, leg)
 ) WITHOUT ROWID;
 CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowledged INTEGER NOT NULL);
-CREATE TABLE withdrawals (client INTEGER PRIMARY KEY, channels INTEGER NOT NULL);
-CREATE TABLE obligations (client INTEGER PRIMARY KEY, channels INTEGER NOT NULL);
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
@@ -55,20 +55,34 @@ class Run:
     summary: dict[str, Any] | None
 
 
+class Place(TypedDict):
+    """How far a ledger has come: its id, the numbers of its last run and snapshot, and what it has taken in."""
+
+    state: str
+    run: int
+    snapshot: int
+    withdrawals: int
+    reconsents: int
+
+
 class Ledger:
     """Reads and writes one ledger."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
+        self.withdrawals = Withdrawals(path, connection)
+        self.obligations = Obligations(path, connection)
+        self.applied = Applied(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
         """Return a new ledger for *target*, with nothing in it; it counts from the first commit on."""
         connection = files.connect(path)
         with files.transaction(connection, path):
-            for statement in _SCHEMA.split(";\n"):
-                connection.execute(statement)
+            for schema in (_SCHEMA, withdrawals.SCHEMA, obligations.SCHEMA, applied.SCHEMA):
+                for statement in schema.split(";\n"):
+                    connection.execute(statement)
             about = {"version": str(VERSION), "state": uuid.uuid4().hex, "target": target, "made": str(now)}
             connection.executemany("INSERT INTO about VALUES (?, ?)", about.items())
         return cls(path, connection)
@@ -109,6 +123,11 @@ class Ledger:
                 raise ValueError(f"version {about['version']} of the ledger; this program knows {VERSION}")
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise ValueError("the database's own check fails")
+            ((pages,), (size,)) = (
+                self._db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+            )
+            if self.path.stat().st_size < pages * size:  # more is another process that writes
+                raise ValueError("it was cut short")
         if about["target"] != target:
             raise ForeignStateError(
                 f"{self.path.parent.absolute()}: the state of {about['target']}, and the configuration says {target}. "
@@ -160,7 +179,10 @@ class Ledger:
     def begin(self, kind: str, started: float, name: str) -> str:
         """Return the id of a new run; *name* is its time as people read it."""
         with self._writing():
-            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0])
+            ((number,),) = self._db.execute(
+                "SELECT 1 + max((SELECT coalesce(max(number), 0) FROM runs), "
+                "(SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM about WHERE key = 'last_run'))"
+            ).fetchall()
             run = f"{number:04d}-{name}"
             self._db.execute(
                 "INSERT INTO runs (number, run, kind, stage, started) VALUES (?, ?, ?, 'open', ?)",
@@ -169,11 +191,22 @@ class Ledger:
         return run
 
     def commit_leg(
-        self, run: str, leg: int, *, digest: str, clients: int, lingering: Lingering, now: float, closed: Table
+        self,
+        run: str,
+        leg: int,
+        *,
+        digest: str,
+        clients: int,
+        lingering: Lingering,
+        now: float,
+        settlement: Settlement | None = None,
+        owed: OwedSince | None = None,
+        started: float = 0.0,
     ) -> int:
         """Make the next snapshot the one that counts: the commit point of a leg. Return its number.
 
-        *closed* has the low bit of each obligation's channel that was acknowledged.
+        With it, in the same step, obligations are closed or made as *settlement* says, and refused rows wait. *owed*
+        has since when and until when each of its revocations is owed, *started* is when the leg was planned.
         """
         with self._writing():
             number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
@@ -189,13 +222,22 @@ class Ledger:
                     strict=True,
                 ),
             )
-            ids, channels = closed.items()
-            self._db.executemany(
-                "UPDATE obligations SET channels = channels & ~? WHERE client = ?",
-                zip(channels.tolist(), ids.tolist(), strict=True),
-            )
-            self._db.execute("DELETE FROM obligations WHERE channels = 0")
+            if settlement is not None and owed is not None:
+                self.obligations.settle(settlement, owed, run, started=started)
+                self.applied.delivered(settlement.delivered)
         return number
+
+    def commit_snapshot(self, *, digest: str, clients: int, now: float) -> int:
+        """Make the next snapshot the one that counts, of itself. Return its number."""
+        with self._writing():
+            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
+            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+        return number
+
+    def clients(self) -> int:
+        """Return how many clients the snapshot that counts has."""
+        rows = self._rows("SELECT clients FROM snapshots ORDER BY number DESC LIMIT 1")
+        return int(rows[0][0]) if rows else 0
 
     def next_snapshot(self) -> int:
         """Return the number that the next commit will give."""
@@ -220,15 +262,65 @@ class Ledger:
             self._db.execute("DELETE FROM undone")
             self._db.executemany("INSERT OR IGNORE INTO undone VALUES (?, ?)", undone)
 
-    def learn(self, limit: float) -> None:
-        """Keep how many requests in flight did well at this target in the end."""
+    def learn(self, limit: float, rows_per_s: float = 0.0) -> None:
+        """Keep how many requests in flight did well at this target in the end, and how many rows a second that was."""
         with self._writing():
             self._db.execute("INSERT OR REPLACE INTO about VALUES ('limit', ?)", (str(limit),))
+            if rows_per_s:
+                self._db.execute("INSERT OR REPLACE INTO about VALUES ('rows_per_s', ?)", (str(rows_per_s),))
 
     def learned(self) -> float:
-        """Return what `learn` kept; 0 where nothing is known."""
-        rows = self._rows("SELECT value FROM about WHERE key = 'limit'")
-        return float(rows[0][0]) if rows else 0.0
+        """Return the limit that `learn` kept; 0 where nothing is known."""
+        return float(self._about("limit") or 0)
+
+    def learned_rate(self) -> float:
+        """Return how many rows a second were delivered lately; 0 where nothing is known."""
+        return float(self._about("rows_per_s") or 0)
+
+    # Where it stands beside its anchor
+
+    def _about(self, key: str) -> str:
+        rows = self._rows("SELECT value FROM about WHERE key = ?", key)
+        return str(rows[0][0]) if rows else ""
+
+    def _note(self, **values: str) -> None:
+        with self._writing():
+            self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values.items())
+
+    def place(self) -> Place:
+        """Return what an anchor holds of this ledger: its id, its last run and snapshot, and what it has taken in."""
+        ((run, snapshot),) = self._rows(
+            "SELECT (SELECT coalesce(max(number), 0) FROM runs), (SELECT coalesce(max(number), 0) FROM snapshots)"
+        )
+        counts = self.withdrawals.counts()
+        return Place(
+            state=self._about("state"),
+            run=int(run),
+            snapshot=int(snapshot),
+            withdrawals=counts["withdrawals"],
+            reconsents=counts["reconsents"],
+        )
+
+    def is_anchored(self) -> bool:
+        """Return whether an anchor was ever written for it."""
+        return bool(self._about("anchored"))
+
+    def note_anchored(self) -> None:
+        """Note that there is an anchor; one that is missing later was lost."""
+        if not self.is_anchored():
+            self._note(anchored="yes")
+
+    def restored(self) -> str:
+        """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not."""
+        return self._about("restored")
+
+    def note_restored(self, how: str, run: int) -> None:
+        """Note that it is a restored backup; its next run is numbered after *run*, the last one before it was."""
+        self._note(restored=how, last_run=str(run))
+
+    def note_whole(self, words: str) -> None:
+        """Note in *words* why it is no longer taken for a restored backup."""
+        self._note(restored="", made_whole=words)
 
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""
@@ -253,28 +345,6 @@ class Ledger:
             np.array([row[2] for row in rows], np.bool_),
         )
 
-    def withdrawn(self) -> Table:
-        """Return the low bit of each withdrawn channel of each client."""
-        return self._channels("SELECT client, channels FROM withdrawals ORDER BY client")
-
-    def obligations(self) -> Table:
-        """Return the low bit of each channel that is owed a denial."""
-        return self._channels("SELECT client, channels FROM obligations ORDER BY client")
-
-    def _channels(self, query: str) -> Table:
-        rows = self._rows(query)
-        ids: Ids = np.array([row[0] for row in rows], np.int32)
-        return tabulate(ids, ids, np.array([row[1] for row in rows], np.uint8))
-
     def undone(self) -> set[tuple[str, str]]:
         """Return what the last run did not do, as `report` was told."""
         return {(kind, key) for kind, key in self._rows("SELECT kind, key FROM undone")}
-
-    def make_obligations(self, owed: Iterable[tuple[int, int]]) -> None:
-        """Owe each client a denial of the channels whose low bits are given, until it is acknowledged."""
-        with self._writing():
-            self._db.executemany(
-                "INSERT INTO obligations VALUES (?, ?) "
-                "ON CONFLICT (client) DO UPDATE SET channels = channels | excluded.channels",
-                owed,
-            )

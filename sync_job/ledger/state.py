@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from sync_job.consent.diff import Holdings, Lingering
-from sync_job.consent.tables import Table
+from sync_job.consent.known import Holdings, Lingering
+from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import StateError
 from sync_job.ledger import files, tables
 from sync_job.ledger.ledger import Ledger
@@ -107,18 +107,41 @@ class State:
         return self.folder / "snapshots" / f"{number}.parquet"
 
     def commit_leg(
-        self, run: str, leg: int, *, holdings: Holdings, lingering: Lingering, now: float, closed: Table
+        self,
+        run: str,
+        leg: int,
+        *,
+        holdings: Holdings,
+        lingering: Lingering,
+        now: float,
+        settlement: Settlement | None = None,
+        owed: OwedSince | None = None,
+        started: float = 0.0,
     ) -> int:
         """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
         number = self.ledger.next_snapshot()
         digest = tables.write_snapshot(self._snapshot(number), holdings)
         committed = self.ledger.commit_leg(
-            run, leg, digest=digest, clients=len(holdings), lingering=lingering, now=now, closed=closed
+            run,
+            leg,
+            digest=digest,
+            clients=len(holdings),
+            lingering=lingering,
+            now=now,
+            settlement=settlement,
+            owed=owed,
+            started=started,
         )
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
                 files.remove(path)
         return committed
+
+    def replace_holdings(self, holdings: Holdings, now: float) -> int:
+        """Make *holdings* the snapshot that counts without a leg, as an erasure or a restored backup needs it."""
+        number = self.ledger.next_snapshot()
+        digest = tables.write_snapshot(self._snapshot(number), holdings)
+        return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now)
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of a run's legs."""

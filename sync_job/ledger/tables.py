@@ -10,7 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sync_job.consent.diff import Holdings, Rows
+from sync_job.consent.diff import Held
+from sync_job.consent.known import Holdings
+from sync_job.consent.rows import Rows
 from sync_job.ledger import files
 
 VERSION = 1
@@ -90,6 +92,21 @@ def read_snapshot(path: Path, digest: str | None = None) -> Holdings:
     if digest is not None and about["digest"] != digest:
         raise files.damaged(path, "it is another snapshot than the ledger names")
     return Holdings(columns["Client"], columns["State"], columns["Due"])
+
+
+def write_held(path: Path, held: Held) -> None:
+    """Make what a run held durable, so that an approval means just that."""
+    _write(path, {"Client": held.client, "Stated": held.stated, "Change": held.change}, {"kind": "held"})
+
+
+def read_held(path: Path) -> Held:
+    """Return what `write_held` wrote.
+
+    Raises:
+        StateDamagedError: when it is not what was written.
+    """
+    columns, _ = _read(path, "held", ("Client", "Stated", "Change"))
+    return Held(columns["Client"], columns["Stated"], columns["Change"])
 
 
 def write_plan(path: Path, rows: Rows, about: dict[str, Any]) -> None:

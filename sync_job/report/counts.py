@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import CHANNELS
-from sync_job.consent.diff import Counts, Lane, Rows, transitions
+from sync_job.consent.diff import Counts
 from sync_job.consent.fold import Outcome
+from sync_job.consent.rows import Lane, Rows, transitions
 from sync_job.errors import CountsError
 
 OUTCOMES = (Outcome.DELIVERED, Outcome.REFUSED, Outcome.EXHAUSTED, Outcome.DEFERRED)
@@ -66,7 +67,7 @@ def check(summary: Mapping[str, Any]) -> None:
         _hold("rows", export["rows"], rows)
     if decisions:
         fates = decisions["planned"] - decisions["planned_unstated"]
-        fates += sum(decisions[name] for name in ("waiting", "blocked", "held", "unchanged"))
+        fates += sum(decisions[name] for name in ("forgotten", "waiting", "blocked", "held", "unchanged"))
         _hold("clients stated", decisions["stated"], fates)
         if export:
             _hold("clients of the export", export["clients"], decisions["stated"])

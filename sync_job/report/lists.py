@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from sync_job.consent.channels import FIELDS, Bytes, Ids, flags
+from sync_job.consent.channels import ALLOWED, CHANNELS, DENIED, FIELDS, SHIFTS, Bytes, Ids, flags
+from sync_job.consent.diff import Blocked, Held
 from sync_job.errors import StorageError
 
 REJECT_KEYS_KEPT = 100_000  # rejects that the next run can know again; more are new every night
@@ -78,6 +79,59 @@ def write_clients(path: Path, ids: Ids) -> None:
 def write_flags(path: Path, ids: Ids, values: Bytes) -> None:
     """Write a CSV file of clients and what is stated of them, in the columns that exports have; none for no clients."""
     _write(path, flag_table(ids, values))
+
+
+_CHANGES = pa.array(["", "new grant", "re-grant", "revocation"])
+
+
+def write_held(path: Path, held: Held, guards: str) -> None:
+    """Write what was not let through, a row a client and channel, and why; none for nothing held."""
+    parts = []
+    for place, (channel, shift) in enumerate(zip(CHANNELS, SHIFTS, strict=True)):
+        stated, change = (held.stated >> shift) & 3, (held.change >> shift) & 3
+        for value, word in ((DENIED, "denied"), (ALLOWED, "allowed")):
+            which = stated == value
+            count = int(np.count_nonzero(which))
+            if count:
+                parts.append(
+                    pa.table(
+                        {
+                            "Client": pa.array(held.client[which]),
+                            "channel": pa.repeat(channel, count),
+                            "stated": pa.repeat(word, count),
+                            "change": _CHANGES.take(pa.array(change[which].astype(np.int32))),
+                            "held_by": pa.repeat(guards, count),
+                            "order": pa.array(np.full(count, place, np.int8)),
+                        }
+                    )
+                )
+    if parts:
+        table = pa.concat_tables(parts).sort_by([("Client", "ascending"), ("order", "ascending")])
+        _write(path, table.drop_columns("order"))
+
+
+def write_blocked(path: Path, blocked: Blocked) -> None:
+    """Write whose *allowed* a withdrawal overruled, in the columns of a ledger of evidence that `reconsent` reads.
+
+    What is evidence is for a person to fill in, for those who really came back; none for nothing blocked.
+    """
+    names = pa.array(
+        [" ".join(c for c, shift in zip(CHANNELS, SHIFTS, strict=True) if byte >> shift & 1) for byte in range(256)]
+    )
+    count = len(blocked.client)
+    empty = pa.repeat("", count)
+    _write(
+        path,
+        pa.table(
+            {
+                "Client": pa.array(blocked.client),
+                "channels": names.take(pa.array(blocked.channels.astype(np.int32))),
+                "granted_at": empty,
+                "method": empty,
+                "evidence_ref": empty,
+            }
+        ),
+    )
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from sync_job.consent.channels import CHANNELS, Bytes, letters, stated, unpack
-from sync_job.consent.diff import Lane, Rows, changed
 from sync_job.consent.fold import Outcome
+from sync_job.consent.rows import Lane, Rows, changed
 from sync_job.errors import StorageError
 from sync_job.report.lists import open_private
 

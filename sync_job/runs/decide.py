@@ -1,23 +1,71 @@
-"""From an export and what is known to the plan: what `run`, `plan` and `apply` have in common."""
+"""From an export and what is known to the plan: what `run`, `plan` and `apply` have in common.
 
+An export is judged once: whether it is fresh, and what of it the guards hold. Each leg is then decided anew within
+that judgement, from the statements that are still in memory and what is known by then.
+"""
+
+import hashlib
+import json
 import time
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.diff import Diff, Holdings, Lingering, Terms, diff, owed_first
-from sync_job.consent.tables import Table, union
+from sync_job.consent import freshness, guards
+from sync_job.consent.channels import CHANNELS, DENIED, SHIFTS, Bytes, Ids, allowed
+from sync_job.consent.diff import Diff, Held, Terms, diff
+from sync_job.consent.freshness import Doubt, Kind
+from sync_job.consent.guards import Guard, Judgement, Tally, Thresholds, Trip
+from sync_job.consent.known import Holdings, Known, Lingering, Obligations
+from sync_job.consent.rules import FREE
+from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, Exit
 from sync_job.exports import loader
 from sync_job.exports.blocks import Rejects
 from sync_job.exports.loader import Export
-from sync_job.report import counts, lists
+from sync_job.ledger.applied import Application, HeldSet, counts
+from sync_job.ledger.ledger import Ledger
+from sync_job.report import counts as tallies
+from sync_job.report import lists
 from sync_job.report.lists import RejectsFile
-from sync_job.runs.report import Findings, Stopwatch
+from sync_job.runs.report import Findings
 from sync_job.runs.watch import Watch
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a run was asked for beyond its settings.
+
+    *part*: the export is a part, such as repaired rejects; *as_of*: when it was made, in epoch seconds, where the
+    configuration leaves that to the command line; *require_new*: the same export as last time is an error; *retry*:
+    what was refused is tried again before its time.
+    """
+
+    restrict_only: bool = False
+    limit: int | None = None
+    until: str = ""
+    part: bool = False
+    as_of: float | None = None
+    require_new: bool = False
+    retry: bool = False
+
+
+def kind_of(settings: Settings, wish: Wish) -> Kind:
+    """Return what the export is taken for."""
+    return "part" if wish.part else settings.export.kind
+
+
+def thresholds(settings: Settings) -> Thresholds:
+    """Return from which number on each guard trips."""
+    return Thresholds(**settings.guards.model_dump(exclude={"grants"}))
+
+
 def read(
-    settings: Settings, watch: Watch, folder: Path | None, *, first_look: bool
+    settings: Settings, watch: Watch, folder: Path | None, wish: Wish, *, first_look: bool
 ) -> tuple[Export, list[tuple[str, str]]]:
     """Return the export, and the keys by which its rejects are known again.
 
@@ -38,6 +86,9 @@ def read(
             settings.run.zone,
             where=settings.export.path,
             first_look=first_look,
+            kind=kind_of(settings, wish),
+            as_of=wish.as_of,
+            now=time.time(),
             sink=keep,
             progress=watch.at,
         )
@@ -49,44 +100,261 @@ def read(
     return export, file.keys if file else []
 
 
-def decide(
-    settings: Settings,
-    findings: Findings,
-    export: Export,
-    known: tuple[Holdings, Lingering],
-    withdrawn: Table,
-    owed: Table,
-    watch: Watch,
-    laps: Stopwatch,
-    *,
-    restrict_only: bool,
-) -> Diff:
-    """Return what has to be sent, and note in *findings* how it was decided.
+@dataclass
+class Case:
+    """An export and everything that it is decided by, but for what each leg finds known.
 
-    A client with an open obligation (*owed*) is granted nothing: its row carries denials alone.
+    *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing waits.
     """
-    watch.stage("deciding")
-    if restrict_only:
-        findings.restrict_only = "asked for (--restrict-only)"
+
+    settings: Settings
+    kind: Kind
+    digest: str
+    statements: Table
+    clients: int
+    ungranted: Ids
+    terms: Terms
+    forgotten: int = 0
+    retry: bool = False
+    tally: Tally = field(default_factory=Tally)
+    judgement: Judgement = field(default_factory=Judgement)
+    doubts: list[freshness.Finding] = field(default_factory=list)
+
+
+class Channels(NamedTuple):
+    """Clients, ascending, with the low bit of some channels of each."""
+
+    client: Ids
+    channels: Bytes
+
+
+def known(
+    ledger: Ledger,
+    holdings: Holdings,
+    lingering: Lingering,
+    now: float,
+    *,
+    since: float = 0.0,
+    says: Table | None = None,
+    less: Channels | None = None,
+    retry: bool = False,
+) -> tuple[Known, Ids]:
+    """Return what is known at *now*, and the clients with an open obligation, who are granted nothing.
+
+    What the platform does not know is tried again when its id is in the export, of which *says* is the table, and
+    was not refused *since* (the run's start, in epoch seconds). *less* is owed no more. With *retry*
+    nothing waits for its next try.
+    """
+    owed = ledger.obligations.owed(now)
+    if less is not None and len(less.client):
+        channels = owed.channels & ~tabulate(less.client, less.client, less.channels).of(owed.client)
+        owed = replace(owed, channels=channels).at(channels != 0)
+    waiting = ledger.obligations.waiting()
+    due = owed.due.copy()
+    if says is not None and len(owed.client):
+        recent = waiting.client[waiting.since >= since]
+        due |= owed.parked & (says.of(owed.client) != 0) & ~np.isin(owed.client, recent)
+    if retry:
+        due[:] = True
+    waits = (waiting.next_at > (np.inf if retry else now)) & ~np.isin(waiting.client, owed.client[due])
+    return (
+        Known(
+            holdings,
+            ledger.withdrawals.in_force(),
+            Obligations(owed.client[due], owed.channels[due], owed.limit_at[due]),
+            lingering,
+            tabulate(waiting.client[waits], waiting.client[waits], waiting.sent[waits]),
+        ),
+        owed.client,
+    )
+
+
+def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
+    """Return the revocations that are owed and that the export, being fresh, has taken back: they end by that."""
+    owed = ledger.obligations.owed(now)
+    channels = np.where(
+        np.isin(owed.client, case.ungranted, assume_unique=True),
+        0,
+        owed.revoked & allowed(case.statements.of(owed.client)),
+    ).astype(np.uint8)
+    if not case.terms.may_grant or case.judgement.only_owed:
+        channels[:] = 0
+    return Channels(owed.client[channels != 0], channels[channels != 0])
+
+
+def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger, wish: Wish, now: float) -> Case:
+    """Return the case of an export, with its freshness judged and noted; the guards come with the plan."""
+    kind = kind_of(settings, wish)
+    full = kind == "full"
+    accepted = ledger.applied.is_accepted(export.digest, now)
+    doubts = (
+        []
+        if kind == "part"
+        else freshness.judge(
+            freshness.Seen(export.as_of, export.clients, export.rows, export.rejects),
+            ledger.applied.before(kind, export.digest),
+            dated=settings.export.as_of != "none",
+            max_age_s=3600 * settings.export.max_age_h,
+            now=now,
+            full=full,
+            accepted=accepted,
+            limits=thresholds(settings),
+        )
+    )
     if export.missing:
-        findings.restrict_only = f"the export lacks {', '.join(map(repr, export.missing))}"
+        missing = ", ".join(map(repr, export.missing))
+        doubts.append(freshness.Finding(Doubt.COLUMN, f"it has no column {missing}"))
         findings.add(
             Exit.HELD,
-            f"the export has no column {', '.join(map(repr, export.missing))}: nothing is granted until it is back, or "
+            f"the export has no column {missing}: nothing is granted until it is back, or "
             'mapped to "" in [export.columns]',
         )
+    if ledger.restored():
+        doubts.append(
+            freshness.Finding(
+                Doubt.RESTORED,
+                "the state is a restored backup: say what came in since with `consent-sync state restored`",
+            )
+        )
+    for doubt in doubts:
+        if doubt.doubt is not Doubt.COLUMN:
+            findings.add(Exit.HELD, f"the export may not grant: {doubt.why}")
+    why = [doubt.why for doubt in doubts]
+    if wish.restrict_only:
+        why.append("asked for (--restrict-only)")
+    if settings.guards.grants == "never":
+        why.append('[guards] grants = "never"')
+    findings.restrict_only = "; ".join(why)
+    findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
+    mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
+    denies = full and settings.export.absent == "deny" and not doubts
     terms = Terms(
-        may_grant=not findings.restrict_only,
+        may_grant=not why,
         restate=settings.endpoint.restate == "denials",
-        ungranted=union(export.ungranted, owed.items()[0]),
+        approved=ledger.applied.approved(now),
+        absent=mapped if denies else 0,
     )
-    found = diff(export.statements, known[0], withdrawn, known[1], terms, time.time())
-    if owed.clients():
-        found = found._replace(rows=owed_first(found.rows, owed))
-    if settings.export.kind == "delta":
+    said = export.statements, export.clients, export.ungranted
+    return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, doubts=doubts)
+
+
+def drop_forgotten(case: Case, forgotten: Ids) -> None:
+    """Take the statements of erased clients out of the case: nothing of them is sent or kept."""
+    if len(forgotten):
+        case.statements.values[case.statements.slots.of(forgotten)] = 0
+        case.forgotten = len(forgotten)
+
+
+def plan(case: Case, known_now: Known, owing: Ids, now: float) -> Diff:
+    """Return what has to be sent now, within what was judged; *owing* are granted nothing."""
+    terms = replace(case.terms, ungranted=union(case.ungranted, owing))
+    found = diff(case.statements, known_now, terms, now)
+    found.counts.forgotten = case.forgotten
+    found.counts.stated += case.forgotten
+    if case.kind != "full":
         found.counts.absent = 0
-    findings.export = export.counts()
-    findings.decided = counts.decided(found.counts)
-    findings.changes = counts.changes(found.rows)
-    laps.lap("decide")
     return found
+
+
+class Planned(NamedTuple):
+    """The plan of an export within what the guards let through, and the revocations owed that it has taken back."""
+
+    diff: Diff
+    taken_back: Channels
+
+
+def first_plan(
+    case: Case, ledger: Ledger, holdings: Holdings, lingering: Lingering, since: float, now: float
+) -> Planned:
+    """Return the plan of the first leg of an export, and judge with it, for the whole run, what the guards hold."""
+    look = partial(known, ledger, holdings, lingering, now, since=since, says=case.statements, retry=case.retry)
+    known_now, owing = look()
+    found = _guarded(case, known_now, owing, ledger, now)
+    taken_back = overtaken(case, ledger, now)
+    if len(taken_back.client):
+        # The export, being fresh, allows again what is owed a denial: that ends, and the plan is made without it.
+        known_now, owing = look(less=taken_back)
+        found = _guarded(case, known_now, owing, ledger, now)
+    return Planned(found, taken_back)
+
+
+def _guarded(case: Case, known_now: Known, owing: Ids, ledger: Ledger, now: float) -> Diff:
+    case.terms = replace(case.terms, hold=FREE, only_owed=False)
+    found = plan(case, known_now, owing, now)
+    past = ledger.applied.past(case.kind)
+    case.tally = found.tally
+    case.judgement = guards.judge(
+        found.tally,
+        past if case.kind != "part" else replace(past, lost=None),
+        thresholds(case.settings),
+        full=case.kind == "full",
+        accepted=ledger.applied.is_accepted(case.digest, now),
+    )
+    if case.judgement.hold != FREE or case.judgement.only_owed:
+        case.terms = replace(case.terms, hold=case.judgement.hold, only_owed=case.judgement.only_owed)
+        found = plan(case, known_now, owing, now)
+    return found
+
+
+def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float) -> None:
+    """Note in *findings* how the clients were decided, and which guards tripped."""
+    for trip in case.judgement.trips:
+        findings.add(Exit.HELD, _said(trip))
+    doubtful = [one.trip for one in case.doubts if one.trip]
+    findings.guards = [
+        {"guard": str(one.guard), "channel": one.channel, "count": one.count, "at_most": one.at_most}
+        for one in (*doubtful, *case.judgement.trips)
+    ]
+    tally = case.tally
+    findings.grants = {
+        "new": tally.new_grants,
+        "re": tally.re_grants,
+        "revocations": dict(zip(CHANNELS, tally.revocations, strict=True)),
+        "lost": tally.lost,
+        "unknown": tally.unknown,
+    }
+    findings.approvals = [one.shown() for one in ledger.applied.approvals(now)]
+    findings.decided = tallies.decided(found.counts)
+    findings.changes = tallies.changes(found.rows)
+
+
+def _said(trip: Trip) -> str:
+    """Return what a guard held, and what to do."""
+    if trip.guard in (Guard.CHANGED, Guard.UNKNOWN):
+        return f"{trip}: the ids look renumbered, and nothing but obligations is sent. Mend the export, or approve it"
+    if trip.guard is Guard.LOST:
+        return f"{trip}: the export may have stopped saying no. Nothing is held; look at the column's blanks"
+    return f"{trip}: held until approved (held.csv), or until the export is mended"
+
+
+def held_set(case: Case, held: Held, run: str, now: float) -> HeldSet | None:
+    """Return what `approve` may let through; none where no guard held anything that a person may approve."""
+    approvable = [one.trip for one in case.doubts if one.doubt is Doubt.SHRUNKEN and one.trip]
+    trips = [trip for trip in case.judgement.trips if trip.guard is not Guard.LOST]
+    if not trips and not approvable:
+        return None
+    grants, revocations = counts(held) if case.terms.may_grant and not case.judgement.only_owed else (0, 0)
+    if case.terms.may_grant is False and case.judgement.hold.revocations:
+        revocations = counts(held)[1]
+    said = [str(trip) for trip in (*approvable, *trips)]
+    return HeldSet(run, now, case.kind, case.digest, case.clients, grants, revocations, said)
+
+
+def application(case: Case, found: Diff, run: str, as_of: float | None, now: float) -> Application | None:
+    """Return what is to be noted of an export that is applied; none where something speaks against it."""
+    if case.judgement.only_owed or [one for one in case.doubts if one.doubt is not Doubt.RESTORED]:
+        return None
+    new = 0 if case.judgement.hold.new_grants else found.tally.new_grants
+    return Application(run, case.kind, case.digest, as_of, case.clients, found.tally.lost, new, now)
+
+
+def noted(one: Application | None) -> dict[str, Any] | None:
+    """Return an application as it is kept with a plan."""
+    return None if one is None else vars(one)
+
+
+def rules(settings: Settings) -> str:
+    """Return the digest of everything in the configuration that decides what is sent."""
+    said = [part.model_dump(mode="json") for part in (settings.export, settings.guards, settings.withdrawals)]
+    said[0].pop("path")
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ class Delivery:
     """How the sending of a run went, as its report says."""
 
     requests: int = 0
+    settled: int = 0
     limit: float = 0.0
     limit_met: bool = False  # more was tried, and did not do
     most_in_flight: int = 0
@@ -25,6 +26,7 @@ class Delivery:
         gate = senders.limiter
         return cls(
             requests=senders.requests,
+            settled=senders.progress.settled,
             limit=round(gate.law.value, 2),
             limit_met=gate.law.met,
             round_trip_s=round(gate.rtt_s, 4),

@@ -8,14 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from sync_job.config import ColumnSettings, Settings
-from sync_job.consent.channels import FIELDS, Bytes, Ids, allowed, denied
-from sync_job.consent.diff import Holdings, no_lingering
+from sync_job.consent.channels import FIELDS, Bytes, Ids, allowed, blank, denied
+from sync_job.consent.known import Holdings, no_lingering
 from sync_job.consent.tables import Table, tabulate, union
-from sync_job.errors import ConfigError
+from sync_job.errors import ConfigError, StateError
 from sync_job.exports import loader
-from sync_job.ledger import files, lock
+from sync_job.exports.lists import List
+from sync_job.exports.loader import Export
+from sync_job.ledger import anchor, files, inbox, lock
+from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
-from sync_job.runs import decide, night, report
+from sync_job.runs import decide, intake, night, report
+from sync_job.runs.decide import Wish
+from sync_job.runs.intake import Listing
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
 
@@ -31,11 +36,11 @@ class Start(NamedTuple):
     grants: int
 
 
-def start(platform: str | Table, statements: Table, ungranted: Ids) -> Start:
+def start(platform: str | Table, statements: Table, ungranted: Ids, withdrawn: Table | None = None) -> Start:
     """Return the first snapshot of a platform that is unknown, empty, equal to the export, or as a dump says.
 
     *unknown*: what the export allows is taken as held and what it denies is due, so that the first run sends every
-    denial and nothing else: an error under-contacts.
+    denial and nothing else: an error under-contacts. Nobody is granted a channel that is *withdrawn* (low bits).
     """
     if isinstance(platform, Table):
         ids = union(statements.items()[0], platform.items()[0])
@@ -52,6 +57,8 @@ def start(platform: str | Table, statements: Table, ungranted: Ids) -> Start:
         state = held[platform]
         grants = allowed(says) if platform == EMPTY else np.zeros_like(says)
     grants = np.where(np.isin(ids, ungranted, assume_unique=True), 0, grants).astype(np.uint8)
+    if withdrawn is not None:
+        grants &= ~withdrawn.of(ids)
     denials = denied(says) if not isinstance(platform, Table) and platform != EQUAL else np.zeros_like(says)
     due = (denials | (grants << 1)).astype(np.uint8)
     full = (state | due) != 0
@@ -62,27 +69,39 @@ def _without_blanks(says: Bytes) -> Bytes:
     return np.asarray(denied(says) | (allowed(says) << 1), np.uint8)
 
 
-def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> Report:
+def init(
+    settings: Settings,
+    platform: str,
+    approve: Approve,
+    watch: Watch,
+    *,
+    withdrawals: Listing | None = None,
+    as_of: float | None = None,
+) -> Report:
     """Make the state, and return a report of what the export holds.
 
     *platform* is unknown, empty, equal, or the path of a dump. *approve* is told how many clients the next run
-    would send an *allowed*, and returns the number that was approved, or none.
+    would send an *allowed*, and returns the number that was approved, or none. *withdrawals* are honoured from the
+    first run on.
 
     Raises:
-        StateError: when there is state already.
+        StateError: when there is state already, or there was some with withdrawals that nobody names now.
         ConfigError: when the grants were not approved by their number.
     """
     folder, target = settings.state.path, settings.endpoint.target
     _refuse_existing(folder, target)
+    _refuse_forgetting(settings, withdrawals)
     started = time.time()
     run = f"0001-{night.name_at(started)}"
     laps = Stopwatch()
     findings = Findings("init", run, started)
-    export, findings.reject_keys = decide.read(settings, watch, report.folder_of(settings, run), first_look=True)
+    wish = Wish(as_of=as_of)
+    export, findings.reject_keys = decide.read(settings, watch, report.folder_of(settings, run), wish, first_look=True)
     findings.export = export.counts()
     laps.lap("read")
+    listed = intake.read(settings, withdrawals, watch) if withdrawals else None
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else _dump(settings, platform, watch)
-    first = start(held, export.statements, export.ungranted)
+    first = start(held, export.statements, export.ungranted, _withdrawn(listed))
     if first.grants:
         approved = approve(first.grants)
         if approved != first.grants:
@@ -94,10 +113,46 @@ def init(settings: Settings, platform: str, approve: Approve, watch: Watch) -> R
     files.make_folder(folder)
     with lock.held(folder), State.create(folder, target, started) as state:
         findings.run = state.ledger.begin("init", started, night.name_at(started))
-        _commit(state, findings.run, first.holdings, started)
+        if listed:
+            inbox.put(folder, listed.table, digest=listed.digest, source=listed.source, now=started)
+            intake.absorb(state, settings)
+        state.ledger.applied.apply(_application(export, settings, findings.run, first, started))
+        state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)
         made = night.conclude(state, settings, findings, watch, laps)
         watch.end()
         return made
+
+
+def _application(export: Export, settings: Settings, run: str, first: Start, now: float) -> Application:
+    """Return what the first export is a measure of for those to come."""
+    ids, says = export.statements.items()
+    place = np.minimum(np.searchsorted(first.holdings.client, ids), max(0, len(first.holdings) - 1))
+    known = first.holdings.client[place] == ids if len(first.holdings) else np.zeros(len(ids), np.bool_)
+    holds = np.where(known, first.holdings.state[place], 0) if len(first.holdings) else np.zeros(len(ids), np.uint8)
+    lost = int(np.count_nonzero(blank(says) & allowed(holds.astype(np.uint8))))
+    return Application(run, settings.export.kind, export.digest, export.as_of, export.clients, lost, 0, now)
+
+
+def _withdrawn(listed: List | None) -> Table | None:
+    if listed is None:
+        return None
+    ids, channels = (listed.table.column(name).to_numpy() for name in ("client", "channels"))
+    unique, place = np.unique(ids, return_inverse=True)
+    merged = np.zeros(len(unique), np.uint8)
+    np.bitwise_or.at(merged, place, channels)
+    return tabulate(unique.astype(np.int32), unique.astype(np.int32), merged)
+
+
+def _refuse_forgetting(settings: Settings, withdrawals: Listing | None) -> None:
+    """Refuse to begin anew without withdrawals where there were some: their state was lost, not done with."""
+    keys = settings.state.keys
+    found = anchor.read(keys, settings.endpoint.target)
+    if found is not None and found.withdrawals and withdrawals is None:
+        raise StateError(
+            f"{keys.absolute()}: there was state of this target, with {found.withdrawals:,} withdrawals, and it is not "
+            f"in {settings.state.path.absolute()}. Restore a backup of it; or, if it is lost for good, give the "
+            "withdrawals with --withdrawals LIST. No state was made."
+        )
 
 
 def _refuse_existing(folder: Path, target: str) -> None:
@@ -107,11 +162,6 @@ def _refuse_existing(folder: Path, target: str) -> None:
         with lock.held(folder):
             State.create(folder, target, time.time()).close()
             files.remove(folder / "ledger.db")
-
-
-def _commit(state: State, run: str, holdings: Holdings, now: float) -> None:
-    none = tabulate(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8))
-    state.commit_leg(run, 0, holdings=holdings, lingering=no_lingering(), now=now, closed=none)
 
 
 def _dump(settings: Settings, path: str, watch: Watch) -> Table:

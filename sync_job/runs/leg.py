@@ -13,10 +13,10 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import denied
-from sync_job.consent.diff import Holdings, Lane, Lingering, Rows, each
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.known import Holdings, Lingering
+from sync_job.consent.rows import Lane, Rows, each
+from sync_job.consent.settlement import OwedSince, Settlement, settle
 from sync_job.delivery import canary, pool
 from sync_job.delivery.limit import Limit
 from sync_job.delivery.limiter import Limiter
@@ -26,6 +26,7 @@ from sync_job.errors import Exit
 from sync_job.ledger import inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.state import Leg, State
+from sync_job.runs import anchoring, limits
 from sync_job.runs.delivered import Delivery
 from sync_job.runs.watch import Watch
 
@@ -72,12 +73,14 @@ class JournalRecord:
 class Manner:
     """How a leg is sent: at most *limit* rows, the answers there *until* then (epoch seconds, 0 for no end).
 
-    *canaries* is how many rows go one at a time first, behind what is owed and withdrawn.
+    *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
+    comes in ends the leg, but not before it is so old.
     """
 
     limit: int | None = None
     until: float = 0.0
     canaries: int = 0
+    hold_on_s: float = 0.0
 
 
 def deliver(
@@ -102,10 +105,12 @@ def deliver(
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
-    commit(state, settings, run, leg, rows, started)
+    # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
+    commit(state, settings, run, leg, rows, started, excused=stopped is not None and stopped.exit_code is Exit.CONFIG)
     if delivery.limit_met or delivery.limit > state.ledger.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
-        state.ledger.learn(delivery.limit)
+        rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
+        state.ledger.learn(delivery.limit, rate)
     _log.info("leg.committed", run=run, leg=number, rows=len(rows), **vars(delivery))
     return stopped, delivery
 
@@ -134,7 +139,8 @@ async def _deliver(
         senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
-                watching = [group.create_task(_show(senders, watch)), group.create_task(_look(state, stop))]
+                looking = _look(state, stop, manner.hold_on_s)
+                watching = [group.create_task(_show(senders, watch)), group.create_task(looking)]
                 await senders.deliver(
                     islice(each(rows), manner.limit),
                     first=int(np.count_nonzero(rows.lane <= Lane.WITHDRAWAL)) if manner.canaries else 0,
@@ -212,7 +218,9 @@ def _note(gate: Limiter) -> str:
     return f"{gate.in_flight} in flight"
 
 
-async def _look(state: State, stop: Stop) -> None:
+async def _look(state: State, stop: Stop, hold_on_s: float) -> None:
+    """End the leg when a list came in: what it withdraws goes out first, and no older decision after it."""
+    await asyncio.sleep(hold_on_s)
     while True:
         if inbox.waiting(state.folder):
             stop.ask(Reason.ASKED, "a list came in")
@@ -226,26 +234,42 @@ def folded(
     return fold(holdings, lingering, rows, endings, started=started, now=time.time(), linger_s=linger_s)
 
 
-def commit(state: State, settings: Settings, run: str, leg: Leg, rows: Rows, started: float) -> None:
-    """Fold what the leg's journal knows into the next snapshot: the commit point."""
+def commit(
+    state: State, settings: Settings, run: str, leg: Leg, rows: Rows, started: float, *, excused: bool = False
+) -> None:
+    """Fold what the leg's journal knows into the next snapshot: the commit point.
+
+    *excused*: what was refused is not to blame, and does not wait for its next try.
+    """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
-        endings = journal.endings()
+        endings, settled, not_found = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
     after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s)
-    closed = _closed(state.ledger.obligations(), lingering, rows, endings, started)
-    state.commit_leg(run, leg.number, holdings=after.holdings, lingering=after.lingering, now=now, closed=closed)
+    settlement = settle(rows, endings, settled, not_found, lingering, started)
+    if excused:
+        settlement = settlement.without_refused()
+    state.commit_leg(
+        run,
+        leg.number,
+        holdings=after.holdings,
+        lingering=after.lingering,
+        now=now,
+        settlement=settlement,
+        owed=_owed_since(state, settings, settlement, started, now),
+        started=started,
+    )
+    anchoring.keep(state, settings)
 
 
-def _closed(owed: Table, lingering: Lingering, rows: Rows, endings: Endings, started: float) -> Table:
-    """Return the obligations that were acknowledged; one of a lingering client stays open."""
-    final = np.where(endings.denials != Outcome.OPEN, endings.denials, endings.outcome)
-    sure = (final == Outcome.DELIVERED) & (endings.doubt == 0) & ~lingering.of(rows.client, started)[0]
-    ids = rows.client[sure]
-    channels = denied(rows.sent[sure]) & owed.of(ids)
-    order = np.argsort(ids, kind="stable")
-    order = order[channels[order] != 0]
-    return tabulate(ids[order], ids[order], channels[order])
+def _owed_since(state: State, settings: Settings, settlement: Settlement, started: float, now: float) -> OwedSince:
+    """Return since when the revocations that were not acknowledged are owed: a held one from when it was held."""
+    ids = settlement.revoked.client
+    since = np.full(len(ids), started)
+    held = state.ledger.applied.held_since(ids, now)
+    for place, client in enumerate(ids.tolist() if held else ()):
+        since[place] = held.get(client, started)
+    return OwedSince(since, limits.of(settings, since))
 
 
 def unfolded(state: State, run: str) -> Iterator[Leg]:

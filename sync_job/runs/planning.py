@@ -4,12 +4,16 @@ import time
 from pathlib import Path
 
 from sync_job.config import Settings
+from sync_job.consent.rows import without_withdrawn
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
-from sync_job.ledger import lock, tables
+from sync_job.ledger import inbox, lock, tables
+from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import decide, night
+from sync_job.runs import decide, erasure, night
+from sync_job.runs.decide import Wish
+from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding, view
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
@@ -17,7 +21,7 @@ from sync_job.runs.watch import Watch
 VALID_S = 24 * 3600  # a plan is applied within a day (CONSENT.md would call anything older a stale file)
 
 
-def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: bool = False) -> Summary:
+def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summary:
     """Return what a run would send now, and write it to *out*; nothing else is changed on disk.
 
     Raises:
@@ -26,42 +30,58 @@ def plan(settings: Settings, watch: Watch, out: Path | None, *, restrict_only: b
     folder = settings.state.path
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: no such folder to write the plan into. Make it first.")
+    laps = Stopwatch()
     with State.open(folder, settings.endpoint.target, write=False) as state:
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
         holdings, lingering, dead = view(state, settings)
-        withdrawn, owed = state.ledger.withdrawn(), state.ledger.obligations()
-    laps = Stopwatch()
-    started = time.time()
-    findings = Findings("plan", "", started)
-    export, _ = decide.read(settings, watch, None, first_look=False)
-    laps.lap("read")
-    found = decide.decide(
-        settings, findings, export, (holdings, lingering), withdrawn, owed, watch, laps, restrict_only=restrict_only
-    )
+        started = time.time()
+        findings = Findings("plan", "", started)
+        export, _ = decide.read(settings, watch, None, wish, first_look=False)
+        findings.export = export.counts()
+        laps.lap("read")
+        watch.stage("deciding")
+        ledger = state.ledger
+        case = decide.judge(settings, findings, export, ledger, wish, started)
+        decide.drop_forgotten(case, erasure.among(settings, export.statements))
+        as_of = export.as_of
+        del export
+        found = decide.first_plan(case, ledger, holdings, lingering, started, started).diff
+        decide.note(case, found, ledger, findings, started)
+        owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
+        rate = settings.delivery.max_rps
+        learned = ledger.learned_rate()
     about = findings.kept() | {
         "made": started,
         "target": settings.endpoint.target,
         "restate": settings.endpoint.restate,
+        "rules": decide.rules(settings),
         "base": tables.digest_of(holdings),
+        "application": decide.noted(decide.application(case, found, "", as_of, started)),
     }
-    del export, holdings
     if out is not None:
         tables.write_plan(out, found.rows, about)
     laps.lap("plan")
     watch.end()
-    rate = settings.delivery.max_rps
     return {
         "kind": "plan",
         "target": settings.endpoint.target,
         "exit": int(gravest(findings.codes)),
         "reasons": findings.reasons,
         "restrict_only": findings.restrict_only,
+        "doubts": findings.doubts,
+        "guards": findings.guards,
+        "approvals": findings.approvals,
+        "grants": findings.grants,
+        "withdrawals": owed,
+        "lists_waiting": len(inbox.waiting(folder)),
+        "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,
         **findings.changes,
         "requests": len(found.rows),
         "least_seconds": round(len(found.rows) / rate, 1) if rate else None,
+        "likely_seconds": round(len(found.rows) / learned, 1) if learned else None,
         "recovers": dead,
         "seconds": laps.seconds,
         "plan": str(out.absolute()) if out else None,
@@ -86,25 +106,28 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         raise ConfigError(f"{path}: a plan for {about['target']}, and the configuration says {target}. {again}")
     if about["restate"] != settings.endpoint.restate:
         raise ConfigError(f"{path}: planned with restate = {about['restate']!r}. {again}")
+    if about["rules"] != decide.rules(settings):
+        raise ConfigError(f"{path}: planned with other guards or another [export] section. {again}")
     if not 0 <= time.time() - about["made"] <= VALID_S:
         raise ConfigError(f"{path}: older than {VALID_S // 3600} hours, or from the future. {again}")
     tls.context(settings.endpoint)
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
-        started = time.time()
-        findings = Findings("apply", state.ledger.begin("apply", started, night.name_at(started)), started)
-        findings.export, findings.decided = about["export"], about["decided"]
-        findings.changes, findings.restrict_only = about["changes"], about["limits"]
-        if findings.export and findings.export["missing_columns"]:
-            findings.add(Exit.HELD, "the plan grants nothing, because its export lacks a column")
+        findings = night.begin(state, settings, "apply", watch)
+        findings.take(about)
+        if findings.guards or findings.doubts:
+            findings.add(Exit.HELD, "the plan leaves out what was held when it was made")
         # The rejects of its export are those that the plan's reader saw; none is new by being applied.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
-        watch.announce(settings.state.path, "apply", findings.run)
+        if about["application"]:
+            state.ledger.applied.apply(Application(**about["application"] | {"run": findings.run, "at": time.time()}))
+        legs = Legs(state, settings, findings, watch, Wish(until=until))
         try:
             laps = Stopwatch()
-            if not night.first_leg(state, settings, findings, watch, None):
-                night.send_plan(state, settings, findings, watch, rows, night.Wish(until=until))
+            if not legs.owed():
+                withdrawn = state.ledger.withdrawals.in_force()
+                legs.planned(without_withdrawn(rows, withdrawn))
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:

@@ -10,13 +10,13 @@ from pathlib import Path
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.diff import Holdings, Lingering
+from sync_job.consent.known import Holdings, Lingering
 from sync_job.errors import Exit
-from sync_job.ledger import lock, tables
+from sync_job.ledger import lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
+from sync_job.runs import anchoring, intake, report
 from sync_job.runs import leg as legs
-from sync_job.runs import report
 from sync_job.runs.report import Findings, Report, Stopwatch
 
 _log = structlog.get_logger()
@@ -36,10 +36,7 @@ def recover(state: State, settings: Settings) -> list[Report]:
             rows, about = tables.read_plan(leg.plan)
             if not state.ledger.is_committed(run.run, leg.number):
                 legs.commit(state, settings, run.run, leg, rows, about["planned"])
-            findings.export = about.get("export") or findings.export
-            findings.decided = about.get("decided") or findings.decided
-            findings.changes = about.get("changes") or findings.changes
-            findings.restrict_only = about.get("limits") or findings.restrict_only
+            findings.take(about)
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         if run.stage == "open":
             state.ledger.finish(run.run, time.time())
@@ -49,17 +46,24 @@ def recover(state: State, settings: Settings) -> list[Report]:
 
 
 @contextmanager
-def holding(settings: Settings) -> Iterator[State]:
-    """Hold the lock of the target's state, with what dead runs left finished, while the block runs.
+def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
+    """Hold the lock of the target's state while the block runs.
+
+    What dead runs left is finished first, and lists that came in are taken into the ledger. *lists_only* is for what
+    sends withdrawals alone: even a state that lost some may do that.
 
     Raises:
-        StateError, BusyError: when there is no such state, or another run holds it.
+        StateError, BusyError: when there is no such state, it is not what it was, another run holds it, or it is
+            paused.
     """
     folder, target = settings.state.path, settings.endpoint.target
     # Before the lock, so that a folder without state is not given one.
     State.open(folder, target, write=False).close()
+    pause.refuse_if_paused(folder)
     with lock.held(folder), State.open(folder, target, write=True) as state:
+        anchoring.check(state, settings, lists_only=lists_only)
         recover(state, settings)
+        intake.absorb(state, settings)
         yield state
 
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sync_job.config import Settings
+from sync_job.consent.channels import Ids
 from sync_job.consent.fold import Outcome
 from sync_job.errors import Exit, gravest
 from sync_job.ledger import files, tables
@@ -55,6 +58,10 @@ class Findings:
     export: Summary | None = None
     decided: Summary | None = None
     changes: Summary = field(default_factory=dict)
+    doubts: list[Summary] = field(default_factory=list)
+    guards: list[Summary] = field(default_factory=list)
+    grants: Summary | None = None
+    approvals: list[Summary] = field(default_factory=list)
     codes: set[Exit] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     reject_keys: list[tuple[str, str]] = field(default_factory=list)
@@ -67,7 +74,13 @@ class Findings:
 
     def kept(self) -> Summary:
         """Return what is written with the plan, so that the report of a run that died can be made from it."""
-        return {"export": self.export, "decided": self.decided, "changes": self.changes, "limits": self.restrict_only}
+        kept = ("export", "decided", "changes", "restrict_only", "doubts", "guards", "grants", "approvals")
+        return {name: getattr(self, name) for name in kept}
+
+    def take(self, kept: Mapping[str, Any]) -> None:
+        """Take what was kept with the plan of a run that died, or was made before."""
+        for name in self.kept():
+            setattr(self, name, kept.get(name) or getattr(self, name))
 
 
 def folder_of(settings: Settings, run: str) -> Path:
@@ -86,8 +99,10 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
     settled: list[float] = []
     requests = 0
     with results.writing(folder, settings.report.results) as out:
-        for leg in state.legs(findings.run):
-            ended_so, leg_codes, times = _write_leg(leg, out, undone)
+        found = state.legs(findings.run)
+        later = _later(found)
+        for leg in found:
+            ended_so, leg_codes, times = _write_leg(leg, out, undone, later.get(leg.number))
             legs.append({"leg": leg.number} | ended_so)
             codes += leg_codes
             begun += [times[0]] if times[0] is not None else []
@@ -96,6 +111,13 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
     _judge_undone(state, settings, findings, undone, outcomes)
+    withdrawals = state.ledger.obligations.status(time.time(), 3600 * settings.withdrawals.target_h)
+    if withdrawals["past_limit"]:
+        findings.add(
+            Exit.OBLIGATION,
+            f"{withdrawals['past_limit']:,} opt-outs are past their limit and not acknowledged: "
+            "`consent-sync withdrawals status` lists them",
+        )
     watch.lap("report")
     span = max(settled) - min(begun) if begun and settled else 0.0
     summary: Summary = {
@@ -107,6 +129,11 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
         "exit": int(gravest(findings.codes)),
         "reasons": findings.reasons,
         "restrict_only": findings.restrict_only,
+        "doubts": findings.doubts,
+        "guards": findings.guards,
+        "approvals": findings.approvals,
+        "grants": findings.grants,
+        "withdrawals": withdrawals,
         "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,
@@ -123,13 +150,27 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
     }
     counts.check(summary)
     files.replace_json(folder / "summary.json", summary)
-    state.ledger.report(findings.run, summary["exit"], summary, [*findings.reject_keys, *undone])
+    waiting = state.ledger.obligations.waiting().client[:_UNDONE_KEPT].tolist()
+    known = [*findings.reject_keys, *undone, *(("refused", str(client)) for client in waiting)]
+    state.ledger.report(findings.run, summary["exit"], summary, known)
     state.remove_run(findings.run)
     return Report(summary, folder)
 
 
+def _later(legs: list[Leg]) -> dict[int, Ids]:
+    """Return, for each leg but the last, the clients that a later one planned again: they count by their last."""
+    found: dict[int, Ids] = {}
+    seen: Ids | None = None
+    for leg in reversed(legs if len(legs) > 1 else []):
+        rows, _ = tables.read_plan(leg.plan)
+        if seen is not None:
+            found[leg.number] = seen
+        seen = np.unique(rows.client if seen is None else np.concatenate([seen, rows.client]))
+    return found
+
+
 def _write_leg(
-    leg: Leg, out: results.Results, undone: list[tuple[str, str]]
+    leg: Leg, out: results.Results, undone: list[tuple[str, str]], later: Ids | None
 ) -> tuple[dict[str, int], list[Summary], tuple[float | None, float | None, int]]:
     rows, _ = tables.read_plan(leg.plan)
     totals: list[Mapping[str, int]] = []
@@ -137,9 +178,13 @@ def _write_leg(
         for part in journal.parts():
             chosen = rows.at(slice(part.start, part.start + len(part)))
             out.write(leg.number, chosen, part)
-            totals.append(counts.outcomes(part.outcome))
+            ended = part.outcome
+            if later is not None:
+                last = ~np.isin(chosen.client, later)
+                ended, chosen = ended[last], chosen.at(last)
+            totals.append(counts.outcomes(ended))
             for outcome in (Outcome.REFUSED, Outcome.EXHAUSTED, Outcome.DEFERRED):
-                missed = chosen.client[part.outcome == outcome]
+                missed = chosen.client[ended == outcome]
                 room = max(0, _UNDONE_KEPT - len(undone))
                 undone += [(outcome.name.lower(), str(client)) for client in missed[:room].tolist()]
         codes = [

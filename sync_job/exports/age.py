@@ -1,0 +1,62 @@
+"""When an export was made: by its files' times, their names, a column, or what its caller says."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from sync_job.config import name_pattern
+from sync_job.consent.tables import UNTIMED
+from sync_job.errors import ConfigError, ExportError
+from sync_job.exports import sources
+
+_AHEAD_S = 15 * 60.0  # what clocks may differ by
+
+
+def as_of(how: str, files: list[sources.Source], newest: int, told: float | None, zone: ZoneInfo) -> float | None:
+    """Return when an export was made, in epoch seconds, by what `[export] as_of` says; none where nothing tells.
+
+    Of several files the oldest counts; *newest* is the newest time in the column that is named, in microseconds,
+    *told* what the caller says.
+
+    Raises:
+        ExportError: when a file's name has no time in it.
+        ConfigError: when the caller was to say it and did not, or says it unasked.
+    """
+    if told is not None and how != "flag":
+        raise ConfigError(f'--as-of is for [export] as_of = "flag"; this configuration says {how!r}.')
+    if how == "mtime":
+        return min(_changed(one.path) for one in files)
+    if how.startswith("filename:"):
+        return min(_named(one.path, how.removeprefix("filename:"), zone) for one in files)
+    if how.startswith("column:"):
+        return None if newest == UNTIMED else newest / 1e6
+    if how == "flag" and told is None:
+        raise ConfigError('[export] as_of = "flag": say when the export was made, with --as-of.')
+    return told
+
+
+def check(where: str, made: float | None, now: float | None) -> None:
+    """Refuse an export from the future: its clock or its name is wrong, and it would outdo every later one.
+
+    Raises:
+        ExportError: when it is more than a quarter of an hour ahead of *now*.
+    """
+    if made is not None and now is not None and made > now + _AHEAD_S:
+        said = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        raise ExportError(f"{where}: as of {said}, which is in the future. Mend the clock, or [export] as_of.")
+
+
+def _changed(path: Path) -> float:
+    with sources.reading(path):
+        return path.stat().st_mtime
+
+
+def _named(path: Path, pattern: str, zone: ZoneInfo) -> float:
+    found = name_pattern(pattern).search(path.name)
+    try:
+        when = datetime.strptime(found.group(), pattern) if found else None
+    except ValueError:
+        when = None
+    if when is None:
+        raise ExportError(f'{path}: no time like {pattern!r} in its name, which [export] as_of = "filename:…" needs.')
+    return when.replace(tzinfo=zone).timestamp()

@@ -1,0 +1,341 @@
+"""Lists that people send: of clients who withdrew, and of evidence that some consented again. Read a column at a time.
+
+A list has any format that exports have, or is ids alone. One bad row never blocks the good ones: it is rejected with
+its line and reason.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_job.config import Settings
+from sync_job.consent import lists
+from sync_job.consent.tables import UNTIMED
+from sync_job.errors import ConfigError, ExportError
+from sync_job.exports import cells, csv, parquet, sources
+from sync_job.exports.records import Dialect
+
+_AHEAD_S = 15 * 60.0  # what clocks may differ by
+_DAY_S = 86400.0
+REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that was not taken: where it stands, why, and its text."""
+
+    file: str
+    line: int
+    why: str
+    raw: str
+
+
+@dataclass
+class List:
+    """The good rows of a list, sorted by client, each once, and what was not taken.
+
+    *digest* is of the content: the same rows, however they were written, have the same.
+    """
+
+    table: pa.Table
+    source: str
+    rows: int
+    rejected: int
+    reasons: Counter[str]
+    rejects: list[Reject]
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        hasher = hashlib.sha256()
+        for name in self.table.column_names:
+            column = self.table.column(name)
+            if pa.types.is_string(column.type):
+                for one in column.to_pylist():
+                    hasher.update(f"{one}\0".encode())
+            else:
+                hasher.update(column.to_numpy().tobytes())
+        self.digest = hasher.hexdigest()
+
+
+@dataclass
+class _Gathered:
+    parts: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+@dataclass
+class _Piece:
+    """A block of a list: its named columns as text, and how its rows are told apart."""
+
+    table: pa.Table
+    file: str
+    line: int
+    rows: Callable[[], tuple[list[tuple[int, str]], list[int]]] | None = None
+    problems: cells.Problems = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.problems = cells.Problems(self.table.num_rows)
+
+    def column(self, name: str) -> pa.Array | None:
+        """Return a column as text without blanks around; none where the list does not have it."""
+        if not name or name not in self.table.column_names:
+            return None
+        return pc.utf8_trim_whitespace(cells.to_text(self.table.column(name))).fill_null("")
+
+
+def read_withdrawals(
+    where: str,
+    settings: Settings,
+    *,
+    received_at: float | None = None,
+    scope: str = "",
+    basis: str = "",
+    request_ref: str = "",
+    columns: Mapping[str, str] | None = None,
+    now: float,
+    progress: Progress | None = None,
+) -> List:
+    """Return a list of withdrawals.
+
+    Its columns: client int32, channels uint8 (low bits), received_at and withdrawn_at float64 (epoch seconds), basis
+    and request_ref strings. What a row does not say, *received_at*, *scope*, *basis* and *request_ref* say for it, and
+    then the settings. *columns* names columns otherwise than the settings do.
+
+    Raises:
+        ConfigError: when nothing says when, which channels, or why.
+        ExportError: when it cannot be read, or has no good row.
+    """
+    named = _named(settings, columns or {}, dict(settings.withdrawals.columns), where)
+    scope, basis = scope or settings.withdrawals.scope, basis or settings.withdrawals.basis
+    found = _Gathered()
+    zone = settings.run.zone
+    for piece, there in _pieces(where, named, settings.export.columns.Client, progress):
+        _require(where, there, named, received_at=received_at, scope=scope, basis=basis)
+        problems = piece.problems
+        ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
+        received = _times(piece, there["received_at"], zone, received_at)
+        withdrawn = _times(piece, there["withdrawn_at"], zone, None)
+        withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
+        problems.add(np.isnan(received), there["received_at"] or "received_at", "no time")
+        problems.add(received > now + _AHEAD_S, there["received_at"] or "received_at", "in the future")
+        problems.add(withdrawn > received + _DAY_S, there["withdrawn_at"] or "withdrawn_at", "after it was received")
+        channels = _words(piece, there["scope"], scope, lists.scope, "scope")
+        place = _words(piece, there["basis"], basis, _basis, "basis")
+        refs = piece.column(there["request_ref"])
+        refs = pa.repeat("", len(ids)) if refs is None else refs
+        refs = pc.if_else(pc.equal(refs, ""), pa.scalar(request_ref), refs)
+        table = pa.table(
+            {
+                "client": ids,
+                "channels": channels.astype(np.uint8),
+                "received_at": np.nan_to_num(received),
+                "withdrawn_at": np.nan_to_num(withdrawn),
+                "basis": pa.array(lists.BASES).take(pa.array(np.maximum(place - 1, 0).astype(np.int32))),
+                "request_ref": refs.cast(pa.string()),
+            }
+        )
+        _take(found, piece, table)
+    return _finish(where, found, ["client", "channels", "withdrawn_at", "request_ref", "received_at", "basis"])
+
+
+def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str] | None = None, now: float) -> List:
+    """Return a ledger of evidence, every row of which says all of it.
+
+    Its columns: client int32, channels uint8 (low bits), granted_at float64 (epoch seconds), method and evidence_ref
+    strings.
+
+    Raises:
+        ConfigError: when a column is missing.
+        ExportError: when it cannot be read, or has no good row.
+    """
+    own = {name: name for name in ("channels", "granted_at", "method", "evidence_ref")}
+    named = _named(settings, columns or {}, {"client": "Client", **own}, where)
+    found = _Gathered()
+    for piece, there in _pieces(where, named, settings.export.columns.Client, None):
+        missing = [named[name] for name in own if not there[name]]
+        if missing:
+            raise ExportError(f"{where}: no column {', '.join(map(repr, missing))}; evidence has them all.")
+        problems = piece.problems
+        ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
+        granted = _times(piece, there["granted_at"], settings.run.zone, None)
+        problems.add(np.isnan(granted), there["granted_at"], "no time")
+        problems.add(granted > now, there["granted_at"], "in the future")
+        channels = _words(piece, there["channels"], "", lists.scope, "channels")
+        method, evidence = piece.column(there["method"]), piece.column(there["evidence_ref"])
+        no_method = pc.is_in(pc.utf8_lower(method), pa.array(["", *lists.METHODS_REFUSED]))
+        problems.add(no_method.to_numpy(zero_copy_only=False), there["method"], "no evidence of a consent", method)
+        no_evidence = pc.equal(evidence, "").to_numpy(zero_copy_only=False)
+        problems.add(no_evidence, there["evidence_ref"], "no evidence is named")
+        table = pa.table(
+            {
+                "client": ids,
+                "channels": channels.astype(np.uint8),
+                "granted_at": np.nan_to_num(granted),
+                "method": method,
+                "evidence_ref": evidence,
+            }
+        )
+        _take(found, piece, table)
+    return _finish(where, found, ["client", "channels", "granted_at", "method", "evidence_ref"])
+
+
+def _named(settings: Settings, given: Mapping[str, str], own: dict[str, str], where: str) -> dict[str, str]:
+    """Return the name of each column, by the settings and what is *given* on the command line."""
+    known = {name.lower(): name for name in own}
+    for name in given:
+        if name.lower() not in known:
+            raise ConfigError(f"--map {name}={given[name]}: a list has no {name!r}; it has {', '.join(own)}.")
+    return own | {known[name.lower()]: column for name, column in given.items()}
+
+
+def _require(
+    where: str, there: dict[str, str], named: dict[str, str], *, received_at: float | None, scope: str, basis: str
+) -> None:
+    """Refuse a list of which nothing says when, which channels, or why.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if not there["received_at"] and received_at is None:
+        raise ConfigError(
+            f"{where}: no column {named['received_at']!r}: say with --received-at when the list was received."
+        )
+    if not there["scope"] and not scope:
+        raise ConfigError(
+            f"{where}: no column {named['scope']!r}: say with --scope (all, marketing, or channels) what it covers, "
+            "or set [withdrawals] scope."
+        )
+    if not there["basis"] and not basis:
+        raise ConfigError(
+            f"{where}: no column {named['basis']!r}: say on what ground with --basis ({', '.join(lists.BASES)}), "
+            "or set [withdrawals] basis."
+        )
+
+
+def _pieces(
+    where: str, named: dict[str, str], client: str, progress: Progress | None
+) -> Iterator[tuple[_Piece, dict[str, str]]]:
+    """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not."""
+    found = sources.find(where, "auto")
+    total, done = sum(source.size_bytes for source in found), 0
+    for source in found:
+        with sources.unchanged(source):
+            head = csv.header(source, Dialect()) if source.format == "csv" else None
+            names = head.names if head else parquet.header(source)
+            if head and len(names) == 1 and re.fullmatch(r"\s*[0-9]+\s*", names[0]):
+                head = csv.headless(source, head, named["client"])
+                names = head.names
+            there = {name: column if column in names else "" for name, column in named.items()}
+            there["client"] = there["client"] or (client if client in names else "")
+            if not there["client"] and len(names) == 1:
+                there["client"] = names[0]
+            if not there["client"]:
+                raise ExportError(
+                    f"{source.path}: no column {named['client']!r}; the header has {', '.join(map(repr, names))}. "
+                    "Name the column of client ids with --map client=NAME."
+                )
+            wanted = list(dict.fromkeys(column for column in there.values() if column))
+            if head:
+                for block in csv.tables(source, head, wanted, Dialect()):
+                    yield _Piece(block.table, block.file, block.line, block.rows), there
+            else:
+                line = 0
+                for table in parquet.tables(source, wanted):
+                    yield _Piece(table, str(source.path), line), there
+                    line += table.num_rows
+        done += source.size_bytes
+        if progress:
+            progress(done, total)
+
+
+def _times(piece: _Piece, name: str, zone: ZoneInfo, default: float | None) -> npt.NDArray[np.float64]:
+    """Return the times of a column in epoch seconds, *default* where a cell is blank; NaN for none."""
+    column = piece.column(name)
+    fallback = np.nan if default is None else default
+    if column is None:
+        return np.full(piece.table.num_rows, fallback)
+    times = cells.read_times(column, name, zone, piece.problems)
+    return np.where(times == UNTIMED, fallback, times / 1e6)
+
+
+def _words(piece: _Piece, name: str, default: str, meaning: Callable[[str], int], what: str) -> npt.NDArray[np.int64]:
+    """Return what each cell of a column means, 0 where it means nothing; distinct words are looked up once."""
+    column = piece.column(name)
+    if column is None:
+        return np.full(piece.table.num_rows, meaning(default), np.int64)
+    encoded = column.dictionary_encode()
+    meanings = []
+    for word in encoded.dictionary.to_pylist():
+        try:
+            meanings.append(meaning(word or default))
+        except ValueError:
+            meanings.append(0)
+    found: npt.NDArray[np.int64] = np.array([*meanings, 0], np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+    piece.problems.add(found == 0, name, f"no known {what}", column)
+    return found
+
+
+def _basis(word: str) -> int:
+    """Return the place of a ground, from 1."""
+    return lists.BASES.index(word.lower()) + 1
+
+
+def _take(found: _Gathered, piece: _Piece, table: pa.Table) -> None:
+    """Add the good rows of a block, and what its rejects say."""
+    bad = piece.problems.bad
+    ragged, lines = piece.rows() if piece.rows else ([], [])
+    found.rows += table.num_rows + len(ragged)
+    found.rejected += int(np.count_nonzero(bad)) + len(ragged)
+    found.reasons.update(piece.problems.counts)
+    room = REJECTS_KEPT - len(found.rejects)
+    for line, text in ragged[: max(0, room)]:
+        found.rejects.append(Reject(piece.file, piece.line + line, "too few or too many fields", text))
+    found.reasons.update({"too few or too many fields": len(ragged)} if ragged else {})
+    room = REJECTS_KEPT - len(found.rejects)
+    which = np.flatnonzero(bad)[: max(0, room)]
+    if len(which):
+        texts = piece.problems.texts()
+        rows = pa.array(which)
+        why = [
+            [text for text in reasons if text]
+            for reasons in zip(*(one.take(rows).to_pylist() for one in texts), strict=True)
+        ]
+        raws = piece.table.take(rows).to_pylist()
+        for place, reasons, raw in zip(which.tolist(), why, raws, strict=True):
+            line = piece.line + (lines[place] if lines else place + 1)
+            text = ",".join("" if cell is None else _text(cell) for cell in raw.values())
+            found.rejects.append(Reject(piece.file, line, "; ".join(reasons), text))
+    found.parts.append(table.filter(pa.array(~bad)) if bad.any() else table)
+
+
+def _text(cell: object) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+
+
+def _finish(where: str, found: _Gathered, keys: list[str]) -> List:
+    if not sum(part.num_rows for part in found.parts):
+        why = ", ".join(f"{count:,} {reason}" for reason, count in found.reasons.most_common(3)) or "no rows"
+        raise ExportError(f"{where}: not one row of the list can be taken ({why}). Nothing was taken in.")
+    table = pa.concat_tables(found.parts).combine_chunks().sort_by([(key, "ascending") for key in keys])
+    same = np.ones(table.num_rows, np.bool_)
+    same[0] = False
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        same[1:] &= pc.equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
+    if same.any():
+        table = table.filter(pa.array(~same))
+    name = where.rstrip("/").rsplit("/", 1)[-1]
+    return List(table, name, found.rows, found.rejected, found.reasons, found.rejects)

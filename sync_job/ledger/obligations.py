@@ -1,0 +1,331 @@
+"""Obligations in the ledger: denials we owe, since when and until when; and the rows that wait for their next try.
+
+An obligation ends when its last channel is acknowledged, by hand with a reason, when a fresh export allows again what
+an export revoked, or with the list, the withdrawal or the client that it comes from. It never just goes away.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_job.consent.channels import Bytes, Ids, Mask
+from sync_job.consent.settlement import OwedSince, Refused, Settlement
+from sync_job.consent.tables import Table, tabulate
+from sync_job.ledger import files
+
+SCHEMA = """
+CREATE TABLE obligations (
+    id INTEGER PRIMARY KEY, client INTEGER NOT NULL, channels INTEGER NOT NULL, owed INTEGER NOT NULL,
+    source TEXT NOT NULL, started REAL NOT NULL, limit_at REAL NOT NULL, list INTEGER, run TEXT, withdrawn_at REAL,
+    request_ref TEXT, acknowledged REAL, closed REAL, ended TEXT, reason TEXT, by TEXT
+);
+CREATE INDEX obligations_owed ON obligations (client) WHERE owed != 0;
+CREATE INDEX obligations_by_list ON obligations (list);
+CREATE INDEX obligations_by_client ON obligations (client);
+CREATE TABLE waiting (
+    client INTEGER PRIMARY KEY, sent INTEGER NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
+    next_at REAL NOT NULL, not_found INTEGER NOT NULL
+)
+"""
+_DAY_S = 86400.0
+# A night that begins a little earlier than the last one is a night later all the same.
+_SLACK_S = 3600.0
+_NOT_FOUND_DAYS, _OWED_DAYS, _OTHER_DAYS = (1, 7, 30), (1,), (1, 2, 4, 7)
+
+Source = Literal["withdrawal", "revocation", "compare"]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Owed:
+    """Who is owed a denial, ascending by client, and of which channels (the low bit of each); times in epoch seconds.
+
+    *due*: to be sent now; otherwise it waits for its next try. *parked*: the platform knows no such client.
+    *revoked*: the channels that are owed for a revocation by an export, and for nothing else.
+    """
+
+    client: Ids
+    channels: Bytes
+    started: Floats
+    limit_at: Floats
+    due: Mask
+    parked: Mask
+    revoked: Bytes
+
+    def at(self, which: Mask) -> "Owed":
+        """Return the chosen ones."""
+        return Owed(*(getattr(self, one.name)[which] for one in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """Clients whose row was refused, ascending: what it sent, since and until when they wait, and what was said."""
+
+    client: Ids
+    sent: Bytes
+    since: Floats
+    next_at: Floats
+    not_found: Mask
+
+
+class Obligations:
+    """Reads and writes obligations and waiting rows of one ledger."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with files.transaction(self._db, self.path):
+            yield
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with files.loading(self.path):
+            return self._db.execute(query, values).fetchall()
+
+    def _columns(self, query: str, **kinds: type) -> npt.NDArray[Any]:
+        with files.loading(self.path):
+            return np.fromiter(self._db.execute(query), np.dtype(list(kinds.items())))
+
+    def owed(self, now: float) -> Owed:
+        """Return what is owed at *now*, all of a client's obligations together."""
+        rows = self._columns(
+            "SELECT o.client, o.owed, o.started, o.limit_at, o.source = 'revocation', coalesce(w.next_at, 0), "
+            "coalesce(w.not_found, 0) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "WHERE o.owed != 0 ORDER BY o.client",
+            client=np.int32,
+            owed=np.uint8,
+            started=np.float64,
+            limit_at=np.float64,
+            revocation=np.bool_,
+            next_at=np.float64,
+            not_found=np.bool_,
+        )
+        ids = rows["client"]
+        if not len(ids):
+            none, when, which = np.zeros(0, np.uint8), np.zeros(0, np.float64), np.zeros(0, np.bool_)
+            return Owed(np.zeros(0, np.int32), none, when, when, which, which, none)
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        revoked: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], rows["owed"], 0).astype(np.uint8), starts)
+        others: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], 0, rows["owed"]).astype(np.uint8), starts)
+        return Owed(
+            np.ascontiguousarray(ids[starts]),
+            revoked | others,
+            np.minimum.reduceat(rows["started"], starts),
+            np.minimum.reduceat(rows["limit_at"], starts),
+            rows["next_at"][starts] <= now,
+            rows["not_found"][starts].copy(),
+            revoked & ~others,
+        )
+
+    def waiting(self) -> Waiting:
+        """Return every row that was refused and not delivered since, also those whose next try has come."""
+        rows = self._columns(
+            "SELECT client, sent, since, next_at, not_found FROM waiting ORDER BY client",
+            client=np.int32,
+            sent=np.uint8,
+            since=np.float64,
+            next_at=np.float64,
+            not_found=np.bool_,
+        )
+        return Waiting(*(np.ascontiguousarray(rows[one.name]) for one in fields(Waiting)))
+
+    def settle(self, found: Settlement, owed: OwedSince, run: str, *, started: float) -> None:
+        """Close what was acknowledged, owe what was revoked and was not, and let refused rows wait.
+
+        *started* is when the leg was planned. The caller has begun the transaction: it is the commit point's.
+        """
+        open_now = self._open()
+        self._acknowledge(found, open_now)
+        revoked = found.revoked
+        fresh = revoked.channels & ~self._open().of(revoked.client)
+        which = np.flatnonzero(fresh)
+        self._add("revocation", revoked.client[which], fresh[which], owed.started[which], owed.limit_at[which], run=run)
+        self._refuse(found.refused, started)
+        if self._rows("SELECT 1 FROM waiting LIMIT 1"):
+            self._delete_waiting(found.delivered)
+
+    def _open(self) -> Table:
+        rows = self._columns(
+            "SELECT client, owed FROM obligations WHERE owed != 0 ORDER BY client", client=np.int32, owed=np.uint8
+        )
+        ids = rows["client"]
+        if not len(ids):
+            return tabulate(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8))
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        return tabulate(ids[starts], ids[starts], np.bitwise_or.reduceat(rows["owed"], starts))
+
+    def _acknowledge(self, found: Settlement, open_now: Table) -> None:
+        ids, channels, at = found.acknowledged
+        which = np.flatnonzero(open_now.of(ids) & channels)
+        self._db.executemany(
+            "UPDATE obligations SET acknowledged = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
+            "closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
+            "ended = CASE WHEN owed & ~?1 = 0 THEN 'acknowledged' END, owed = owed & ~?1 "
+            "WHERE client = ?3 AND owed != 0 AND owed & ?1 != 0",
+            zip(channels[which].tolist(), at[which].tolist(), ids[which].tolist(), strict=True),
+        )
+
+    def _add(
+        self,
+        source: Source,
+        client: Ids,
+        channels: Bytes,
+        started: Floats,
+        limit_at: Floats,
+        *,
+        run: str,
+    ) -> None:
+        self._db.executemany(
+            "INSERT INTO obligations (client, channels, owed, source, started, limit_at, run) "
+            "VALUES (?1, ?2, ?2, ?5, ?3, ?4, ?6)",
+            (
+                (*row, source, run)
+                for row in zip(client.tolist(), channels.tolist(), started.tolist(), limit_at.tolist(), strict=True)
+            ),
+        )
+
+    def _refuse(self, refused: Refused, started: float) -> None:
+        owing = self._open().of(refused.client) != 0
+        for ids, sent, unknown, owes in zip(
+            refused.client.tolist(), refused.sent.tolist(), refused.not_found.tolist(), owing.tolist(), strict=True
+        ):
+            before = self._db.execute("SELECT sent, tries FROM waiting WHERE client = ?", (ids,)).fetchone()
+            tries = before[1] + 1 if before and before[0] == sent else 1
+            days = (_NOT_FOUND_DAYS if unknown else _OWED_DAYS) if owes else _OTHER_DAYS
+            next_at = started + days[min(tries, len(days)) - 1] * _DAY_S - _SLACK_S
+            self._db.execute(
+                "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?, ?)",
+                (ids, sent, tries, started, next_at, unknown and owes),
+            )
+
+    def _delete_waiting(self, ids: Ids) -> None:
+        waits = self._columns("SELECT client FROM waiting", client=np.int32)["client"]
+        gone = waits[np.isin(waits, ids)]
+        self._db.executemany("DELETE FROM waiting WHERE client = ?", ((client,) for client in gone.tolist()))
+
+    def overtake(self, client: Ids, channels: Bytes, now: float) -> None:
+        """End what is owed for revocations that a fresh export has taken back."""
+        with self._writing():
+            self._db.executemany(
+                "UPDATE obligations SET closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
+                "ended = CASE WHEN owed & ~?1 = 0 THEN 'overtaken' END, owed = owed & ~?1 "
+                "WHERE client = ?3 AND owed != 0 AND source = 'revocation'",
+                ((bits, now, one) for one, bits in zip(client.tolist(), channels.tolist(), strict=True)),
+            )
+
+    def add(
+        self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats, *, run: str = ""
+    ) -> int:
+        """Owe denials of channels for which nothing is owed yet, and return how many clients that are."""
+        fresh = channels & ~self._open().of(client)
+        which = np.flatnonzero(fresh)
+        with self._writing():
+            self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
+            self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client[which].tolist()))
+        return len(which)
+
+    def close(self, client: int, reason: str, by: str, now: float) -> int:
+        """End by hand what is owed to a client, and return how many obligations that were; its withdrawal stays."""
+        with self._writing():
+            closed = self._db.execute(
+                "UPDATE obligations SET owed = 0, closed = ?, ended = 'by hand', reason = ?, by = ? "
+                "WHERE client = ? AND owed != 0",
+                (now, reason, by, client),
+            ).rowcount
+        return int(closed)
+
+    def status(self, now: float, target_s: float) -> dict[str, Any]:
+        """Return how many clients are owed a denial: in all, past target and limit, by age and by source."""
+        owed = self.owed(now)
+        age = now - owed.started
+        loose = ~owed.parked
+        sources = self._rows(
+            "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
+        )
+        return {
+            "open": int(np.count_nonzero(loose)),
+            "parked": int(np.count_nonzero(owed.parked)),
+            "past_target": int(np.count_nonzero(loose & (age > target_s))),
+            "past_limit": int(np.count_nonzero(loose & (owed.limit_at < now))),
+            "oldest_started": float(owed.started[loose].min()) if loose.any() else None,
+            "first_limit": float(owed.limit_at[loose].min()) if loose.any() else None,
+            "by_age": {
+                name: int(np.count_nonzero(loose & (age >= low * 3600) & (age < high * 3600)))
+                for name, low, high in (
+                    ("under 1 h", -np.inf, 1),
+                    ("1 to 24 h", 1, 24),
+                    ("24 to 48 h", 24, 48),
+                    ("over 48 h", 48, np.inf),
+                )
+            },
+            "by_source": dict(sources),
+        }
+
+    def open_list(self, limit: int) -> list[dict[str, Any]]:
+        """Return what is owed, the earliest limit first, for people."""
+        names = ("client", "channels", "source", "started", "limit_at", "request_ref", "parked", "tries", "next_at")
+        rows = self._rows(
+            "SELECT o.client, owed, source, started, limit_at, coalesce(request_ref, ''), coalesce(w.not_found, 0), "
+            "coalesce(w.tries, 0), w.next_at FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "WHERE owed != 0 ORDER BY coalesce(w.not_found, 0), limit_at LIMIT ?",
+            limit,
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def report(self, since: float, until: float) -> dict[str, Any]:
+        """Return what was received and what was acknowledged between two times, and after how long (seconds)."""
+        ((received,),) = self._rows(
+            "SELECT count(*) FROM withdrawals WHERE received_at >= ? AND received_at < ?", since, until
+        )
+        took = self._columns(
+            "SELECT acknowledged - started, acknowledged > limit_at FROM obligations "
+            f"WHERE ended = 'acknowledged' AND acknowledged >= {float(since)!r} AND acknowledged < {float(until)!r}",
+            s=np.float64,
+            late=np.bool_,
+        )
+        ended = self._rows(
+            "SELECT ended, count(*) FROM obligations WHERE closed >= ? AND closed < ? AND ended != 'acknowledged' "
+            "GROUP BY ended",
+            since,
+            until,
+        )
+        seconds = np.sort(took["s"])
+        return {
+            "received": received,
+            "acknowledged": len(seconds),
+            "late": int(np.count_nonzero(took["late"])),
+            "after_s": {
+                name: round(float(np.quantile(seconds, share)), 1) if len(seconds) else None
+                for name, share in (("median", 0.5), ("p95", 0.95), ("longest", 1.0))
+            },
+            "ended_otherwise": dict(ended),
+        }
+
+    def of(self, client: int) -> dict[str, Any]:
+        """Return every obligation of a client, and what of it waits for its next try."""
+        names = [one.strip() for one in _SHOWN.split(",")]
+        query = f"SELECT {_SHOWN} FROM obligations WHERE client = ? ORDER BY id"
+        waits = self._rows("SELECT sent, tries, since, next_at, not_found FROM waiting WHERE client = ?", client)
+        return {
+            "obligations": [dict(zip(names, row, strict=True)) for row in self._rows(query, client)],
+            "waiting": dict(zip(("sent", "tries", "since", "next_at", "not_found"), waits[0], strict=True))
+            if waits
+            else None,
+        }
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Forget these clients; the caller has begun the transaction."""
+        for table in ("obligations", "waiting"):
+            query = f"DELETE FROM {table} WHERE client = ?"
+            self._db.executemany(query, ((client,) for client in ids))
+
+
+_SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"

@@ -1,0 +1,391 @@
+"""Withdrawals and re-consents in the ledger: what people took back, by which list, and what evidence lifted it.
+
+A withdrawal is ours to keep until a later, evidenced re-consent. Its identity is client, channels, when it was
+withdrawn and its reference: the same again is a repeat, whatever list it comes with. Obligations are `obligations`'s.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sync_job.consent.channels import LOW_BITS, Ids
+from sync_job.consent.lists import BASES, scope_text
+from sync_job.consent.tables import Table, tabulate
+from sync_job.ledger import files
+
+SCHEMA = """
+CREATE TABLE lists (
+    number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, source TEXT NOT NULL, taken_in REAL NOT NULL,
+    absorbed REAL NOT NULL, rows INTEGER NOT NULL, fresh INTEGER NOT NULL, repeats INTEGER NOT NULL,
+    superseded INTEGER NOT NULL, voided REAL, reason TEXT, by TEXT, approved_by TEXT
+);
+CREATE TABLE withdrawals (
+    client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
+    received_at REAL NOT NULL, basis INTEGER NOT NULL, list INTEGER NOT NULL, repeated INTEGER,
+    in_force INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref)
+) WITHOUT ROWID;
+CREATE INDEX withdrawals_by_list ON withdrawals (list);
+CREATE TABLE reconsents (
+    client INTEGER NOT NULL, channels INTEGER NOT NULL, granted_at REAL NOT NULL, method TEXT NOT NULL,
+    evidence_ref TEXT NOT NULL, taken_in REAL NOT NULL, PRIMARY KEY (client, channels, granted_at)
+) WITHOUT ROWID;
+CREATE TABLE evidence (
+    number INTEGER PRIMARY KEY, taken_in REAL NOT NULL, rows INTEGER NOT NULL, lifted INTEGER NOT NULL
+)
+"""
+_INCOMING = """
+CREATE TEMP TABLE IF NOT EXISTS incoming (
+    client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
+    received_at REAL NOT NULL, basis INTEGER NOT NULL, limit_at REAL NOT NULL, known INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (client, channels, withdrawn_at, request_ref)
+) WITHOUT ROWID
+"""
+_KEYS = (
+    "w.client = i.client AND w.channels = i.channels AND w.withdrawn_at = i.withdrawn_at "
+    "AND w.request_ref = i.request_ref"
+)
+# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs.
+_LIFTED = (
+    "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
+    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
+)
+_BASIS = {name: place for place, name in enumerate(BASES)}
+LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """What became of the rows of a list: new withdrawals, repeats, and those that evidence had lifted already."""
+
+    rows: int
+    fresh: int
+    repeats: int
+    superseded: int
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What became of a ledger of evidence: how many rows lifted something, and each row that did not, with the rule."""
+
+    rows: int
+    lifted: int
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Voided:
+    """What a void list takes with it: its withdrawals, the denials still owed for it, and what another list keeps."""
+
+    withdrawals: int
+    obligations: int
+    kept: int
+
+
+class Withdrawals:
+    """Reads and writes withdrawals and re-consents of one ledger; every method that writes is one transaction."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with files.transaction(self._db, self.path):
+            yield
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with files.loading(self.path):
+            return self._db.execute(query, values).fetchall()
+
+    def absorb(
+        self, batches: Iterable[pa.RecordBatch], about: dict[str, Any], *, now: float, limit_of: LimitOf
+    ) -> Absorbed:
+        """Take a list in, and owe a denial for each new withdrawal; a list that was taken in before changes nothing.
+
+        *batches* have the columns of the inbox; *limit_of* gives, for times of receipt, until when a denial is owed.
+        A repeat keeps the earliest receipt, and owes nothing new.
+        """
+        digest = str(about["digest"])
+        known = self._rows("SELECT rows, fresh, repeats, superseded FROM lists WHERE digest = ?", digest)
+        if known:
+            return Absorbed(*known[0])
+        with files.storing(self.path):
+            self._db.execute(_INCOMING)
+        with self._writing():
+            number = self._db.execute(
+                "INSERT INTO lists (digest, source, taken_in, absorbed, rows, fresh, repeats, superseded) "
+                "VALUES (?, ?, ?, ?, 0, 0, 0, 0)",
+                (digest, about["source"], about["taken_in"], now),
+            ).lastrowid
+            rows = fresh = superseded = 0
+            for batch in batches:
+                rows += batch.num_rows
+                new, lifted = self._take(batch, int(number or 0), limit_of)
+                fresh, superseded = fresh + new, superseded + lifted
+            found = Absorbed(rows, fresh, rows - fresh - superseded, superseded)
+            self._db.execute(
+                "UPDATE lists SET rows = ?, fresh = ?, repeats = ?, superseded = ? WHERE number = ?",
+                (found.rows, found.fresh, found.repeats, found.superseded, number),
+            )
+        return found
+
+    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf) -> tuple[int, int]:
+        """Take in a batch; return how many of its rows are new and in force, and new but lifted already."""
+        received = batch.column("received_at").to_numpy()
+        columns = [batch.column(name).to_pylist() for name in ("client", "channels", "withdrawn_at", "request_ref")]
+        basis = [_BASIS[name] for name in batch.column("basis").to_pylist()]
+        self._db.execute("DELETE FROM temp.incoming")
+        self._db.executemany(
+            "INSERT INTO temp.incoming (client, channels, withdrawn_at, request_ref, received_at, basis, limit_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "received_at = min(received_at, excluded.received_at), limit_at = min(limit_at, excluded.limit_at)",
+            zip(*columns, received.tolist(), basis, limit_of(received).tolist(), strict=True),
+        )
+        # What a void list said never was: the same from another list is new.
+        self._db.execute(
+            "DELETE FROM withdrawals AS w WHERE list IN (SELECT number FROM lists WHERE voided IS NOT NULL) "
+            f"AND EXISTS (SELECT 1 FROM temp.incoming i WHERE {_KEYS})"
+        )
+        self._db.execute(
+            f"UPDATE temp.incoming AS i SET known = 1 WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS})"
+        )
+        repeated = self._db.execute("SELECT EXISTS (SELECT 1 FROM temp.incoming WHERE known)").fetchone()[0]
+        if repeated:
+            self._db.execute(
+                "UPDATE withdrawals AS w SET received_at = min(w.received_at, i.received_at), "
+                "repeated = CASE WHEN w.list = ?1 THEN repeated ELSE ?1 END "
+                f"FROM temp.incoming i WHERE i.known AND {_KEYS}",
+                (number,),
+            )
+            self._db.execute(
+                "UPDATE obligations AS w SET started = min(started, i.received_at), "
+                "limit_at = min(w.limit_at, i.limit_at) "
+                f"FROM temp.incoming i WHERE i.known AND w.owed != 0 AND w.source = 'withdrawal' AND {_KEYS}"
+            )
+        before = self._db.total_changes
+        self._db.execute(
+            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, NULL, "
+            f"channels & ~{_LIFTED} FROM temp.incoming i WHERE NOT known",
+            (number,),
+        )
+        new = self._db.total_changes - before
+        before = self._db.total_changes
+        self._db.execute(
+            "INSERT INTO obligations "
+            "(client, channels, owed, source, started, limit_at, list, withdrawn_at, request_ref) "
+            "SELECT w.client, w.channels, w.in_force, 'withdrawal', w.received_at, i.limit_at, ?, w.withdrawn_at, "
+            f"w.request_ref FROM temp.incoming i JOIN withdrawals w ON {_KEYS} "
+            "WHERE NOT i.known AND w.in_force != 0",
+            (number,),
+        )
+        owed = self._db.total_changes - before
+        # A person who asks is not made to wait for the next try of something else.
+        self._db.execute("DELETE FROM waiting WHERE client IN (SELECT client FROM temp.incoming WHERE NOT known)")
+        return owed, new - owed
+
+    def in_force(self) -> Table:
+        """Return the low bit of each withdrawn channel of each client."""
+        with files.loading(self.path):
+            query = "SELECT client, in_force FROM withdrawals WHERE in_force != 0 ORDER BY client"
+            kind = np.dtype([("client", np.int32), ("channels", np.uint8)])
+            rows = np.fromiter(self._db.execute(query), kind)
+        ids: Ids = np.ascontiguousarray(rows["client"])
+        if not len(ids):
+            return tabulate(ids, ids, rows["channels"])
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        return tabulate(ids[starts], ids[starts], np.bitwise_or.reduceat(rows["channels"], starts))
+
+    def lift(self, batches: Iterable[pa.RecordBatch], now: float) -> Lifted:
+        """Lift what evidence lifts: named channels that were withdrawn before they were granted again.
+
+        *batches* have client, channels, granted_at, method, evidence_ref. What is owed for a lifted channel ends.
+        """
+        rows = lifted = 0
+        refused: list[tuple[int, str]] = []
+        with self._writing():
+            for batch in batches:
+                for row in batch.to_pylist():
+                    rows += 1
+                    why = self._lift(row, now)
+                    if why:
+                        refused.append((row["client"], why))
+                    else:
+                        lifted += 1
+            self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
+        return Lifted(rows, lifted, refused)
+
+    def _lift(self, row: dict[str, Any], now: float) -> str:
+        """Record one re-consent and lift what it lifts; return why it lifts nothing, or ""."""
+        client, channels, granted_at = row["client"], row["channels"], row["granted_at"]
+        if granted_at > now:
+            return "granted_at is in the future"
+        found = self._db.execute(
+            "SELECT max(in_force & ?2), max(CASE WHEN in_force & ?2 THEN withdrawn_at END), "
+            "max(CASE WHEN withdrawn_at < ?3 THEN in_force & ?2 ELSE 0 END) FROM withdrawals WHERE client = ?1",
+            (client, channels, granted_at),
+        ).fetchone()
+        if not found[0]:
+            return "nothing of these channels is withdrawn"
+        if not found[2]:
+            return "it is not later than the withdrawal"
+        self._db.execute(
+            "INSERT OR IGNORE INTO reconsents VALUES (?, ?, ?, ?, ?, ?)",
+            (client, channels, granted_at, row["method"], row["evidence_ref"], now),
+        )
+        self._db.execute(
+            "UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND withdrawn_at < ?",
+            (channels, client, granted_at),
+        )
+        self._db.execute(
+            "UPDATE obligations SET closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
+            "ended = CASE WHEN owed & ~?1 = 0 THEN 'lifted' END, owed = owed & ~?1 "
+            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' AND withdrawn_at < ?4",
+            (channels, now, client, granted_at),
+        )
+        return ""
+
+    def void(self, digest: str, reason: str, by: str, approved_by: str, now: float) -> Voided:
+        """Take a list back: its withdrawals bind no more, but for those that another list repeats.
+
+        Raises:
+            ValueError: when no list, or more than one, begins with *digest*, it is void already, or one person alone
+                says so.
+        """
+        if not by or not approved_by or by.casefold() == approved_by.casefold():
+            raise ValueError("two people must say so: --by and --approved-by name the same, or nobody")
+        found = self._rows(
+            "SELECT number, voided FROM lists WHERE substr(digest, 1, length(?1)) = ?1", digest.strip().lower()
+        )
+        if len(found) != 1 or not digest.strip():
+            raise ValueError(f"{len(found) or 'no'} lists begin with {digest!r}; `withdrawals status` names them")
+        number, voided = found[0]
+        if voided is not None:
+            raise ValueError("the list is void already")
+        with self._writing():
+            self._db.execute(
+                "UPDATE lists SET voided = ?, reason = ?, by = ?, approved_by = ? WHERE number = ?",
+                (now, reason, by, approved_by, number),
+            )
+            still = "repeated IN (SELECT number FROM lists WHERE voided IS NULL)"
+            self._db.execute(
+                "UPDATE obligations AS o SET list = w.repeated FROM withdrawals w WHERE o.list = ?1 AND w.list = ?1 "
+                "AND o.client = w.client AND o.channels = w.channels AND o.withdrawn_at = w.withdrawn_at "
+                f"AND o.request_ref = w.request_ref AND w.{still}",
+                (number,),
+            )
+            kept = self._db.execute(
+                f"UPDATE withdrawals SET list = repeated, repeated = NULL WHERE list = ? AND {still}",
+                (number,),
+            ).rowcount
+            gone = self._db.execute("UPDATE withdrawals SET in_force = 0 WHERE list = ?", (number,)).rowcount
+            ended = self._db.execute(
+                "UPDATE obligations SET owed = 0, closed = ?, ended = 'void', reason = ?, by = ? "
+                "WHERE list = ? AND owed != 0",
+                (now, reason, by, number),
+            ).rowcount
+        return Voided(gone, ended, kept)
+
+    def lists(self, limit: int) -> list[dict[str, Any]]:
+        """Return the lists that were taken in last, the newest first."""
+        names = ("digest", "source", "taken_in", "absorbed", "rows", "fresh", "repeats", "superseded", "voided", "by")
+        query = f"SELECT {', '.join(names)} FROM lists ORDER BY number DESC LIMIT ?"
+        return [dict(zip(names, row, strict=True)) for row in self._rows(query, limit)]
+
+    def list_state(self, digest: str) -> dict[str, Any] | None:
+        """Return what became of a list so far; none when it was not taken into the ledger yet.
+
+        *open*: owed and to be sent; *refused* and *parked* (no such client): owed, and waiting for their next try.
+        """
+        found = self._rows("SELECT number, rows, fresh, repeats, superseded FROM lists WHERE digest = ?", digest)
+        if not found:
+            return None
+        number, rows, fresh, repeats, superseded = found[0]
+        ((acknowledged, owed, refused, parked),) = self._rows(
+            "SELECT count(*) FILTER (WHERE ended = 'acknowledged'), count(*) FILTER (WHERE owed != 0), "
+            "count(*) FILTER (WHERE owed != 0 AND w.not_found = 0), "
+            "count(*) FILTER (WHERE owed != 0 AND w.not_found = 1) "
+            "FROM obligations o LEFT JOIN waiting w ON w.client = o.client WHERE o.list = ?",
+            number,
+        )
+        return {
+            "rows": rows,
+            "fresh": fresh,
+            "repeats": repeats,
+            "superseded": superseded,
+            "acknowledged": acknowledged,
+            "open": owed - refused - parked,
+            "refused": refused,
+            "parked": parked,
+        }
+
+    def of(self, client: int) -> dict[str, Any]:
+        """Return every withdrawal and re-consent of a client."""
+        withdrawals = self._rows(
+            "SELECT w.channels, withdrawn_at, request_ref, received_at, basis, l.digest, l.voided, in_force "
+            "FROM withdrawals w JOIN lists l ON l.number = w.list WHERE client = ? ORDER BY withdrawn_at",
+            client,
+        )
+        names = ("channels", "withdrawn_at", "request_ref", "received_at", "basis", "list", "voided", "in_force")
+        found = [dict(zip(names, row, strict=True)) for row in withdrawals]
+        for one in found:
+            one["basis"] = BASES[one["basis"]]
+        evidence = ("channels", "granted_at", "method", "evidence_ref", "taken_in")
+        query = f"SELECT {', '.join(evidence)} FROM reconsents WHERE client = ? ORDER BY granted_at"
+        return {
+            "withdrawals": found,
+            "reconsents": [dict(zip(evidence, row, strict=True)) for row in self._rows(query, client)],
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many withdrawals and re-consents were ever taken in; neither ever grows smaller."""
+        ((withdrawals, reconsents),) = self._rows(
+            "SELECT (SELECT coalesce(sum(fresh + superseded), 0) FROM lists), "
+            "(SELECT coalesce(sum(lifted), 0) FROM evidence)"
+        )
+        return {"withdrawals": int(withdrawals), "reconsents": int(reconsents)}
+
+    def export_rows(self, size: int = 1 << 16) -> Iterator[pa.RecordBatch]:
+        """Yield every withdrawal with the columns of a list, what of it is in force, and the digest of its list."""
+        query = (
+            "SELECT client, channels, received_at, withdrawn_at, basis, request_ref, in_force, l.digest "
+            "FROM withdrawals w JOIN lists l ON l.number = w.list ORDER BY client, withdrawn_at"
+        )
+        with files.loading(self.path):
+            cursor = self._db.execute(query)
+            while True:
+                rows = cursor.fetchmany(size)
+                if not rows:
+                    return
+                columns = list(zip(*rows, strict=True))
+                yield pa.record_batch(
+                    {
+                        "Client": pa.array(columns[0], pa.int32()),
+                        "received_at": _times(columns[2]),
+                        "withdrawn_at": _times(columns[3]),
+                        "scope": _NAMES.take(pa.array(columns[1], pa.int32())),
+                        "basis": pa.array(BASES).take(pa.array(columns[4], pa.int32())),
+                        "request_ref": pa.array(columns[5], pa.string()),
+                        "in_force": _NAMES.take(pa.array(columns[6], pa.int32())),
+                        "list": pa.array(columns[7], pa.string()),
+                    }
+                )
+
+    def forget(self, ids: Ids) -> None:
+        """Forget these clients; the caller has begun the transaction."""
+        for table in ("withdrawals", "reconsents"):
+            query = f"DELETE FROM {table} WHERE client = ?"
+            self._db.executemany(query, ((client,) for client in ids.tolist()))
+
+
+_NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
+
+
+def _times(seconds: tuple[float, ...]) -> pa.Array:
+    return pa.array([round(one * 1000) for one in seconds], pa.int64()).cast(pa.timestamp("ms", "UTC"))

@@ -1,0 +1,69 @@
+"""Keeps the anchor beside the keys, and says what a state that does not match it may still do."""
+
+import time
+
+import numpy as np
+import structlog
+
+from sync_job.config import Settings
+from sync_job.consent.channels import denied, spread
+from sync_job.consent.known import Holdings
+from sync_job.errors import RestoredStateError, StateError
+from sync_job.ledger import anchor
+from sync_job.ledger.anchor import Anchor, Standing
+from sync_job.ledger.state import State
+from sync_job.runs import erasure
+
+_log = structlog.get_logger()
+
+
+def keep(state: State, settings: Settings) -> None:
+    """Note beside the keys how far the state has come, so that an older one is known again."""
+    if state.ledger.restored() == "shrunken":
+        return  # It must not be taken for whole before a person has said what it lacks.
+    keys, target = settings.state.keys, settings.endpoint.target
+    anchor.write(keys, target, Anchor(target=target, written=time.time(), **state.ledger.place()))
+    state.ledger.note_anchored()
+
+
+def check(state: State, settings: Settings, *, lists_only: bool) -> None:
+    """Hold the state against its anchor; one that is older owes every denial again, and grants nothing.
+
+    Raises:
+        RestoredStateError: when it knows fewer withdrawals than before, unless *lists_only*.
+        StateError: when the anchor is another state's.
+    """
+    keys, target = settings.state.keys, settings.endpoint.target
+    found = anchor.read(keys, target)
+    place = state.ledger.place()
+    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
+    folder = state.folder.absolute()
+    if standing is Standing.FOREIGN:
+        raise StateError(
+            f"{folder}: another state than the one that {keys.absolute()} knows of this target. If the other one was "
+            "lost and this one is to go on, move its anchor away from there."
+        )
+    if standing is Standing.SHRUNKEN:
+        state.ledger.note_restored("shrunken", found.run if found else 0)
+    elif standing is Standing.RESTORED:
+        if not state.ledger.restored():
+            _deny_again(state)
+        state.ledger.note_restored("older", found.run if found else 0)
+        erasure.again(state, settings)
+        keep(state, settings)
+        _log.warning("state.restored", run=place["run"], anchor_run=found.run if found else None)
+    if state.ledger.restored() == "shrunken" and not lists_only:
+        raise RestoredStateError(
+            f"{folder}: it knows {place['withdrawals']:,} withdrawals, and its anchor in {keys.absolute()} "
+            f"{found.withdrawals if found else 0:,}: a backup from before the others. Nothing but lists of withdrawals "
+            "is sent. Say what came in since: `consent-sync state restored --withdrawals-since LIST --by NAME`, or "
+            "--none."
+        )
+
+
+def _deny_again(state: State) -> None:
+    """Owe every denial again: what was granted by mistake since the backup is taken back, and nothing is granted."""
+    holdings = state.holdings()
+    no = denied(holdings.state)
+    due = (holdings.due & ~spread(no) | no).astype(np.uint8)
+    state.replace_holdings(Holdings(holdings.client, holdings.state, due), time.time())

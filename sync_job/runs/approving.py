@@ -1,0 +1,40 @@
+"""A person lets through what a run held, by its number; the next run sends what of it is still stated."""
+
+import time
+
+from sync_job.config import Settings
+from sync_job.errors import ConfigError
+from sync_job.ledger.applied import Approval, HeldSet, What
+from sync_job.ledger.ledger import Ledger
+from sync_job.ledger.state import State
+from sync_job.runs.recover import holding
+
+
+def approve(settings: Settings, name: str, what: What, count: int, *, reason: str, by: str) -> Approval:
+    """Approve what the run *name* (its id or number) held, if *count* is its number of clients; for 72 hours.
+
+    Raises:
+        ConfigError: when that run held no such set, or another number of clients.
+    """
+    if not reason.strip() or not by.strip():
+        raise ConfigError("approve: say why (--reason) and who (--by); both are kept and reported.")
+    with holding(settings) as state:
+        one = _held_by(state.ledger, name)
+        return state.ledger.applied.approve(
+            state.folder, one, what, count, reason=reason.strip(), by=by.strip(), now=time.time()
+        )
+
+
+def held(settings: Settings) -> list[HeldSet]:
+    """Return what runs held that may still be approved, the oldest first."""
+    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        return state.ledger.applied.held_runs()
+
+
+def _held_by(ledger: Ledger, name: str) -> HeldSet:
+    found = ledger.applied.held_runs()
+    wanted = [one for one in found if one.run == name or one.run.split("-")[0].lstrip("0") == name.lstrip("0")]
+    if not wanted:
+        known = ", ".join(one.run for one in found[-5:]) or "none"
+        raise ConfigError(f"Run {name} held nothing that could be approved; those that did are: {known}.")
+    return wanted[-1]

@@ -1,0 +1,149 @@
+"""Takes lists of withdrawals in: durable in the inbox of each target, without its lock, before the first request.
+
+Only the holder of the lock moves them from the inbox into the ledger.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from sync_job.config import Settings
+from sync_job.consent.channels import Ids
+from sync_job.consent.guards import at_most
+from sync_job.errors import ConfigError
+from sync_job.exports import lists
+from sync_job.exports.lists import List
+from sync_job.ledger import inbox
+from sync_job.ledger.state import State
+from sync_job.report.counts import Summary
+from sync_job.runs import anchoring, limits
+from sync_job.runs.watch import Watch
+
+_log = structlog.get_logger()
+
+# Asked how many clients a list has and how many it may have without a question; returns what was typed, or none.
+Confirm = Callable[[int, int], int | None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list of withdrawals, and what the command line says for all of its rows; "" or none for nothing."""
+
+    path: str
+    received_at: float | None = None
+    scope: str = ""
+    basis: str = ""
+    request_ref: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A list that is durable in the inbox of a target."""
+
+    settings: Settings
+    found: List
+
+
+def read(settings: Settings, listing: Listing, watch: Watch) -> List:
+    """Return a list as it is meant for one target."""
+    watch.stage("reading the list")
+    return lists.read_withdrawals(
+        listing.path,
+        settings,
+        received_at=listing.received_at,
+        scope=listing.scope,
+        basis=listing.basis,
+        request_ref=listing.request_ref,
+        columns=listing.columns,
+        now=time.time(),
+        progress=watch.at,
+    )
+
+
+def take_in(targets: Sequence[Settings], listing: Listing, confirm: Confirm, watch: Watch) -> list[Taken]:
+    """Make a list durable in the inbox of every target, or of none.
+
+    Raises:
+        ConfigError: when the list is large and its number of clients was not confirmed.
+        StateError: when a target has no state.
+    """
+    read_for = []
+    for settings in targets:
+        found = read(settings, listing, watch)
+        with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+            known = state.ledger.clients()
+        clients = count(found)
+        most = at_most(settings.guards.list, settings.guards.list_share, known)
+        if clients > most:
+            said = confirm(clients, most)
+            if said != clients:
+                was = "" if said is None else f", not {said:,}"
+                raise ConfigError(
+                    f"{listing.path}: a list of {clients:,} clients{was}; more than {most:,} are taken in only when "
+                    f"their number is confirmed. If that is meant, say --expect {clients}. Nothing was taken in."
+                )
+        read_for.append(Taken(settings, found))
+    for one in read_for:
+        inbox.put(
+            one.settings.state.path, one.found.table, digest=one.found.digest, source=one.found.source, now=time.time()
+        )
+        _log.info("list.taken_in", list=one.found.digest[:12], rows=one.found.table.num_rows)
+    return read_for
+
+
+def count(found: List) -> int:
+    """Return how many clients a list has."""
+    return len(clients_of(found))
+
+
+def clients_of(found: List) -> Ids:
+    """Return the clients of a list, ascending, each once."""
+    ids: Ids = found.table.column("client").unique().to_numpy()
+    ids = ids.copy()
+    ids.sort()
+    return ids
+
+
+def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
+    """Return what a list would do, without taking it in: clients known, unknown, and withdrawn already."""
+    found = read(settings, listing, watch)
+    watch.end()
+    ids = clients_of(found)
+    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
+    place = holdings.client.searchsorted(ids).clip(0, max(0, len(holdings) - 1))
+    known = int((holdings.client[place] == ids).sum()) if len(holdings) else 0
+    most = at_most(settings.guards.list, settings.guards.list_share, len(holdings))
+    return {
+        "target": settings.endpoint.target,
+        "list": found.digest,
+        "rows": found.rows,
+        "rejected": found.rejected,
+        "reasons": dict(found.reasons),
+        "clients": len(ids),
+        "known": known,
+        "unknown": len(ids) - known,
+        "withdrawn_already": int((withdrawn.of(ids) != 0).sum()),
+        "share": round(len(ids) / len(holdings), 6) if len(holdings) else None,
+        "must_be_confirmed": len(ids) > most,
+    }
+
+
+def absorb(state: State, settings: Settings) -> bool:
+    """Move what lies in the inbox into the ledger, list by list; return whether there was any. Needs the lock.
+
+    Raises:
+        StateError: for a list that cannot be read; it stays where it is.
+    """
+    found = inbox.waiting(state.folder)
+    for path in found:
+        batches, about = inbox.read(path)
+        taken = state.ledger.withdrawals.absorb(batches, about, now=time.time(), limit_of=partial(limits.of, settings))
+        anchoring.keep(state, settings)
+        inbox.remove(path)
+        _log.info("list.absorbed", list=str(about["digest"])[:12], **vars(taken))
+    return bool(found)

@@ -1,0 +1,105 @@
+"""The legs of one run, one after the other: what is owed first, and a new one whenever a list came in."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from sync_job.config import Settings
+from sync_job.consent.rows import Lane, Rows, obligations
+from sync_job.delivery import hours
+from sync_job.delivery.sending import HOPELESS
+from sync_job.errors import Exit
+from sync_job.ledger.state import State
+from sync_job.runs import decide, intake, leg
+from sync_job.runs.decide import Wish
+from sync_job.runs.leg import Manner
+from sync_job.runs.report import Findings
+from sync_job.runs.watch import Watch
+
+
+class Legs:
+    """Sends the legs of one run, and notes how each went."""
+
+    def __init__(self, state: State, settings: Settings, findings: Findings, watch: Watch, wish: Wish) -> None:
+        self.state, self.settings, self.findings, self._watch = state, settings, findings, watch
+        self._wish = wish
+        self._left = wish.limit
+        self._number = 0
+        self._closed = False  # its hours are over: what is owed goes all the same
+
+    def owed(self) -> bool:
+        """Deliver what is owed, whatever the hour, and what comes in meanwhile; return whether the run has to stop."""
+        while True:
+            now = time.time()
+            ledger = self.state.ledger
+            known, _ = decide.known(
+                ledger, self.state.holdings(), ledger.lingering(), now, retry=self._wish.retry and not self._number
+            )
+            rows = obligations(known.holdings, known.owed, known.lingering, now)
+            stopped = self._send(rows, Manner())
+            # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
+            if stopped and not (stopped == {Exit.ENDPOINT} and len(rows) < HOPELESS):
+                return True
+            if not intake.absorb(self.state, self.settings):
+                return False
+
+    def export(self, rows: Rows, case: decide.Case) -> None:
+        """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in."""
+        self._number = max(self._number, 1)
+        while True:
+            stopped = self._send(rows, self._manner(rows))
+            self._closed |= stopped == {Exit.ATTENTION}
+            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
+                return
+            now = time.time()
+            ledger = self.state.ledger
+            known, owing = decide.known(
+                ledger,
+                self.state.holdings(),
+                ledger.lingering(),
+                now,
+                since=self.findings.started,
+                says=case.statements,
+            )
+            rows = decide.plan(case, known, owing, now).rows
+
+    def planned(self, rows: Rows) -> None:
+        """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile."""
+        self._number = max(self._number, 1)
+        stopped = self._send(rows, self._manner(rows))
+        if not stopped - {Exit.ATTENTION} and intake.absorb(self.state, self.settings):
+            self.owed()
+
+    def _manner(self, rows: Rows) -> Manner:
+        """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
+        delivery, zone = self.settings.delivery, self.settings.run.zone
+        until = hours.closes_at(delivery.window, self._wish.until, self.findings.started, zone)
+        if until is None:  # not open when the run began; it may be now
+            until = hours.closes_at(delivery.window, self._wish.until, time.time(), zone)
+        if until is not None and not self._closed:
+            return Manner(until=until, canaries=delivery.canary)
+        owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
+        if len(rows) > owed and not self._closed:
+            self.findings.add(
+                Exit.ATTENTION, f"outside [delivery] window = {delivery.window!r}: the export was not sent"
+            )
+        self._closed = True
+        return Manner(limit=owed)
+
+    def _send(self, rows: Rows, manner: Manner) -> set[Exit]:
+        """Deliver a leg, and note how it went; return the reasons for which it ended early."""
+        if self._left is not None:
+            manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
+        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s)
+        findings, number = self.findings, self._number
+        self._number += 1
+        stopped, delivery = leg.deliver(
+            self.state, self.settings, findings.run, number, rows, findings.kept(), self._watch, manner
+        )
+        findings.deliveries.append(delivery)
+        if self._left is not None:
+            self._left -= min(self._left, delivery.settled)
+        if stopped:
+            findings.add(stopped.exit_code, stopped.why)
+        return {stopped.exit_code} if stopped else set()

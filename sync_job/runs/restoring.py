@@ -1,0 +1,40 @@
+"""A person says what a restored backup lacks, so that the state may grant again."""
+
+import time
+
+from sync_job.config import Settings
+from sync_job.errors import ConfigError
+from sync_job.ledger import inbox
+from sync_job.report.counts import Summary
+from sync_job.runs import anchoring, intake
+from sync_job.runs.intake import Listing
+from sync_job.runs.recover import holding
+from sync_job.runs.watch import Watch
+
+
+def restored(settings: Settings, since: Listing | None, by: str, watch: Watch) -> Summary:
+    """Take in the withdrawals that came in since the backup, or none, and let the state grant again.
+
+    Raises:
+        ConfigError: when the state is not a restored backup, or nobody signs for it.
+    """
+    if not by.strip():
+        raise ConfigError("state restored: say who says so (--by); it is kept and reported.")
+    found = intake.read(settings, since, watch) if since else None
+    watch.end()
+    with holding(settings, lists_only=True) as state:
+        how = state.ledger.restored()
+        if not how:
+            raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
+        if found:
+            inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
+            intake.absorb(state, settings)
+        state.ledger.note_whole(f"{by.strip()}: {found.digest if found else 'no withdrawals since'}")
+        anchoring.keep(state, settings)
+        return {
+            "was": how,
+            "withdrawals_since": found.rows - found.rejected if found else 0,
+            "rejected": found.rejected if found else 0,
+            "by": by.strip(),
+            **state.ledger.withdrawals.counts(),
+        }

@@ -1,0 +1,142 @@
+"""What is asked about withdrawals and done to them beside sending: status, report, evidence that lifts, mistakes."""
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from sync_job.config import Settings
+from sync_job.consent.channels import allowed
+from sync_job.errors import ConfigError
+from sync_job.exports import lists
+from sync_job.ledger import inbox
+from sync_job.ledger.state import State
+from sync_job.report.counts import Summary
+from sync_job.report.lists import open_private
+from sync_job.runs import anchoring
+from sync_job.runs.recover import holding
+
+_SHOWN = 50
+
+
+def _open(settings: Settings) -> State:
+    return State.open(settings.state.path, settings.endpoint.target, write=False)
+
+
+def status(settings: Settings) -> Summary:
+    """Return what is owed to people who withdrew, by age, and what lies in the inbox."""
+    now = time.time()
+    with _open(settings) as state:
+        found = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
+        listed = state.ledger.obligations.open_list(_SHOWN)
+    return {
+        "target": settings.endpoint.target,
+        **found,
+        "lists_waiting": len(inbox.waiting(settings.state.path)),
+        "oldest": listed,
+    }
+
+
+def report(settings: Settings, since: float, until: float) -> Summary:
+    """Return what came in and what was acknowledged between two times, and how fast.
+
+    *withdrawn_and_allowed* counts clients with a withdrawn channel that the platform last acknowledged as allowed,
+    and of which nothing is owed: it must be 0.
+    """
+    now = time.time()
+    with _open(settings) as state:
+        found = state.ledger.obligations.report(since, until)
+        holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
+        owed = state.ledger.obligations.owed(now)
+    channels = allowed(holdings.state) & withdrawn.of(holdings.client)
+    contradicting = holdings.client[channels != 0]
+    not_owed = ~pa.compute.is_in(pa.array(contradicting), pa.array(owed.client)).to_numpy(zero_copy_only=False)
+    return {
+        "target": settings.endpoint.target,
+        "from": since,
+        "to": until,
+        **found,
+        "withdrawn_and_allowed": int(not_owed.sum()),
+        "withdrawn_and_owed": len(contradicting) - int(not_owed.sum()),
+    }
+
+
+def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
+    """Close what is owed to one client by hand, and return how many obligations that were; the withdrawal stays.
+
+    Raises:
+        ConfigError: when nothing is owed to it, or nobody says why.
+    """
+    if not reason.strip() or not by.strip():
+        raise ConfigError("withdrawals close: say why (--reason) and who (--by); both are kept and reported.")
+    with holding(settings, lists_only=True) as state:
+        closed = state.ledger.obligations.close(client, reason.strip(), by.strip(), time.time())
+    if not closed:
+        raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
+    return closed
+
+
+def void(settings: Settings, digest: str, *, reason: str, by: str, approved_by: str) -> Summary:
+    """Take back a list that should not have been taken in; grants that follow from it are guarded like any.
+
+    Raises:
+        ConfigError: when there is no such list, it is void already, or one person alone says so.
+    """
+    if not reason.strip():
+        raise ConfigError("withdrawals void: say why (--reason); it is kept and reported.")
+    with holding(settings, lists_only=True) as state:
+        try:
+            found = state.ledger.withdrawals.void(digest, reason.strip(), by.strip(), approved_by.strip(), time.time())
+        except ValueError as exc:
+            raise ConfigError(f"withdrawals void: {exc}.") from exc
+    return vars(found)
+
+
+def export(settings: Settings, out: Path) -> int:
+    """Write every withdrawal to *out*, and return how many there are.
+
+    Raises:
+        ConfigError: when the name ends in neither .csv nor .parquet, or it cannot be written.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"{out}: the name must end in .csv or .parquet.")
+    count = 0
+    with _open(settings) as state:
+        writer: pa.csv.CSVWriter | pq.ParquetWriter | None = None
+        try:
+            open_private(out)
+            for batch in state.ledger.withdrawals.export_rows():
+                if writer is None:
+                    opened = pa.csv.CSVWriter if out.suffix == ".csv" else pq.ParquetWriter
+                    writer = opened(str(out), batch.schema)
+                writer.write_table(pa.Table.from_batches([batch]))
+                count += batch.num_rows
+        except OSError as exc:
+            raise ConfigError(f"{out}: {exc.strerror or exc}.") from exc
+        finally:
+            if writer is not None:
+                writer.close()
+    return count
+
+
+def reconsent(settings: Settings, path: str, columns: dict[str, str]) -> Summary:
+    """Lift what evidence of a later consent lifts, and return what was lifted and what was not, and why.
+
+    Raises:
+        ExportError: when the ledger of evidence cannot be read.
+    """
+    now = time.time()
+    found = lists.read_reconsents(path, settings, columns=columns, now=now)
+    with holding(settings) as state:
+        lifted = state.ledger.withdrawals.lift(found.table.to_batches(1 << 16), now)
+        anchoring.keep(state, settings)
+    return {
+        "target": settings.endpoint.target,
+        "rows": found.rows,
+        "rejected": found.rejected,
+        "reasons": dict(found.reasons),
+        "lifted": lifted.lifted,
+        "refused": [{"client": client, "rule": rule} for client, rule in lifted.refused],
+    }
