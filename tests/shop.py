@@ -107,7 +107,8 @@ class Shop:
 
     def withdraw(self, people: Mapping[int, str], **said: Any) -> str:
         """Take a list in without sending it, and return its digest."""
-        (taken,) = intake.take_in([self.settings], self.listing(people, **said), lambda count, _: count, Watch())
+        listing = self.listing(people, **said)
+        (taken,) = intake.take_in([self.settings], lambda _: listing, lambda count, _: count, Watch())
         return taken.found.digest
 
     @contextmanager

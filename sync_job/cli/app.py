@@ -5,21 +5,17 @@ Modules that bring aiohttp or pandas are imported by the commands that need them
 """
 
 import contextlib
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from sync_job.cli import clients, guarding, options, withdrawals
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
-
-if TYPE_CHECKING:
-    from sync_job.config import Settings
-    from sync_job.runs.watch import Watch
 
 app = typer.Typer(
     name="consent-sync",
@@ -31,19 +27,6 @@ app = typer.Typer(
 )
 snapshot_app = typer.Typer(help="What the platform is known to hold, and what is due.", no_args_is_help=True)
 app.add_typer(snapshot_app, name="snapshot")
-
-ExportArgument = Annotated[
-    str | None, typer.Argument(metavar="EXPORT", help="A file, a glob or a folder; instead of [export] path.")
-]
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration (TOML).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, and no summary of a run that went well.")
-]
-UntilOption = Annotated[
-    str, typer.Option(metavar="HH:MM", help="Have the last answer by then, in [run] timezone; the rest is deferred.")
-]
-RestrictOption = Annotated[bool, typer.Option("--restrict-only", help="Deny what has to be denied, and grant nothing.")]
 
 
 def _version(wanted: bool) -> None:
@@ -69,51 +52,10 @@ def _global(
     logs.configure(log_format, log_level or ("info" if log_format == "json" else "warning"))
 
 
-def _load(config: Path, export: str | None = None) -> "Settings":
-    from sync_job import config as configuration
-
-    flags: dict[str, Mapping[str, object]] = {"export": {"path": str(Path(export).absolute())}} if export else {}
-    return configuration.load(config, **flags)
-
-
-def _time_of_day(text: str) -> str:
-    from sync_job.config import clock_time
-
-    try:
-        return text and clock_time(text).isoformat()
-    except ValueError as exc:
-        raise ConfigError(f"--until: {exc}.") from exc
-
-
-def _watch(quiet: bool) -> "Watch":
-    if quiet or not sys.stderr.isatty():
-        from sync_job.runs.watch import Watch
-
-        return Watch()
-    from sync_job.cli.progress import Bar
-
-    return Bar()
-
-
-def _print_json(found: object) -> None:
-    typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
-
-
-def _tell(summary: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Print a run's summary, and leave with its exit code; off a terminal a run that went well says nothing."""
-    from sync_job.report import text
-
-    if as_json:
-        _print_json(summary)
-    elif summary["exit"] or (sys.stdout.isatty() and not quiet):
-        typer.echo(text.summary(summary))
-    raise typer.Exit(summary["exit"])
-
-
 @app.command()
 def init(
     export: Annotated[str, typer.Argument(metavar="EXPORT", help="A full export: a file, a glob or a folder.")],
-    config: ConfigOption,
+    config: options.ConfigOption,
     platform: Annotated[
         str,
         typer.Option(help="What the platform holds today: unknown, empty, equal (to the export), or a dump's path."),
@@ -121,21 +63,30 @@ def init(
     approve_grants: Annotated[
         int | None, typer.Option(help="The number of clients that the next run would send an *allowed*.")
     ] = None,
+    withdrawals: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Who withdrew so far; honoured from the first run on.")
+    ] = None,
     no_withdrawals: Annotated[
-        bool, typer.Option("--no-withdrawals", help="There is no list of withdrawals to begin with; must be said.")
+        bool, typer.Option("--no-withdrawals", help="There is no list of withdrawals to begin with.")
     ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
+    scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
+    basis: Annotated[str, typer.Option(help="On what ground.")] = "",
+    as_of: options.AsOfOption = "",
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Make the state of a new target. Sends nothing; the next run does.
 
     Example: consent-sync init export.csv --config nightly.toml --platform unknown --no-withdrawals
     """
     from sync_job.runs import init as runs
+    from sync_job.runs.intake import Listing
 
-    if not no_withdrawals:
+    if no_withdrawals == (withdrawals is not None):
         raise ConfigError(
-            "init: say --no-withdrawals if no list of withdrawals is to be honoured from the first run on."
+            "init: say --withdrawals LIST, so that nobody on it is contacted from the first run on, or "
+            "--no-withdrawals if there is no such list; one of them."
         )
     if approve_grants is not None and approve_grants < 0:
         raise ConfigError("init: --approve-grants takes a number of clients.")
@@ -143,25 +94,46 @@ def init(
     def approve(grants: int) -> int | None:
         if approve_grants is not None or not sys.stdin.isatty():
             return approve_grants
-        typer.echo(f"The next run would send an *allowed* to {grants:,} clients.", err=True)
-        typed = typer.prompt("Type that number to approve it", err=True, default="", show_default=False)
-        return int(typed) if typed.strip().isdigit() else None
+        return options.typed(f"The next run would send an *allowed* to {grants:,} clients.", "approve it")
 
-    report = runs.init(_load(config, export), platform, approve, _watch(quiet))
-    _tell(report.summary, as_json=as_json, quiet=quiet)
+    settings = options.load(config, export)
+    listing = None
+    if withdrawals is not None:
+        received = options.moment(received_at, settings, "--received-at")
+        listing = Listing(withdrawals, received, scope, basis)
+    report = runs.init(
+        settings,
+        platform,
+        approve,
+        options.watch(quiet),
+        withdrawals=listing,
+        as_of=options.moment(as_of, settings, "--as-of"),
+    )
+    options.tell(report.summary, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def run(
-    config: ConfigOption,
-    export: ExportArgument = None,
-    restrict_only: RestrictOption = False,
+    config: options.ConfigOption,
+    export: options.ExportArgument = None,
+    part: options.PartOption = None,
+    as_of: options.AsOfOption = "",
+    require_new: Annotated[
+        bool, typer.Option("--require-new", help="End in 3 if the export is the same as last time and sends nothing.")
+    ] = False,
+    restrict_only: options.RestrictOption = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Try what was refused again now, before its next try.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
     ] = None,
-    until: UntilOption = "",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    until: options.UntilOption = "",
+    wait_s: Annotated[
+        float, typer.Option("--wait", min=0, help="Wait so many seconds for a run that holds the lock.")
+    ] = 0,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Send what changed, and write the report.
 
@@ -170,44 +142,58 @@ def run(
     from sync_job.runs import night
     from sync_job.runs.decide import Wish
 
-    settings = _load(config, export)
-    wish = Wish(restrict_only=restrict_only, limit=limit, until=_time_of_day(until))
-    report = night.run(settings, wish, _watch(quiet))
-    _tell(report.summary, as_json=as_json, quiet=quiet)
+    settings = options.load(config, options.one_of(export, part))
+    wish = Wish(
+        restrict_only=restrict_only,
+        limit=limit,
+        until=options.time_of_day(until),
+        part=part is not None,
+        as_of=options.moment(as_of, settings, "--as-of"),
+        require_new=require_new,
+        retry=retry_refused,
+    )
+    watch = options.watch(quiet)
+    report = options.waiting(wait_s, watch, lambda: night.run(settings, wish, watch))
+    options.tell(report.summary, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def plan(
-    config: ConfigOption,
-    export: ExportArgument = None,
+    config: options.ConfigOption,
+    export: options.ExportArgument = None,
+    part: options.PartOption = None,
+    as_of: options.AsOfOption = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the plan to this file, for `apply`.")] = None,
-    restrict_only: RestrictOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    restrict_only: options.RestrictOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Show what a run would send. Sends nothing, and changes nothing but the plan file.
 
     Example: consent-sync plan export.csv --config nightly.toml -o tonight.plan
     """
-    from sync_job.report import text
+    from sync_job.report import plan_text
     from sync_job.runs import planning
     from sync_job.runs.decide import Wish
 
-    found = planning.plan(_load(config, export), _watch(quiet), out, Wish(restrict_only=restrict_only))
+    settings = options.load(config, options.one_of(export, part))
+    made = options.moment(as_of, settings, "--as-of")
+    wish = Wish(restrict_only=restrict_only, part=part is not None, as_of=made)
+    found = planning.plan(settings, options.watch(quiet), out, wish)
     if as_json:
-        _print_json(found)
+        options.print_json(found)
     elif not quiet:
-        typer.echo(text.plan(found))
+        typer.echo(plan_text.plan(found))
     raise typer.Exit(found["exit"])
 
 
 @app.command()
 def apply(
     path: Annotated[Path, typer.Argument(metavar="PLAN", help="What `plan -o` wrote.")],
-    config: ConfigOption,
-    until: UntilOption = "",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    config: options.ConfigOption,
+    until: options.UntilOption = "",
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Send a plan, if nothing was delivered since it was made and it is not older than a day.
 
@@ -215,15 +201,16 @@ def apply(
     """
     from sync_job.runs import planning
 
-    report = planning.apply(_load(config), path, _watch(quiet), _time_of_day(until))
-    _tell(report.summary, as_json=as_json, quiet=quiet)
+    report = planning.apply(options.load(config), path, options.watch(quiet), options.time_of_day(until))
+    options.tell(report.summary, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def check(
-    export: ExportArgument = None,
+    export: options.ExportArgument = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")] = None,
-    as_json: JsonOption = False,
+    as_of: options.AsOfOption = "",
+    as_json: options.JsonOption = False,
 ) -> None:
     """Read configuration and export, and say what was seen. No request, no state.
 
@@ -234,23 +221,24 @@ def check(
     from sync_job.runs import look
 
     if config is None:
-        settings, run_settings = ExportSettings(as_of="none"), RunSettings.model_validate({})
+        settings, run_settings, made = ExportSettings(as_of="none"), RunSettings.model_validate({}), None
     else:
-        loaded = _load(config)
+        loaded = options.load(config)
         settings, run_settings = loaded.export, loaded.run
+        made = options.moment(as_of, loaded, "--as-of")
     where = export or settings.path
     if not where:
         raise ConfigError("check: name an export, or a configuration with [export] path.")
-    found = look.check(settings, run_settings.zone, where, _watch(False))
-    _print_json(found) if as_json else typer.echo(text.check(found))
+    found = look.check(settings, run_settings.zone, where, options.watch(False), made)
+    options.print_json(found) if as_json else typer.echo(text.check(found))
 
 
 @app.command(name="try")
 def try_(
     client: Annotated[int, typer.Argument(help="The id of one client, 1 to 2147483647.", min=1, max=2**31 - 1)],
     deny: Annotated[str, typer.Option(help="The channels to deny: sms, email, push, emailonlinecheque.")],
-    config: ConfigOption,
-    as_json: JsonOption = False,
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Send one request that denies channels of one client, and show everything about it. Never grants.
 
@@ -261,7 +249,7 @@ def try_(
     from sync_job.runs import trial
 
     try:
-        found = trial.send(_load(config), client, [name for name in deny.split(",") if name.strip()])
+        found = trial.send(options.load(config), client, [name for name in deny.split(",") if name.strip()])
     except ValueError as exc:
         raise ConfigError(f"try: {exc}.") from exc
     shown = {
@@ -276,7 +264,7 @@ def try_(
         "why": found.verdict.why,
         "in_doubt": found.verdict.doubt,
     }
-    _print_json(shown) if as_json else typer.echo(text.trial(shown))
+    options.print_json(shown) if as_json else typer.echo(text.trial(shown))
     ends = {Kind.DELIVERED: Exit.OK, Kind.REFUSED: Exit.ATTENTION}
     raise typer.Exit(ends.get(found.verdict.kind, Exit.ENDPOINT))
 
@@ -284,8 +272,8 @@ def try_(
 @snapshot_app.command()
 def show(
     clients: Annotated[list[int], typer.Argument(metavar="CLIENT…", help="Ids of clients.")],
-    config: ConfigOption,
-    as_json: JsonOption = False,
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show what is known and due of single clients.
 
@@ -294,14 +282,14 @@ def show(
     from sync_job.report import text
     from sync_job.runs import look
 
-    found = look.show(_load(config), clients)
-    _print_json({"clients": found}) if as_json else typer.echo(text.clients(found))
+    found = look.show(options.load(config), clients)
+    options.print_json({"clients": found}) if as_json else typer.echo(text.clients(found))
 
 
 @snapshot_app.command(name="export")
 def export_(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
-    config: ConfigOption,
+    config: options.ConfigOption,
 ) -> None:
     """Write the whole snapshot to a file: Client, the four flags, and what is due.
 
@@ -309,12 +297,12 @@ def export_(
     """
     from sync_job.runs import look
 
-    count = look.export(_load(config), out)
+    count = look.export(options.load(config), out)
     typer.echo(f"{count:,} clients written to {out}")
 
 
 @app.command()
-def runs(config: ConfigOption, as_json: JsonOption = False) -> None:
+def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
     """List the runs so far.
 
     Example: consent-sync runs --config nightly.toml
@@ -322,17 +310,17 @@ def runs(config: ConfigOption, as_json: JsonOption = False) -> None:
     from sync_job.report import text
     from sync_job.runs import look
 
-    found = look.history(_load(config))
-    _print_json({"runs": found}) if as_json else typer.echo(text.history(found))
+    found = look.history(options.load(config))
+    options.print_json({"runs": found}) if as_json else typer.echo(text.history(found))
 
 
 @app.command()
 def report(
-    config: ConfigOption,
+    config: options.ConfigOption,
     name: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run's id or number; the last one if not given.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show the report of a run again.
 
@@ -341,12 +329,12 @@ def report(
     from sync_job.report import text
     from sync_job.runs import look
 
-    found = look.report(_load(config), name)
-    _print_json(found) if as_json else typer.echo(text.summary(found))
+    found = look.report(options.load(config), name)
+    options.print_json(found) if as_json else typer.echo(text.summary(found))
 
 
 @app.command()
-def status(config: ConfigOption, as_json: JsonOption = False) -> None:
+def status(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
     """Show what is running now.
 
     Example: consent-sync status --config nightly.toml
@@ -354,8 +342,8 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     from sync_job.report import text
     from sync_job.runs import look
 
-    found = look.status(_load(config))
-    _print_json(found) if as_json else typer.echo(text.status(found))
+    found = look.status(options.load(config))
+    options.print_json(found) if as_json else typer.echo(text.status(found))
 
 
 @app.command()
@@ -403,6 +391,10 @@ def standin(
         asyncio.run(serve(options, port, record=record, ready=lambda url: typer.echo(f"listening on {url}")))
     except OSError as exc:
         raise ConfigError(f"standin: port {port}: {exc.strerror or exc}. Choose another with --port.") from exc
+
+
+for commands in (withdrawals, guarding, clients):
+    commands.add_to(app)
 
 
 @contextlib.contextmanager

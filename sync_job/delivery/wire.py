@@ -32,6 +32,8 @@ _FLAGS = [
     {field: flag for field, flag in zip(FIELDS, flags(byte), strict=True) if flag is not None} for byte in range(256)
 ]
 
+_TOKEN = re.compile(rb'(Token(?:": |=| xmlns="[^"]*">))-?[0-9]+')  # in JSON, in a form, in XML
+
 Encode = Callable[[int, int], bytes]
 
 
@@ -64,6 +66,11 @@ def headers(format_: Format) -> dict[str, str]:
 def encoder(format_: Format, sender: Sender) -> Encode:
     """Return the function from a client and a Sent byte to the body of its request."""
     return {"json": _json, "xml": _xml, "form": _form}[format_](sender)
+
+
+def masked(body: bytes) -> bytes:
+    """Return a request's body as people may see it: with its token, which is a secret, masked."""
+    return _TOKEN.sub(rb"\1***", body)
 
 
 def _json(sender: Sender) -> Encode:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +50,6 @@ APPROVED_S = 72 * 3600.0  # how long an approval holds: over a weekend, not into
 _NIGHTS = 14  # that say what is usual
 _HOLDS_KEPT_S = 14 * 86400.0
 
-What = Literal["grants", "revocations", "clients"]
-
 
 @dataclass(frozen=True)
 class Application:
@@ -87,7 +85,7 @@ class Approval:
 
     number: int
     run: str
-    what: What
+    what: str
     count: int
     reason: str
     by: str
@@ -197,7 +195,7 @@ class Applied:
         return [_held_set(row) for row in self._rows("SELECT * FROM holds ORDER BY at")]
 
     def approve(
-        self, state: Path, one: HeldSet, what: What, count: int, *, reason: str, by: str, now: float
+        self, state: Path, one: HeldSet, what: str, count: int, *, reason: str, by: str, now: float
     ) -> Approval:
         """Let through what a run held, if *count* is its number.
 
@@ -282,7 +280,7 @@ def _held_set(row: tuple[Any, ...]) -> HeldSet:
     return HeldSet(**dict(zip(_HELD_COLUMNS, row, strict=True)) | {"guards": json.loads(row[-1])})
 
 
-def _values(held: Held, what: What) -> Bytes:
+def _values(held: Held, what: str) -> Bytes:
     """Return, as a byte, the grants or the revocations among what is held."""
     chosen = allowed(held.stated) if what == "grants" else denied(held.stated)
     return np.asarray(held.stated & spread(chosen), np.uint8)

@@ -14,11 +14,13 @@ from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 
+from sync_job.consent.channels import Ids
 from sync_job.consent.known import Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import ForeignStateError, NoStateError
-from sync_job.ledger import applied, files, obligations, withdrawals
+from sync_job.ledger import applied, files, forgetting, obligations, withdrawals
 from sync_job.ledger.applied import Applied
+from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.obligations import Obligations
 from sync_job.ledger.withdrawals import Withdrawals
 
@@ -74,13 +76,14 @@ class Ledger:
         self.withdrawals = Withdrawals(path, connection)
         self.obligations = Obligations(path, connection)
         self.applied = Applied(path, connection)
+        self.forgetting = Forgetting(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
         """Return a new ledger for *target*, with nothing in it; it counts from the first commit on."""
         connection = files.connect(path)
         with files.transaction(connection, path):
-            for schema in (_SCHEMA, withdrawals.SCHEMA, obligations.SCHEMA, applied.SCHEMA):
+            for schema in (_SCHEMA, withdrawals.SCHEMA, obligations.SCHEMA, applied.SCHEMA, forgetting.SCHEMA):
                 for statement in schema.split(";\n"):
                     connection.execute(statement)
             about = {"version": str(VERSION), "state": uuid.uuid4().hex, "target": target, "made": str(now)}
@@ -232,6 +235,20 @@ class Ledger:
         with self._writing():
             number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
             self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+        return number
+
+    def erase(self, ids: Ids, *, digest: str, clients: int, now: float) -> int:
+        """Forget everything of these clients, with the next snapshot, which lacks them. Return its number."""
+        with self._writing():
+            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
+            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+            self.withdrawals.forget(ids)
+            self.obligations.forget(ids)
+            self.applied.forget(ids)
+            self.forgetting.forget(ids)
+            gone = [(client,) for client in ids.tolist()]
+            self._db.executemany("DELETE FROM lingering WHERE client = ?", gone)
+            self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))
         return number
 
     def clients(self) -> int:

@@ -5,7 +5,7 @@ an export revoked, or with the list, the withdrawal or the client that it comes 
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,7 +38,7 @@ _DAY_S = 86400.0
 _SLACK_S = 3600.0
 _NOT_FOUND_DAYS, _OWED_DAYS, _OTHER_DAYS = (1, 7, 30), (1,), (1, 2, 4, 7)
 
-Source = Literal["withdrawal", "revocation", "compare"]
+Source = Literal["withdrawal", "revocation", "compare", "erasure"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -321,11 +321,11 @@ class Obligations:
             else None,
         }
 
-    def forget(self, ids: Sequence[int]) -> None:
+    def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
         for table in ("obligations", "waiting"):
             query = f"DELETE FROM {table} WHERE client = ?"
-            self._db.executemany(query, ((client,) for client in ids))
+            self._db.executemany(query, ((client,) for client in ids.tolist()))
 
 
 _SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
+from sync_job.consent.channels import Ids
+from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import StateError
@@ -142,6 +146,20 @@ class State:
         number = self.ledger.next_snapshot()
         digest = tables.write_snapshot(self._snapshot(number), holdings)
         return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now)
+
+    def erase(self, ids: Ids, holdings: Holdings, now: float) -> None:
+        """Make *holdings*, which lack these clients, the snapshot that counts, and keep nothing else of them."""
+        number = self.ledger.next_snapshot()
+        digest = tables.write_snapshot(self._snapshot(number), holdings)
+        self.ledger.erase(ids, digest=digest, clients=len(holdings), now=now)
+        # All earlier snapshots have them: none is kept for a look back.
+        for path in (self.folder / "snapshots").glob("*.parquet"):
+            if path != self._snapshot(number):
+                files.remove(path)
+        for path in (self.folder / "held").glob("*.parquet"):
+            held = tables.read_held(path)
+            kept = ~np.isin(held.client, ids)
+            tables.write_held(path, Held(held.client[kept], held.stated[kept], held.change[kept]))
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of a run's legs."""

@@ -202,6 +202,16 @@ class Withdrawals:
         starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
         return tabulate(ids[starts], ids[starts], np.bitwise_or.reduceat(rows["channels"], starts))
 
+    def clients(self) -> Ids:
+        """Return every client that a list or evidence has named, ascending."""
+        query = "SELECT client FROM withdrawals UNION SELECT client FROM reconsents ORDER BY 1"
+        return np.array([client for (client,) in self._rows(query)], np.int32)
+
+    def named_since(self, ids: Ids) -> npt.NDArray[np.float64]:
+        """Return when a list that names each of *ids* was last taken in, in epoch seconds; 0 for none."""
+        query = "SELECT max(l.absorbed) FROM withdrawals w JOIN lists l ON l.number = w.list WHERE client = ?"
+        return np.array([self._rows(query, client)[0][0] or 0.0 for client in ids.tolist()], np.float64)
+
     def lift(self, batches: Iterable[pa.RecordBatch], now: float) -> Lifted:
         """Lift what evidence lifts: named channels that were withdrawn before they were granted again.
 

@@ -1,6 +1,7 @@
 """A summary in words, for the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sync_job.errors import Exit
@@ -9,7 +10,9 @@ _EXITS = {
     Exit.OK: "all delivered",
     Exit.ATTENTION: "finished; read what was not done",
     Exit.ENDPOINT: "stopped by the endpoint; the next run carries on",
-    Exit.HELD: "something was held back",
+    Exit.HELD: "something was held back: approve it, or mend the export",
+    Exit.OBLIGATION: "an opt-out is past its limit",
+    Exit.EXPORT: "the export cannot be used",
     Exit.INTERRUPTED: "interrupted; the next run carries on",
     Exit.TERMINATED: "ended from outside; the next run carries on",
 }
@@ -22,17 +25,17 @@ def summary(found: Mapping[str, Any]) -> str:
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['kind']} {found['run']} on {found['target']}"
-    yield from _remarks(found)
+    yield from remarks(found)
+    yield from approval_lines(found)
     if export := found.get("export"):
         yield from export_lines(export)
-        if found["as_of"] == "none":
-            yield '  freshness  not checked ([export] as_of = "none")'
+        yield freshness(found, export)
     if decisions := found.get("decided"):
-        yield _decided(decisions)
-        if decisions["absent"]:
-            yield f"  absent     {decisions['absent']:>12,} clients of the snapshot are not in the export (absent.csv)"
+        yield from decided(decisions)
+    yield from grant_lines(found)
+    yield from owed_lines(found)
     yield from plan_lines(found)
-    yield f"  outcomes   {found['planned']:>12,} planned: {_named(found['outcomes'], *found['outcomes'])}"
+    yield f"  outcomes   {found['planned']:>12,} planned: {named(found['outcomes'], *found['outcomes'])}"
     if found.get("requests"):
         yield f"  requests   {found['requests']:>12,}, {found['requests_per_s']:,.0f} a second"
     if delivery := found.get("delivery"):
@@ -61,16 +64,71 @@ def _delivery(delivery: Mapping[str, Any]) -> str:
     return f"  endpoint   {', '.join(said)}"
 
 
-def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
+def remarks(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a person should know first: why the run did not end well, and what it did not let through."""
     for reason in found["reasons"]:
         yield f"  ! {reason}"
     if found["restrict_only"]:
         yield f"  grants nothing: {found['restrict_only']}"
 
 
-def _decided(decisions: Mapping[str, Any]) -> str:
-    fates = _named(decisions, "planned", "unchanged", "waiting", "held", "blocked")
-    return f"  decided    {decisions['stated']:>12,} clients: {fates}"
+def approval_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what may be approved and how, and what was."""
+    run = str(found.get("run") or "").split("-")[0].lstrip("0") or "RUN"
+    for what, count in (found.get("approvable") or {}).items():
+        if count:
+            yield f'  approve    consent-sync approve {run} --{what} {count} --reason "…" --by "…"'
+    for one in found.get("approvals") or []:
+        yield f"  approved   {one['count']:>12,} {one['what']} of run {one['run']} by {one['by']}: {one['reason']}"
+
+
+def freshness(found: Mapping[str, Any], export: Mapping[str, Any]) -> str:
+    """Return how old the export is, as a line."""
+    if export.get("as_of") is None:
+        return f'  freshness  not checked ([export] as_of = "{found["as_of"]}")'
+    return f"  freshness  as of {moment(export['as_of'])}"
+
+
+def moment(seconds: float) -> str:
+    """Return a time as people read it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def decided(decisions: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the clients were decided, as lines."""
+    names = ["planned", "unchanged", "waiting", "held", "blocked", *(["forgotten"] if decisions["forgotten"] else [])]
+    yield f"  decided    {decisions['stated']:>12,} clients: {named(decisions, *names)}"
+    for name, file in (("held", "held.csv"), ("blocked", "blocked.csv")):
+        channels = {channel: count for channel, count in decisions[f"{name}_channels"].items() if count}
+        if channels:
+            yield f"    {name:<18} {named(channels, *channels)} ({file})"
+    if decisions["absent"]:
+        yield f"  absent     {decisions['absent']:>12,} clients of the snapshot are not in the export (absent.csv)"
+
+
+def grant_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how many grants and revocations the export asks for, as lines."""
+    grants = found.get("grants")
+    if not grants:
+        return
+    revocations = {channel: count for channel, count in grants["revocations"].items() if count}
+    said = {"new grants": grants["new"], "re-grants": grants["re"], "unknown ids": grants["unknown"]}
+    said |= {"lost consents": grants["lost"]} if grants["lost"] else {}
+    yield f"  asked for  {sum(said[name] for name in ('new grants', 're-grants')):>12,} clients' grants: " + named(
+        said, *said
+    )
+    if revocations:
+        yield f"    revocations        {named(revocations, *revocations)}"
+
+
+def owed_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is owed to people who withdrew, as a line; none where nothing is."""
+    owed = found.get("withdrawals")
+    if owed and (owed["open"] or owed["parked"]):
+        oldest = f", the oldest since {moment(owed['oldest_started'])}" if owed["oldest_started"] else ""
+        parked = f", {owed['parked']:,} parked (the platform does not know them)" if owed["parked"] else ""
+        late = f", {owed['past_limit']:,} past their limit" if owed["past_limit"] else ""
+        yield f"  owed       {owed['open']:>12,} clients are owed a denial{late}{oldest}{parked}"
 
 
 def export_lines(export: Mapping[str, Any]) -> Iterator[str]:
@@ -89,37 +147,19 @@ def plan_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lanes and the transition matrix, as lines."""
     lanes = {name.replace("_", " "): count for name, count in found.get("lanes", {}).items() if count}
     if lanes:
-        yield f"  planned    {sum(lanes.values()):>12,} clients, in this order: {_named(lanes, *lanes)}"
+        yield f"  planned    {sum(lanes.values()):>12,} clients, in this order: {named(lanes, *lanes)}"
     rows = {
         channel: {f"{was} → {sent}": count for was, to in matrix.items() for sent, count in to.items() if count}
         for channel, matrix in found.get("transitions", {}).items()
     }
-    for channel, named in rows.items():
-        if named:
-            yield f"    {channel:<18} {_named(named, *named)}"
+    for channel, changes in rows.items():
+        if changes:
+            yield f"    {channel:<18} {named(changes, *changes)}"
 
 
-def _named(counts: Mapping[str, int], *names: str) -> str:
+def named(counts: Mapping[str, int], *names: str) -> str:
+    """Return counts with their names, with commas."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names)
-
-
-def plan(found: Mapping[str, Any]) -> str:
-    """Return what a run would send, as lines of text."""
-    return "\n".join(_plan(found))
-
-
-def _plan(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"plan for {found['target']}: {found['requests']:,} requests; nothing was sent"
-    for run in found["recovers"]:
-        yield f"  run {run} died; what it left is counted as the next run will fold it"
-    yield from _remarks(found)
-    yield from export_lines(found["export"])
-    yield _decided(found["decided"])
-    yield from plan_lines(found)
-    if found["least_seconds"]:
-        yield f"  time       {found['least_seconds']:,.0f} s at least, by [delivery] max_rps"
-    if found["plan"]:
-        yield f"  plan file  {found['plan']}"
 
 
 def check(found: Mapping[str, Any]) -> str:
@@ -163,7 +203,7 @@ def clients(found: Sequence[Mapping[str, Any]]) -> str:
         [str(one["Client"]), *(word[one[field]] for field in fields), one["due"] if one["known"] else "not known"]
         for one in found
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def history(found: Sequence[Mapping[str, Any]]) -> str:
@@ -176,7 +216,7 @@ def history(found: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [one["run"], one["kind"], ended, str(one["planned"] if one["planned"] is not None else "-"), *numbers]
         )
-    return _table(rows)
+    return table(rows)
 
 
 def status(found: Mapping[str, Any]) -> str:
@@ -197,7 +237,8 @@ def status(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: list[list[str]]) -> str:
+def table(rows: list[list[str]]) -> str:
+    """Return rows of cells in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

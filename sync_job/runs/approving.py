@@ -4,13 +4,13 @@ import time
 
 from sync_job.config import Settings
 from sync_job.errors import ConfigError
-from sync_job.ledger.applied import Approval, HeldSet, What
+from sync_job.ledger.applied import Approval, HeldSet
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
 from sync_job.runs.recover import holding
 
 
-def approve(settings: Settings, name: str, what: What, count: int, *, reason: str, by: str) -> Approval:
+def approve(settings: Settings, name: str, what: str, count: int, *, reason: str, by: str) -> Approval:
     """Approve what the run *name* (its id or number) held, if *count* is its number of clients; for 72 hours.
 
     Raises:

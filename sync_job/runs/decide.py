@@ -313,6 +313,13 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
         "lost": tally.lost,
         "unknown": tally.unknown,
     }
+    if one := held_set(case, found.held, "", now):
+        wrong_size = case.judgement.only_owed or any(doubt.doubt is Doubt.SHRUNKEN for doubt in case.doubts)
+        findings.approvable = {
+            "grants": one.grants,
+            "revocations": one.revocations,
+            "clients": one.clients if wrong_size else 0,
+        }
     findings.approvals = [one.shown() for one in ledger.applied.approvals(now)]
     findings.decided = tallies.decided(found.counts)
     findings.changes = tallies.changes(found.rows)
@@ -333,9 +340,9 @@ def held_set(case: Case, held: Held, run: str, now: float) -> HeldSet | None:
     trips = [trip for trip in case.judgement.trips if trip.guard is not Guard.LOST]
     if not trips and not approvable:
         return None
-    grants, revocations = counts(held) if case.terms.may_grant and not case.judgement.only_owed else (0, 0)
-    if case.terms.may_grant is False and case.judgement.hold.revocations:
-        revocations = counts(held)[1]
+    grants, revocations = (0, 0) if case.judgement.only_owed else counts(held)
+    if not case.terms.may_grant:
+        grants = 0  # An approval does not make an export fresh.
     said = [str(trip) for trip in (*approvable, *trips)]
     return HeldSet(run, now, case.kind, case.digest, case.clients, grants, revocations, said)
 

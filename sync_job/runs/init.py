@@ -7,18 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sync_job.config import ColumnSettings, Settings
-from sync_job.consent.channels import FIELDS, Bytes, Ids, allowed, blank, denied
+from sync_job.config import Settings
+from sync_job.consent.channels import Bytes, Ids, allowed, blank, denied
 from sync_job.consent.known import Holdings, no_lingering
 from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, StateError
-from sync_job.exports import loader
 from sync_job.exports.lists import List
 from sync_job.exports.loader import Export
 from sync_job.ledger import anchor, files, inbox, lock
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
-from sync_job.runs import decide, intake, night, report
+from sync_job.runs import decide, dump, intake, night, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
 from sync_job.runs.report import Findings, Report, Stopwatch
@@ -100,7 +99,7 @@ def init(
     findings.export = export.counts()
     laps.lap("read")
     listed = intake.read(settings, withdrawals, watch) if withdrawals else None
-    held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else _dump(settings, platform, watch)
+    held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)
     first = start(held, export.statements, export.ungranted, _withdrawn(listed))
     if first.grants:
         approved = approve(first.grants)
@@ -162,26 +161,3 @@ def _refuse_existing(folder: Path, target: str) -> None:
         with lock.held(folder):
             State.create(folder, target, time.time()).close()
             files.remove(folder / "ledger.db")
-
-
-def _dump(settings: Settings, path: str, watch: Watch) -> Table:
-    """Return what a dump of the platform says; its columns are the platform's own names, or those of the export."""
-    watch.stage("reading the dump")
-    own = ColumnSettings.model_validate({})
-    names = loader.names(path, settings.export.format)
-    columns = own if own.Client in names and set(FIELDS) & set(names) else settings.export.columns
-    columns = columns.model_copy(update={"consent_changed_at": ""})
-    columns = columns.model_copy(update={name: "" for name in FIELDS if getattr(columns, name) not in names})
-    found = loader.load(
-        settings.export.model_copy(update={"columns": columns, "kind": "full"}),
-        settings.run.zone,
-        where=path,
-        first_look=True,
-        progress=watch.at,
-    )
-    if found.rejects:
-        raise ConfigError(
-            f"{path}: {found.rejects:,} rows of the dump cannot be read ({', '.join(list(found.reasons)[:3])}). "
-            "What the platform holds must be known for sure: mend the dump, or use --platform unknown."
-        )
-    return found.statements

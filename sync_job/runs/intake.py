@@ -64,8 +64,10 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
     )
 
 
-def take_in(targets: Sequence[Settings], listing: Listing, confirm: Confirm, watch: Watch) -> list[Taken]:
-    """Make a list durable in the inbox of every target, or of none.
+def take_in(
+    targets: Sequence[Settings], listing: Callable[[Settings], Listing], confirm: Confirm, watch: Watch
+) -> list[Taken]:
+    """Make a list durable in the inbox of every target, or of none; *listing* gives it as it is meant for each.
 
     Raises:
         ConfigError: when the list is large and its number of clients was not confirmed.
@@ -73,7 +75,8 @@ def take_in(targets: Sequence[Settings], listing: Listing, confirm: Confirm, wat
     """
     read_for = []
     for settings in targets:
-        found = read(settings, listing, watch)
+        meant = listing(settings)
+        found = read(settings, meant, watch)
         with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
             known = state.ledger.clients()
         clients = count(found)
@@ -83,7 +86,7 @@ def take_in(targets: Sequence[Settings], listing: Listing, confirm: Confirm, wat
             if said != clients:
                 was = "" if said is None else f", not {said:,}"
                 raise ConfigError(
-                    f"{listing.path}: a list of {clients:,} clients{was}; more than {most:,} are taken in only when "
+                    f"{meant.path}: a list of {clients:,} clients{was}; more than {most:,} are taken in only when "
                     f"their number is confirmed. If that is meant, say --expect {clients}. Nothing was taken in."
                 )
         read_for.append(Taken(settings, found))

@@ -25,7 +25,7 @@ from sync_job.runs.watch import Watch
 _SHOWN = 5  # rejects shown of each reason
 
 
-def check(settings: ExportSettings, zone: ZoneInfo, where: str, watch: Watch) -> Summary:
+def check(settings: ExportSettings, zone: ZoneInfo, where: str, watch: Watch, as_of: float | None = None) -> Summary:
     """Return what an export holds: its counts, its raw tokens, its first rejects of each reason, and its ids' range."""
     samples: dict[str, list[dict[str, Any]]] = {}
 
@@ -39,7 +39,9 @@ def check(settings: ExportSettings, zone: ZoneInfo, where: str, watch: Watch) ->
                 of_reason.append({name.removeprefix("reject_"): value for name, value in row.items()})
 
     watch.stage("reading")
-    export = loader.load(settings, zone, where=where, first_look=True, sink=keep, progress=watch.at)
+    export = loader.load(
+        settings, zone, where=where, first_look=True, as_of=as_of, now=time.time(), sink=keep, progress=watch.at
+    )
     watch.end()
     ids, _ = export.statements.items()
     span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0

@@ -113,10 +113,11 @@ def _guards(case: decide.Case) -> str:
 def conclude(state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch) -> Report:
     """Note that everything is committed, and write the report."""
     watch.stage("reporting")
-    erasure.complete(state, settings)
     ended = time.time()
     state.ledger.finish(findings.run, ended)
     made = report.write(state, settings, findings, laps, ended)
+    # After the report, which still has them, and before anybody else can read it.
+    erasure.complete(state, settings)
     anchoring.keep(state, settings)
     _log.info("run.ended", run=findings.run, exit=int(made.exit_code))
     return made

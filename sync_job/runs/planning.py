@@ -72,6 +72,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         "doubts": findings.doubts,
         "guards": findings.guards,
         "approvals": findings.approvals,
+        "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": owed,
         "lists_waiting": len(inbox.waiting(folder)),

@@ -62,6 +62,7 @@ class Findings:
     guards: list[Summary] = field(default_factory=list)
     grants: Summary | None = None
     approvals: list[Summary] = field(default_factory=list)
+    approvable: Summary = field(default_factory=dict)
     codes: set[Exit] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     reject_keys: list[tuple[str, str]] = field(default_factory=list)
@@ -74,7 +75,17 @@ class Findings:
 
     def kept(self) -> Summary:
         """Return what is written with the plan, so that the report of a run that died can be made from it."""
-        kept = ("export", "decided", "changes", "restrict_only", "doubts", "guards", "grants", "approvals")
+        kept = (
+            "export",
+            "decided",
+            "changes",
+            "restrict_only",
+            "doubts",
+            "guards",
+            "grants",
+            "approvals",
+            "approvable",
+        )
         return {name: getattr(self, name) for name in kept}
 
     def take(self, kept: Mapping[str, Any]) -> None:
@@ -132,6 +143,7 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
         "doubts": findings.doubts,
         "guards": findings.guards,
         "approvals": findings.approvals,
+        "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": withdrawals,
         "as_of": settings.export.as_of,

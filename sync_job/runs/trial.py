@@ -1,16 +1,12 @@
 """One request for one client, shown to the last byte: to see how an endpoint answers before a run depends on it."""
 
 import asyncio
-import re
 from dataclasses import dataclass
 
 from sync_job.config import Settings
 from sync_job.consent.channels import DENIED, pick
-from sync_job.delivery import endpoint
+from sync_job.delivery import endpoint, wire
 from sync_job.delivery.verdict import Answer, Codes, Verdict, judge
-
-# The token is a secret wherever it stands: in JSON, in XML, in a form.
-_TOKEN = re.compile(rb'(Token(?:": |=| xmlns="[^"]*">))-?[0-9]+')
 
 
 @dataclass(frozen=True)
@@ -39,5 +35,5 @@ async def _send(settings: Settings, client: int, sent: int) -> Trial:
     async with endpoint.connected(settings.endpoint, max_concurrency=1, timeout_s=timeout_s) as platform:
         answer = await platform.attempt(client, sent)
         verdict = judge(answer, codes, good_before=False)
-        shown = _TOKEN.sub(rb"\1***", platform.body(client, sent))
+        shown = wire.masked(platform.body(client, sent))
         return Trial(str(platform.url), platform.shown_headers, shown, answer, verdict)

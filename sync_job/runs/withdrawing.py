@@ -31,11 +31,13 @@ def status(settings: Settings) -> Summary:
     with _open(settings) as state:
         found = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
         listed = state.ledger.obligations.open_list(_SHOWN)
+        lists_taken = state.ledger.withdrawals.lists(10)
     return {
         "target": settings.endpoint.target,
         **found,
         "lists_waiting": len(inbox.waiting(settings.state.path)),
         "oldest": listed,
+        "lists": lists_taken,
     }
 
 

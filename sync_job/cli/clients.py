@@ -1,0 +1,88 @@
+"""Commands about single clients: why, what was sent, erasure; and a look at the platform itself."""
+
+from typing import Annotated
+
+import typer
+
+from sync_job.cli import options
+from sync_job.errors import Exit
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to *app*."""
+    for command in (explain, history, forget, compare):
+        app.command()(command)
+
+
+_Client = Annotated[int, typer.Argument(metavar="CLIENT", help="The id of one client.", min=1, max=2**31 - 1)]
+
+
+def explain(
+    client: _Client,
+    config: options.ConfigOption,
+    export: options.ExportArgument = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Show everything of one client, the rule that decides each channel, and what a run would send now.
+
+    Example: consent-sync explain 12345 export.csv --config nightly.toml
+    """
+    from sync_job.report import people_text
+    from sync_job.runs import explain as runs
+
+    settings = options.load(config, export)
+    found = runs.explain(settings, client, options.watch(quiet), with_export=bool(settings.export.path))
+    options.print_json(found) if as_json else typer.echo(people_text.explained(found))
+
+
+def history(client: _Client, config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Show what was sent of one client, when, and what was answered, from the reports that are kept.
+
+    Example: consent-sync history 12345 --config nightly.toml
+    """
+    from sync_job.report import people_text
+    from sync_job.runs import explain as runs
+
+    found = runs.history(options.load(config), client)
+    options.print_json(found) if as_json else typer.echo(people_text.history(found))
+
+
+def forget(
+    config: options.ConfigOption,
+    path: Annotated[str | None, typer.Argument(metavar="LIST", help="A list of ids of clients.")] = None,
+    client: Annotated[list[int] | None, typer.Option("--client", min=1, max=2**31 - 1, help="One client.")] = None,
+    request_ref: Annotated[str, typer.Option(help="The reference of the request.")] = "",
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Erase clients: deny what is still allowed, then keep nothing of them but a code that nobody can read back.
+
+    Example: consent-sync forget --client 12345 --request-ref R-77 --config nightly.toml
+    """
+    from sync_job.report import people_text
+    from sync_job.runs import forgetting
+
+    settings = options.load(config)
+    ids = forgetting.clients(settings, client or [], path)
+    found = forgetting.forget(settings, ids, request_ref, options.watch(quiet))
+    options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
+    raise typer.Exit(Exit(found["exit"]))
+
+
+def compare(
+    dump: Annotated[str, typer.Argument(metavar="DUMP", help="What the platform holds, in a format of exports.")],
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Hold what is known of the platform against a dump of it; who withdrew and is allowed there is owed a denial.
+
+    Example: consent-sync compare dump.csv --config nightly.toml
+    """
+    from sync_job.report import people_text
+    from sync_job.runs import compare as runs
+
+    found = runs.compare(options.load(config), dump, options.watch(quiet))
+    options.print_json(found) if as_json else typer.echo(people_text.compared(found))
+    raise typer.Exit(Exit(found["exit"]))

@@ -1,0 +1,122 @@
+"""Commands with which a person answers for what the program would not do by itself."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sync_job.cli import options
+from sync_job.errors import ConfigError
+
+_state = typer.Typer(help="The state folder itself.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to *app*."""
+    app.command()(approve)
+    app.command()(pause)
+    app.command()(resume)
+    app.add_typer(_state, name="state")
+
+
+def approve(
+    config: options.ConfigOption,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The run that held it: its id or number; none to list them.")
+    ] = None,
+    grants: Annotated[int | None, typer.Option(min=1, help="The number of clients whose grants it held.")] = None,
+    revocations: Annotated[
+        int | None, typer.Option(min=1, help="The number of clients whose revocations it held.")
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, help="The number of clients of its export, which is right as it is.")
+    ] = None,
+    reason: options.ReasonOption = "",
+    by: options.ByOption = "",
+    now: Annotated[bool, typer.Option("--now", help="Run at once, with the export of [export] path.")] = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Let through what a run held, by its number; the next run sends what of it is still stated.
+
+    Example: consent-sync approve 12 --grants 1204 --reason "spring campaign" --by "CRM lead" --config nightly.toml
+    """
+    from sync_job.report import plan_text
+    from sync_job.runs import approving, night
+    from sync_job.runs.decide import Wish
+
+    settings = options.load(config)
+    given = {"grants": grants, "revocations": revocations, "clients": clients}
+    chosen = [(what, count) for what, count in given.items() if count is not None]
+    if name is None:
+        held = [vars(one) for one in approving.held(settings)]
+        options.print_json({"held": held}) if as_json else typer.echo(plan_text.held(held))
+        return
+    if len(chosen) != 1:
+        raise ConfigError(
+            "approve: say one of --grants N, --revocations N and --clients N, with the number that is meant."
+        )
+    ((what, count),) = chosen
+    found = approving.approve(settings, name, what, count, reason=reason, by=by)
+    if not now:
+        options.print_json(found.shown()) if as_json else typer.echo(plan_text.approved(found.shown()))
+        return
+    if not as_json and sys.stdout.isatty():
+        typer.echo(plan_text.approved(found.shown()))
+    report = night.run(settings, Wish(), options.watch(quiet))
+    options.tell(report.summary, as_json=as_json, quiet=quiet)
+
+
+def pause(config: options.ConfigOption, reason: options.ReasonOption, by: options.ByOption) -> None:
+    """Let nothing be sent until `resume`; a run that is under way goes on, and lists are still taken in.
+
+    Example: consent-sync pause --reason "the platform is being migrated" --by operations --config nightly.toml
+    """
+    from sync_job.runs import pausing
+
+    typer.echo(pausing.pause(options.load(config), reason=reason, by=by))
+
+
+def resume(config: options.ConfigOption) -> None:
+    """Let runs send again.
+
+    Example: consent-sync resume --config nightly.toml
+    """
+    from sync_job.runs import pausing
+
+    typer.echo(pausing.resume(options.load(config)))
+
+
+@_state.command()
+def restored(
+    config: options.ConfigOption,
+    by: options.ByOption,
+    withdrawals_since: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Who withdrew since the backup was made.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Nobody withdrew since.")] = False,
+    received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
+    scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
+    basis: Annotated[str, typer.Option(help="On what ground.")] = "",
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Say what a restored backup lacks, so that runs may grant again.
+
+    Example: consent-sync state restored --withdrawals-since since.csv --by operations --config nightly.toml
+    """
+    from sync_job.report import plan_text
+    from sync_job.runs import restoring
+    from sync_job.runs.intake import Listing
+
+    if none == (withdrawals_since is not None):
+        raise ConfigError(
+            "state restored: say --withdrawals-since LIST, or --none if nobody withdrew since; one of them."
+        )
+    settings = options.load(config)
+    listing = None
+    if withdrawals_since is not None:
+        received = options.moment(received_at, settings, "--received-at")
+        listing = Listing(withdrawals_since, received, scope, basis)
+    found = restoring.restored(settings, listing, by, options.watch(quiet))
+    options.print_json(found) if as_json else typer.echo(plan_text.restored(found))

@@ -1,0 +1,183 @@
+"""What the commands share: options, how settings are loaded, and how a result is told."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from sync_job.errors import BusyError, ConfigError, PausedError
+
+if TYPE_CHECKING:
+    from sync_job.config import Settings
+    from sync_job.runs.watch import Watch
+
+T = TypeVar("T")
+ExportArgument = Annotated[
+    str | None, typer.Argument(metavar="EXPORT", help="A file, a glob or a folder; instead of [export] path.")
+]
+ConfigsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--config",
+        "-c",
+        help="The configuration (TOML); several, or a folder of them, for several brands.",
+        exists=False,
+    ),
+]
+MapOption = Annotated[
+    list[str] | None, typer.Option("--map", metavar="NAME=COLUMN", help="Which column of the list is which.")
+]
+AsOfOption = Annotated[
+    str, typer.Option(metavar="TIME", help='When the export was made, where [export] as_of = "flag".')
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A part, such as a repaired rejects file, in the place of the export."),
+]
+ReasonOption = Annotated[str, typer.Option(help="Why; it is kept and reported.")]
+ByOption = Annotated[str, typer.Option(help="Who says so; it is kept and reported.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration (TOML).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, and no summary of a run that went well.")
+]
+UntilOption = Annotated[
+    str, typer.Option(metavar="HH:MM", help="Have the last answer by then, in [run] timezone; the rest is deferred.")
+]
+RestrictOption = Annotated[bool, typer.Option("--restrict-only", help="Deny what has to be denied, and grant nothing.")]
+
+
+def load_all(configs: list[Path]) -> "list[Settings]":
+    """Return the settings of every configuration that is named; a folder names all of its *.toml.
+
+    Raises:
+        ConfigError: when a folder has none, or two have the same state.
+    """
+    files: list[Path] = []
+    for one in configs:
+        found = sorted(one.glob("*.toml")) if one.is_dir() else [one]
+        if not found:
+            raise ConfigError(f"{one}: no configuration (*.toml) in this folder.")
+        files += found
+    targets = [load(file) for file in files]
+    states = [settings.state.path for settings in targets]
+    for file, state in zip(files, states, strict=True):
+        if states.count(state) > 1:
+            raise ConfigError(f"{file}: another configuration names the same [state] path; name one of them only.")
+    return targets
+
+
+def moment(text: str, settings: "Settings", option: str) -> float | None:
+    """Return a time that was written on the command line, in epoch seconds; none for "".
+
+    Without an offset it is local to [run] timezone, and a date alone is that day's 00:00.
+    """
+    if not text:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise ConfigError(f"{option}: {text!r} is no time, as 2026-11-24 or 2026-11-24T10:00.") from exc
+    return (when if when.tzinfo else when.replace(tzinfo=settings.run.zone)).timestamp()
+
+
+def columns(pairs: list[str] | None) -> dict[str, str]:
+    """Return what --map says.
+
+    Raises:
+        ConfigError: for what is no NAME=COLUMN.
+    """
+    found = {}
+    for pair in pairs or []:
+        name, mark, column = pair.partition("=")
+        if not mark or not name.strip() or not column.strip():
+            raise ConfigError(f"--map {pair}: not of the form NAME=COLUMN, as client=CustomerId.")
+        found[name.strip()] = column.strip()
+    return found
+
+
+def load(config: Path, export: str | None = None) -> "Settings":
+    """Return the settings of a configuration, with the export that the command line names."""
+    from sync_job import config as configuration
+
+    flags: dict[str, Mapping[str, object]] = {"export": {"path": str(Path(export).absolute())}} if export else {}
+    return configuration.load(config, **flags)
+
+
+def time_of_day(text: str) -> str:
+    """Return a time of day as it was written, if it is one; "" for none."""
+    from sync_job.config import clock_time
+
+    try:
+        return text and clock_time(text).isoformat()
+    except ValueError as exc:
+        raise ConfigError(f"--until: {exc}.") from exc
+
+
+def watch(quiet: bool) -> "Watch":
+    """Return what shows a run's progress: a bar on a terminal, nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        from sync_job.runs.watch import Watch
+
+        return Watch()
+    from sync_job.cli.progress import Bar
+
+    return Bar()
+
+
+def print_json(found: object) -> None:
+    """Print one JSON object."""
+    typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+
+
+def tell(summary: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Print a run's summary, and leave with its exit code; off a terminal a run that went well says nothing."""
+    from sync_job.report import text
+
+    if as_json:
+        print_json(summary)
+    elif summary["exit"] or (sys.stdout.isatty() and not quiet):
+        typer.echo(text.summary(summary))
+    raise typer.Exit(summary["exit"])
+
+
+def typed(said: str, to: str) -> int | None:
+    """Return the number that a person typed at the terminal; none for anything else."""
+    typer.echo(said, err=True)
+    answer = typer.prompt(f"Type that number to {to}", err=True, default="", show_default=False)
+    return int(answer) if answer.strip().isdigit() else None
+
+
+def one_of(export: str | None, part: str | None) -> str | None:
+    """Return the export or the part that was named.
+
+    Raises:
+        ConfigError: when both were.
+    """
+    if export and part:
+        raise ConfigError("EXPORT and --part are both named: a part is read in the place of the export.")
+    return part or export
+
+
+def waiting(wait_s: float, watching: "Watch", act: Callable[[], T]) -> T:
+    """Return what *act* returns, waiting so long for a run that holds the lock.
+
+    Raises:
+        BusyError: when it still holds it then.
+    """
+    ends = time.monotonic() + wait_s
+    while True:
+        try:
+            return act()
+        except PausedError:
+            raise
+        except BusyError:
+            if time.monotonic() >= ends:
+                raise
+            watching.stage("waiting for the run that holds the lock")
+            time.sleep(1)

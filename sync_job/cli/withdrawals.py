@@ -1,0 +1,261 @@
+"""Commands for people who withdrew: lists taken in and sent, what is owed, evidence that lifts, mistakes."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sync_job.cli import options
+from sync_job.errors import ConfigError, Exit, gravest
+
+if TYPE_CHECKING:
+    from sync_job.config import Settings
+    from sync_job.runs.drain import Drained
+    from sync_job.runs.intake import Listing
+
+_WaitOption = Annotated[
+    float, typer.Option("--wait-s", min=0, help="Seconds to wait for a run that holds the lock to send it.")
+]
+_commands = typer.Typer(help="What is owed to people who withdrew, and what became of it.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to *app*."""
+    app.command(name="opt-out")(opt_out)
+    app.command()(drain)
+    app.command()(reconsent)
+    app.add_typer(_commands, name="withdrawals")
+
+
+def opt_out(
+    path: Annotated[str, typer.Argument(metavar="LIST", help="Who withdrew: a file, a glob or a folder.")],
+    config: options.ConfigsOption,
+    check: Annotated[bool, typer.Option("--check", help="Say what the list would do; take nothing in.")] = False,
+    received_at: Annotated[
+        str, typer.Option(metavar="TIME", help="When the list was received, for rows that do not say it.")
+    ] = "",
+    scope: Annotated[
+        str, typer.Option(help="What rows cover that do not say it: all, marketing, or channels with commas.")
+    ] = "",
+    basis: Annotated[
+        str, typer.Option(help="On what ground: consent-withdrawn, objection, erasure or complaint.")
+    ] = "",
+    request_ref: Annotated[str, typer.Option(help="The reference of rows that have none.")] = "",
+    columns: options.MapOption = None,
+    expect: Annotated[int | None, typer.Option(min=0, help="The number of clients of a large list.")] = None,
+    no_send: Annotated[
+        bool, typer.Option("--no-send", help="Take the list in; the next run or drain sends it.")
+    ] = False,
+    wait_s: _WaitOption = 120,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Take a list of withdrawals in, durably, and send it at once, also while a run is under way.
+
+    Example: consent-sync opt-out opt-outs.csv --received-at 2026-11-24 --scope marketing --config nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import drain, intake
+
+    targets = options.load_all(config)
+    watch = options.watch(quiet)
+
+    def listing(settings: "Settings") -> "Listing":
+        said = options.moment(received_at, settings, "--received-at")
+        return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns))
+
+    if check:
+        found = [intake.check(settings, listing(settings), watch) for settings in targets]
+        _show(found, text.checked, as_json=as_json)
+        raise typer.Exit(Exit.ATTENTION if any(one["rejected"] for one in found) else Exit.OK)
+
+    def confirm(clients: int, most: int) -> int | None:
+        if expect is not None or not sys.stdin.isatty():
+            return expect
+        return options.typed(f"The list has {clients:,} clients, more than {most:,}.", "take it in")
+
+    taken = intake.take_in(targets, listing, confirm, watch)
+    done = [] if no_send else drain.deliver(taken, wait_s, watch)
+    watch.end()
+    shown = [
+        {
+            "target": one.settings.endpoint.target,
+            "list": one.found.digest,
+            "rows": one.found.rows,
+            "clients": intake.count(one.found),
+            "rejected": one.found.rejected,
+            "reasons": dict(one.found.reasons),
+            "rejects": [vars(reject) for reject in one.found.rejects[:20]],
+            **(_outcome(done[place]) if done else {"sent": None, "busy": "", "run": None, "exit": 0}),
+        }
+        for place, one in enumerate(taken)
+    ]
+    codes = {one.exit_code for one in done} | {Exit.ATTENTION for one in taken if one.found.rejected}
+    _show(shown, text.taken, as_json=as_json)
+    raise typer.Exit(gravest(codes))
+
+
+def _outcome(one: "Drained") -> dict[str, Any]:
+    """Return how the sending of a list went, or of what was owed."""
+    return {
+        "sent": one.list_state,
+        "busy": one.busy,
+        "run": one.report.summary["run"] if one.report else None,
+        "reasons_of_run": one.report.summary["reasons"] if one.report else [],
+        "outcomes": one.report.summary["outcomes"] if one.report else None,
+        "exit": int(one.exit_code),
+    }
+
+
+def drain(
+    config: options.ConfigsOption,
+    wait_s: _WaitOption = 120,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Send what is owed to people who withdrew, now; leaves no trace where nothing is.
+
+    Example: consent-sync drain --config nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import drain as runs
+
+    done = runs.drain_all(options.load_all(config), wait_s, options.watch(quiet))
+    shown = [{"target": one.settings.endpoint.target, **_outcome(one)} for one in done]
+    code = gravest({one.exit_code for one in done})
+    if as_json:
+        _show(shown, text.drained, as_json=True)
+    elif code or (sys.stdout.isatty() and not quiet):
+        _show(shown, text.drained, as_json=False)
+    raise typer.Exit(code)
+
+
+def reconsent(
+    path: Annotated[str, typer.Argument(metavar="LEDGER", help="Evidence that people consented again.")],
+    config: options.ConfigsOption,
+    columns: options.MapOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Lift withdrawals of people who consented again, where the evidence is later than the withdrawal.
+
+    Example: consent-sync reconsent returners.csv --config nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import withdrawing
+
+    found = [withdrawing.reconsent(one, path, options.columns(columns)) for one in options.load_all(config)]
+    _show(found, text.reconsented, as_json=as_json)
+    raise typer.Exit(Exit.ATTENTION if any(one["refused"] or one["rejected"] for one in found) else Exit.OK)
+
+
+@_commands.command()
+def status(config: options.ConfigsOption, as_json: options.JsonOption = False) -> None:
+    """Show what is owed, by age, the earliest limit first; ends in 7 if a limit has passed.
+
+    Example: consent-sync withdrawals status --config nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import withdrawing
+
+    found = [withdrawing.status(one) for one in options.load_all(config)]
+    _show(found, text.status, as_json=as_json)
+    raise typer.Exit(Exit.OBLIGATION if any(one["past_limit"] for one in found) else Exit.OK)
+
+
+@_commands.command()
+def report(
+    config: options.ConfigsOption,
+    since: Annotated[str, typer.Option("--from", metavar="DATE", help="From this time on.")],
+    until: Annotated[str, typer.Option("--to", metavar="DATE", help="Up to this time; now by default.")] = "",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Show what came in and what was acknowledged between two times, and how fast.
+
+    Example: consent-sync withdrawals report --from 2026-10-01 --to 2026-11-01 --config nightly.toml
+    """
+    import time
+
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import withdrawing
+
+    found = []
+    for one in options.load_all(config):
+        begin, end = options.moment(since, one, "--from"), options.moment(until, one, "--to")
+        found.append(withdrawing.report(one, begin or 0.0, time.time() if end is None else end))
+    _show(found, text.report, as_json=as_json)
+    raise typer.Exit(Exit.ATTENTION if any(one["withdrawn_and_allowed"] for one in found) else Exit.OK)
+
+
+@_commands.command()
+def close(
+    config: options.ConfigsOption,
+    client: Annotated[int, typer.Option(min=1, help="To whom nothing is to be owed any more.")],
+    reason: options.ReasonOption,
+    by: options.ByOption,
+    as_json: options.JsonOption = False,
+) -> None:
+    """End by hand what is owed to a client, as where the platform does not know it. The withdrawal stays.
+
+    Example: consent-sync withdrawals close --client 12345 --reason "no such member" --by DPO --config nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import withdrawing
+
+    found = [
+        {"target": one.endpoint.target, "closed": withdrawing.close(one, client, reason=reason, by=by)}
+        for one in options.load_all(config)
+    ]
+    _show(found, text.closed, as_json=as_json)
+
+
+@_commands.command()
+def void(
+    config: options.ConfigsOption,
+    digest: Annotated[str, typer.Option("--list", metavar="DIGEST", help="The list, as `opt-out` named it.")],
+    reason: options.ReasonOption,
+    by: options.ByOption,
+    approved_by: Annotated[str, typer.Option(help="Who approved it: a second person.")],
+    as_json: options.JsonOption = False,
+) -> None:
+    """Take a wrong list back. Its record stays; the grants that follow are guarded like any.
+
+    Example: consent-sync withdrawals void --list 3fa9c0 --reason "wrong file" --by A --approved-by B -c nightly.toml
+    """
+    from sync_job.report import withdrawals_text as text
+    from sync_job.runs import withdrawing
+
+    found = [
+        {
+            "target": one.endpoint.target,
+            **withdrawing.void(one, digest, reason=reason, by=by, approved_by=approved_by),
+        }
+        for one in options.load_all(config)
+    ]
+    _show(found, text.voided, as_json=as_json)
+
+
+@_commands.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
+    config: options.ConfigsOption,
+) -> None:
+    """Write every withdrawal to a file, in the columns of a list.
+
+    Example: consent-sync withdrawals export withdrawals.csv --config nightly.toml
+    """
+    from sync_job.runs import withdrawing
+
+    targets = options.load_all(config)
+    if len(targets) > 1:
+        raise ConfigError("withdrawals export: one configuration at a time; each has a file of its own.")
+    count = withdrawing.export(targets[0], out)
+    typer.echo(f"{count:,} withdrawals written to {out}")
+
+
+def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:
+    """Print what was found of each target: one object, or words."""
+    if as_json:
+        options.print_json(found[0] if len(found) == 1 else {"targets": found})
+    else:
+        typer.echo("\n\n".join(words(one) for one in found))

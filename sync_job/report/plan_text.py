@@ -1,0 +1,71 @@
+"""Words for plans, for what is held, and for what a person lets through."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sync_job.report import text
+
+
+def plan(found: Mapping[str, Any]) -> str:
+    """Return what a run would send, on one screen."""
+    return "\n".join(_plan(found))
+
+
+def _plan(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"plan for {found['target']}: {found['requests']:,} requests; nothing was sent"
+    for run in found["recovers"]:
+        yield f"  run {run} died; what it left is counted as the next run will fold it"
+    if found["lists_waiting"]:
+        yield f"  {found['lists_waiting']} lists in the inbox are not counted yet; the next run takes them in first"
+    yield from text.remarks(found)
+    yield from text.approval_lines(found)
+    yield from text.export_lines(found["export"])
+    yield text.freshness(found, found["export"])
+    yield from text.decided(found["decided"])
+    yield from text.grant_lines(found)
+    yield from text.owed_lines(found)
+    yield from text.plan_lines(found)
+    times = []
+    if found["least_seconds"]:
+        times.append(f"{_span(found['least_seconds'])} at least, by [delivery] max_rps")
+    if found["likely_seconds"]:
+        times.append(f"about {_span(found['likely_seconds'])} at the rate of the last runs")
+    if times:
+        yield f"  time       {'; '.join(times)}"
+    if found["plan"]:
+        yield f"  plan file  {found['plan']}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def held(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return what runs held that may be approved, as a table."""
+    if not found:
+        return "nothing is held"
+    rows = [["run", "grants", "revocations", "clients of the export", "held because"]]
+    rows += [
+        [one["run"], *(f"{one[name]:,}" for name in ("grants", "revocations", "clients")), "; ".join(one["guards"])]
+        for one in found
+    ]
+    return text.table(rows)
+
+
+def approved(found: Mapping[str, Any]) -> str:
+    """Return what was approved, in words."""
+    return (
+        f"approved: {found['count']:,} {found['what']} of run {found['run']}, until {text.moment(found['until'])}. "
+        "The next run sends what of it is still stated and not withdrawn."
+    )
+
+
+def restored(found: Mapping[str, Any]) -> str:
+    """Return what was said of a restored backup, in words."""
+    rejected = f"; {found['rejected']:,} rows could not be read" if found["rejected"] else ""
+    return (
+        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}. The next run may grant "
+        "again, and sends every denial once more first."
+    )

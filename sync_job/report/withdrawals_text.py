@@ -1,0 +1,165 @@
+"""Words for withdrawals: lists, what became of them, what is owed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sync_job.consent.lists import scope_text
+from sync_job.report import text
+
+_SHOWN = 5
+
+
+def checked(found: Mapping[str, Any]) -> str:
+    """Return what a list would do, as lines."""
+    share = "" if found["share"] is None else f" ({found['share']:.2%} of those known)"
+    lines = [
+        f"list {found['list'][:12]} for {found['target']}: nothing was taken in",
+        f"  rows       {found['rows']:>12,}, {found['rejected']:,} of them cannot be taken",
+        f"  clients    {found['clients']:>12,}{share}: {found['known']:,} known, {found['unknown']:,} unknown, "
+        f"{found['withdrawn_already']:,} withdrew before",
+    ]
+    lines += [f"    {count:>8,} {reason}" for reason, count in list(found["reasons"].items())[:10]]
+    if found["must_be_confirmed"]:
+        lines.append(f"  confirm    a list of this size is taken in with --expect {found['clients']}")
+    return "\n".join(lines)
+
+
+def taken(found: Mapping[str, Any]) -> str:
+    """Return what became of a list, as lines."""
+    return "\n".join(_taken(found))
+
+
+def _taken(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"list {found['list'][:12]} is taken in for {found['target']}: {found['clients']:,} clients"
+    if found["rejected"]:
+        yield f"  ! {found['rejected']:,} rows could not be taken; mend and send them again as a list of their own"
+        for reject in found["rejects"][:_SHOWN]:
+            yield f"    line {reject['line']}: {reject['why']}: {reject['raw']}"
+    yield from _sent(found)
+
+
+def drained(found: Mapping[str, Any]) -> str:
+    """Return what a drain did, as lines."""
+    return "\n".join([f"drain of {found['target']}", *_sent(found)])
+
+
+def _sent(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["busy"]:
+        yield f"  not sent   {found['busy']}"
+    for reason in found.get("reasons_of_run", []):
+        yield f"  ! {reason}"
+    if sent := found.get("sent"):
+        yield (
+            f"  list       {sent['fresh']:>12,} new, {sent['repeats']:,} repeats, {sent['superseded']:,} lifted by "
+            "later evidence"
+        )
+        yield (
+            f"  sent       {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
+            f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
+        )
+    elif outcomes := found.get("outcomes"):
+        yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
+    elif not found["busy"] and found["run"] is None:
+        yield "  nothing was sent"
+    if found["run"]:
+        yield f"  run        {found['run']}"
+
+
+def reconsented(found: Mapping[str, Any]) -> str:
+    """Return what evidence has lifted, as lines."""
+    lines = [
+        f"evidence for {found['target']}: {found['lifted']:,} of {found['rows']:,} rows lift a withdrawal; the next "
+        "export that says allowed may grant again",
+    ]
+    lines += [f"    {count:>8,} rows: {reason}" for reason, count in found["reasons"].items()]
+    lines += [f"    client {one['client']}: {one['rule']}" for one in found["refused"][:50]]
+    if len(found["refused"]) > 50:
+        lines.append(f"    … and {len(found['refused']) - 50:,} more; --json lists all")
+    return "\n".join(lines)
+
+
+def status(found: Mapping[str, Any]) -> str:
+    """Return what is owed, as lines."""
+    return "\n".join(_status(found))
+
+
+def _status(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"owed at {found['target']}: {found['open']:,} clients, {found['parked']:,} more are parked"
+    if found["lists_waiting"]:
+        yield f"  {found['lists_waiting']} lists in the inbox are not counted yet"
+    if found["past_limit"]:
+        yield f"  ! {found['past_limit']:,} are past their limit"
+    if found["open"]:
+        yield f"  age        {text.named(found['by_age'], *found['by_age'])}"
+        yield f"  because of {text.named(found['by_source'], *found['by_source'])}"
+    rows = [["Client", "channels", "since", "limit", "because of", "tries", "next try", "reference"]]
+    for one in found["oldest"]:
+        next_try = "parked" if one["parked"] and one["next_at"] is None else text.moment(one["next_at"] or 0)
+        rows.append(
+            [
+                str(one["client"]),
+                scope_text(one["channels"]),
+                text.moment(one["started"]),
+                text.moment(one["limit_at"]),
+                one["source"],
+                str(one["tries"]),
+                ("parked, " if one["parked"] else "") + (next_try if one["next_at"] else "next run"),
+                one["request_ref"],
+            ]
+        )
+    if len(rows) > 1:
+        yield text.table(rows)
+    if found["lists"]:
+        yield "lists taken in last"
+        yield text.table(
+            [["list", "file", "taken in", "new", "repeats", "void"]]
+            + [
+                [
+                    one["digest"][:12],
+                    one["source"],
+                    text.moment(one["taken_in"]),
+                    f"{one['fresh']:,}",
+                    f"{one['repeats']:,}",
+                    text.moment(one["voided"]) if one["voided"] else "",
+                ]
+                for one in found["lists"]
+            ]
+        )
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """Return what came in and what was acknowledged, as lines."""
+    after = {name: seconds for name, seconds in found["after_s"].items() if seconds is not None}
+    lines = [
+        f"withdrawals at {found['target']} from {text.moment(found['from'])} to {text.moment(found['to'])}",
+        f"  received      {found['received']:>12,}",
+        f"  acknowledged  {found['acknowledged']:>12,}, {found['late']:,} of them late"
+        + (f"; after {', '.join(f'{name} {_span(seconds)}' for name, seconds in after.items())}" if after else ""),
+    ]
+    lines += [f"  ended {ended:<8} {count:>11,}" for ended, count in found["ended_otherwise"].items()]
+    lines.append(
+        f"  withdrawn, and allowed on the platform as far as we know: {found['withdrawn_and_allowed']:,} (must be 0)"
+    )
+    if found["withdrawn_and_owed"]:
+        lines.append(f"  and {found['withdrawn_and_owed']:,} whose denial is owed and not acknowledged yet")
+    return "\n".join(lines)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def closed(found: Mapping[str, Any]) -> str:
+    """Return what was closed by hand, in words."""
+    return f"{found['closed']:,} obligations at {found['target']} were closed by hand; the withdrawal stays"
+
+
+def voided(found: Mapping[str, Any]) -> str:
+    """Return what a void list took with it, in words."""
+    return (
+        f"the list is void at {found['target']}: {found['withdrawals']:,} withdrawals bind no more, "
+        f"{found['obligations']:,} denials are owed no more, {found['kept']:,} stay by another list. What was denied "
+        "already stays denied until an export allows it, and the guards look at that."
+    )

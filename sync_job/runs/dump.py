@@ -1,0 +1,35 @@
+"""Reads a dump of the platform: what it holds today, in any format that exports have."""
+
+from sync_job.config import ColumnSettings, Settings
+from sync_job.consent.channels import FIELDS
+from sync_job.consent.tables import Table
+from sync_job.errors import ConfigError
+from sync_job.exports import loader
+from sync_job.runs.watch import Watch
+
+
+def read(settings: Settings, path: str, watch: Watch) -> Table:
+    """Return what a dump of the platform says; its columns are the platform's own names, or those of the export.
+
+    Raises:
+        ExportError, ConfigError: when it cannot be read, or not every row of it.
+    """
+    watch.stage("reading the dump")
+    own = ColumnSettings.model_validate({})
+    names = loader.names(path, settings.export.format)
+    columns = own if own.Client in names and set(FIELDS) & set(names) else settings.export.columns
+    columns = columns.model_copy(update={"consent_changed_at": ""})
+    columns = columns.model_copy(update={name: "" for name in FIELDS if getattr(columns, name) not in names})
+    found = loader.load(
+        settings.export.model_copy(update={"columns": columns, "kind": "full"}),
+        settings.run.zone,
+        where=path,
+        first_look=True,
+        progress=watch.at,
+    )
+    if found.rejects:
+        raise ConfigError(
+            f"{path}: {found.rejects:,} rows of the dump cannot be read ({', '.join(list(found.reasons)[:3])}). "
+            "What the platform holds must be known for sure: mend the dump, or use --platform unknown."
+        )
+    return found.statements
