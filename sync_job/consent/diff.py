@@ -27,7 +27,7 @@ from sync_job.consent.channels import (
 from sync_job.consent.guards import Tally
 from sync_job.consent.known import Holdings, Known, nobody
 from sync_job.consent.rows import Lane, Rows, joined, owed_first
-from sync_job.consent.rules import FREE, Cases, Change, Hold, Rulings, decide_all, keep, of_kind
+from sync_job.consent.rules import FREE, Cases, Change, Hold, Rulings, approved, decide_all, keep, of_kind
 from sync_job.consent.tables import CHUNK, Table
 
 
@@ -82,9 +82,7 @@ def send(
     last acknowledged values wait for the linger to end.
     """
     wanted = stated(target)
-    unsure = stated(due)
-    if owed is not None:
-        unsure |= np.where(acknowledged & (denied(due) & owed == owed), np.uint8(0), owed)
+    unsure = stated(due) if owed is None else stated(due) | owed
     unsure = np.where(acknowledged, unsure & stated(due ^ target), unsure)
     changes = wanted & (stated(target ^ state) | unsure)
     chosen = changes | denied(target) if restate else changes
@@ -188,8 +186,11 @@ def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
         key = means.astype(np.uint16) << 8
         key |= holds
         quickly = quick[key]
-        found.tally.stating += int(np.count_nonzero(quickly & _STATES))
-        found.tally.known += int(np.count_nonzero((quickly & _STATES != 0) & here))
+        states = quickly & _STATES != 0
+        if terms.absent:
+            states &= ~gone  # what is taken as said of them is no sign of what the export is like
+        found.tally.stating += int(np.count_nonzero(states))
+        found.tally.known += int(np.count_nonzero(states & here))
         found.tally.lost += int(np.count_nonzero(quickly & _LOST))
         look = (quickly & _LOOK != 0) | (owes != 0)
         first, last = np.searchsorted(closer, (start, start + CHUNK))
@@ -238,42 +239,49 @@ def _decide(
     found: _Gathered,
 ) -> None:
     """Add to *found* what is sent of these clients, and how all of them were decided."""
+    # A client to whom a denial is owed is sent denials alone: a grant that is refused must not delay it.
     may_grant = np.full(len(ids), terms.may_grant)
-    may_grant &= ~np.isin(ids, terms.ungranted, assume_unique=True)
-    covered = known.withdrawn.of(ids)
-    rulings = decide_all(Cases(says, holds, owes, covered, owed, may_grant, terms.approved.of(ids)), terms.hold)
+    may_grant &= ~np.isin(ids, terms.ungranted, assume_unique=True) & (owed == 0)
+    covered, let_through = known.withdrawn.of(ids), terms.approved.of(ids)
+    rulings = decide_all(Cases(says, holds, owes, covered, owed, may_grant, let_through), terms.hold)
     target, held = rulings.target, rulings.held
     acknowledged = known.lingering.of(ids, now)[1]
     sending = send(target, holds, owes, acknowledged, restate=terms.restate, owed=owed)
-    if terms.only_owed:
-        held = np.where(owed == 0, held | sending.changes, held).astype(np.uint8)
-        target = np.where(owed == 0, np.uint8(0), keep(target, owed)).astype(np.uint8)
-        sending = send(target, holds, owes, acknowledged, restate=terms.restate, owed=owed)
     # Refused before, and nothing else is to be changed since: it waits for its next try.
     refused = known.waiting.of(ids)
     waits = (refused != 0) & (stated((target ^ refused) & spread(sending.changes)) == 0) & (owed == 0)
-    planned = (sending.changes != 0) & ~waits
-    would = send(target, holds, owes, np.zeros(len(ids), np.bool_), restate=terms.restate).changes != 0
+    goes = (sending.changes != 0) & ~waits
+    later = ~goes & (send(target, holds, owes, np.zeros(len(ids), np.bool_), restate=terms.restate).changes != 0)
+    planned = goes
+    if terms.only_owed:
+        held = held | np.where(goes, sending.changes & ~owed & ~rulings.blocked, np.uint8(0))
+        sending = send(keep(target, owed), holds, owes, acknowledged, restate=terms.restate, owed=owed)
+        planned = goes & (sending.changes != 0)
     counts = found.counts
     rest = is_stated.copy()
     counts.planned += int(np.count_nonzero(planned))
     counts.planned_unstated += int(np.count_nonzero(planned & ~rest))
     rest &= ~planned
-    counts.waiting += int(np.count_nonzero(rest & would))
-    rest &= ~would
+    counts.waiting += int(np.count_nonzero(rest & later))
+    rest &= ~later
     counts.blocked += int(np.count_nonzero(rest & (rulings.blocked != 0)))
     rest &= rulings.blocked == 0
     counts.held += int(np.count_nonzero(rest & (held != 0)))
     for channel in range(4):
         counts.held_channels[channel] += int(np.count_nonzero(held & (1 << (2 * channel))))
         counts.blocked_channels[channel] += int(np.count_nonzero(rulings.blocked & (1 << (2 * channel))))
-    if (held != 0).any():
-        which = held != 0
-        found.held.append((ids[which], keep(says[which], held[which]), keep(rulings.change[which], held[which])))
-    if (rulings.blocked != 0).any():
-        which = rulings.blocked != 0
+    # Of a channel of which the export says nothing, a due denial may be held: there is nothing to approve in that.
+    not_let = held & (denied(says) | allowed(says))
+    which = not_let != 0
+    if which.any():
+        found.held.append((ids[which], keep(says[which], not_let[which]), keep(rulings.change[which], not_let[which])))
+    which = rulings.blocked != 0
+    if which.any():
         found.blocked.append((ids[which], rulings.blocked[which]))
-    _count(found.tally, rulings, sending.changes, planned, is_stated & ((holds | owes) != 0), terms, ids)
+    carried = np.where(planned, sending.changes & ~approved(says, let_through), np.uint8(0))
+    _count(found.tally, rulings, carried)
+    by_export = carried & rulings.differs & ~covered & ~owed
+    found.tally.changed += int(np.count_nonzero((by_export != 0) & is_stated & ((holds | owes) != 0)))
     sent, changes = sending.sent[planned], sending.changes[planned]
     lane = lanes(holds[planned], sent, changes)
     # An old withdrawal that is merely restated must not carry a grant ahead of other clients' denials.
@@ -283,18 +291,13 @@ def _decide(
         found.rows[int(one)].append(rows.at(lane == one))
 
 
-def _count(
-    tally: Tally, rulings: Rulings, changes: Bytes, planned: Mask, is_known: Mask, terms: Terms, ids: Ids
-) -> None:
-    """Add to *tally* what these clients' rows would change; what a person approved is not counted again."""
-    approved = stated(terms.approved.of(ids))
-    carried = np.where(planned, changes & ~approved, 0).astype(np.uint8)
+def _count(tally: Tally, rulings: Rulings, carried: Bytes) -> None:
+    """Add to *tally* what rows would change that change these channels."""
     tally.new_grants += int(np.count_nonzero(of_kind(rulings.change, Change.NEW_GRANT) & carried))
     tally.re_grants += int(np.count_nonzero(of_kind(rulings.change, Change.RE_GRANT) & carried))
     revoked = of_kind(rulings.change, Change.REVOCATION) & carried
     for place, shift in enumerate(SHIFTS):
         tally.revocations[place] += int(np.count_nonzero(revoked & (1 << shift)))
-    tally.changed += int(np.count_nonzero(planned & is_known & (rulings.differs != 0)))
 
 
 def _all_ids(parts: list[Ids]) -> Ids:

@@ -55,7 +55,8 @@ class Tally:
 
     *allowed* is how many clients have each channel allowed in State; *stating* are clients of the export that state
     a channel, *known* those of them of whom the snapshot has something, *changed* those of the known with a target
-    that is neither State nor Due; *lost* those of whom it states nothing where State is allowed.
+    that is neither State nor Due, and that no withdrawal or obligation set; *lost* those of whom it states nothing
+    where State is allowed.
     """
 
     snapshot: int = 0
@@ -113,7 +114,7 @@ class Judgement:
 
 def at_most(floor: float, share: float, base: float) -> int:
     """Return the largest count that does not trip: the larger of a floor and a share of *base*."""
-    return int(max(floor, share * base))
+    return int(max(floor, round(share * base, 6)))  # 0.29 of 100 is 29, and not the 28.999… that floats make of it
 
 
 def judge(tally: Tally, past: Past, limits: Thresholds, *, full: bool, accepted: bool = False) -> Judgement:
@@ -133,7 +134,7 @@ def judge(tally: Tally, past: Past, limits: Thresholds, *, full: bool, accepted:
     re_grants = check(
         Guard.RE_GRANTS, tally.re_grants, at_most(limits.re_grants, limits.re_grants_share, tally.snapshot)
     )
-    usual = int(limits.new_grants_nights * past.usual_grants)
+    usual = at_most(0, limits.new_grants_nights, past.usual_grants)
     new_grants = check(
         Guard.NEW_GRANTS,
         tally.new_grants,

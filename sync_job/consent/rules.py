@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sync_job.consent.channels import ALLOWED, BLANK, DENIED, NOTHING, SHIFTS, Bytes, Mask, spread
+from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LOW_BITS, NOTHING, SHIFTS, Bytes, Mask, spread, stated
 
 
 class Rule(IntEnum):
@@ -76,17 +76,18 @@ def decide(
 
     *owed* is whether an obligation is to be sent now; *held* has the changes that a guard holds for this client.
     A ruling is *held* (rule P4, or a revocation that P2 passes over) when what the export says was not let through
-    and would have been sent or restated as due; *blocked* when a withdrawal overruled its *allowed*.
+    and would have been sent or restated as due; *blocked* when a withdrawal overruled its *allowed*. What is owed is
+    due, whatever the snapshot says, and is never held.
     """
     if withdrawn and (statement != NOTHING or state != NOTHING or due != NOTHING or owed):
         return Ruling(DENIED, Rule.P1, blocked=statement == ALLOWED)
     change = asked(statement, state, due)
-    if statement == DENIED and change not in held:
+    if statement == DENIED and (change not in held or owed):
         return Ruling(DENIED, Rule.P2, change=change)
     if statement == ALLOWED and may_grant and change not in held:
         return Ruling(ALLOWED, Rule.P3, change=change)
     is_held = statement == DENIED or (statement == ALLOWED and (state != ALLOWED or due != NOTHING))
-    if due == DENIED:
+    if due == DENIED or owed:
         return Ruling(DENIED, Rule.P5, held=is_held, change=change)
     return Ruling(NOTHING, Rule.P6, held=is_held, change=change)
 
@@ -160,9 +161,7 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
     """Return what `decide` says of every channel of every client."""
     target, held, blocked, differs, change = (np.zeros(len(cases.statement), np.uint8) for _ in range(5))
     granting = cases.may_grant.astype(np.uint16) << 8
-    # Approved where what is approved is what the export says.
-    unlike = cases.approved ^ cases.statement
-    approved = ~(unlike | (unlike >> 1)) & (cases.approved | (cases.approved >> 1))
+    let_through = approved(cases.statement, cases.approved)
     for place, shift in enumerate(SHIFTS):
         case = ((cases.statement >> shift) & 3).astype(np.uint16)
         case |= ((cases.state >> shift) & 3).astype(np.uint16) << 2
@@ -170,7 +169,7 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
         case |= ((cases.withdrawn >> shift) & 1).astype(np.uint16) << 6
         case |= ((cases.owed >> shift) & 1).astype(np.uint16) << 7
         case |= granting
-        case |= ((approved >> shift) & 1).astype(np.uint16) << 9
+        case |= ((let_through >> shift) & 1).astype(np.uint16) << 9
         ruled = _table(hold, place)[case]
         target |= (ruled & 3) << shift
         held |= ((ruled >> 2) & 1) << shift
@@ -180,10 +179,14 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
     return Rulings(target, held, blocked, differs, change)
 
 
+def approved(statement: Bytes, values: Bytes) -> Bytes:
+    """Return the channels, one low bit each, of which a person approved just what the export says now."""
+    return stated(values) & ~stated(values ^ statement)
+
+
 def of_kind(changes: Bytes, kind: Change) -> Bytes:
     """Return the channels, one low bit each, whose change is of this kind."""
-    unlike = changes ^ np.uint8(kind * 0b01010101)
-    return np.asarray(~(unlike | (unlike >> 1)) & 0b01010101, np.uint8)
+    return LOW_BITS & ~stated(changes ^ np.uint8(kind * LOW_BITS))
 
 
 def keep(values: Bytes, chosen: Bytes) -> Bytes:

@@ -23,6 +23,7 @@ from sync_job.exports.blocks import Block, Columns
 from sync_job.exports.records import Dialect
 
 BLOCK_BYTES = 8 << 20
+_LIST_BYTES = 1 << 20  # of a list, of which every column is kept: small pieces need little beside
 _LONGEST_RECORD_BYTES = 64 << 20
 _BOM = b"\xef\xbb\xbf"
 csv.field_size_limit(_LONGEST_RECORD_BYTES + BLOCK_BYTES)  # 128 KiB otherwise, and a longer field an exception
@@ -32,7 +33,7 @@ _TOKENS = pa.dictionary(pa.int32(), pa.binary())  # few distinct values: looked 
 
 @dataclass(frozen=True)
 class TextBlock:
-    """Columns of a block as text; *rows* returns the ragged rows (line and text) and the lines of all others.
+    """Columns of a block as text; *rows* returns the *ragged* rows (line and text) and the lines of all others.
 
     Lines are counted from the block's begin, which is behind line *line* of *file*.
     """
@@ -40,6 +41,7 @@ class TextBlock:
     table: pa.Table
     file: str
     line: int
+    ragged: bool
     rows: Callable[[], tuple[list[tuple[int, str]], list[int]]]
 
 
@@ -125,9 +127,9 @@ def tables(source: sources.Source, head: Header, names: list[str], dialect: Dial
     """
     line = head.lines
     with sources.reading(source.path):
-        for text in _texts(source, head, hashlib.sha256(), dialect):
+        for text in _texts(source, head, hashlib.sha256(), dialect, _LIST_BYTES):
             table, ragged = _parse(text, head.names, dict.fromkeys(names, _TEXT), dialect)
-            yield TextBlock(table, str(source.path), line, partial(_rows, text, ragged, dialect))
+            yield TextBlock(table, str(source.path), line, bool(ragged), partial(_rows, text, ragged, dialect))
             line += records.count_lines(text)
 
 
@@ -139,13 +141,15 @@ def _rows(text: bytes, ragged: list[tuple[int, str]], dialect: Dialect) -> tuple
     return bad, found.lines[good].tolist()
 
 
-def _texts(source: sources.Source, head: Header, digest: "hashlib._Hash", dialect: Dialect) -> Iterator[bytes]:
+def _texts(
+    source: sources.Source, head: Header, digest: "hashlib._Hash", dialect: Dialect, size_bytes: int | None = None
+) -> Iterator[bytes]:
     """Yield what comes after the header in pieces of whole records."""
     line = head.lines + 1
     rest = b""
     with source.path.open("rb") as file:
         digest.update(file.read(head.size_bytes))
-        while piece := file.read(BLOCK_BYTES):
+        while piece := file.read(size_bytes or BLOCK_BYTES):
             digest.update(piece)
             text = rest + piece
             length = records.cut(text, dialect)

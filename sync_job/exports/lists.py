@@ -59,11 +59,13 @@ class List:
         hasher = hashlib.sha256()
         for name in self.table.column_names:
             column = self.table.column(name)
-            if pa.types.is_string(column.type):
-                for one in column.to_pylist():
-                    hasher.update(f"{one}\0".encode())
-            else:
-                hasher.update(column.to_numpy().tobytes())
+            for chunk in column.chunks:
+                if pa.types.is_string(chunk.type):
+                    # The lengths tell where one text ends, so that two lists never look alike.
+                    hasher.update(pc.binary_length(chunk).to_numpy())
+                    hasher.update("".join(chunk.cast(pa.string()).to_pylist()).encode())
+                else:
+                    hasher.update(chunk.to_numpy())
         self.digest = hasher.hexdigest()
 
 
@@ -83,6 +85,7 @@ class _Piece:
     table: pa.Table
     file: str
     line: int
+    ragged: bool = False
     rows: Callable[[], tuple[list[tuple[int, str]], list[int]]] | None = None
     problems: cells.Problems = field(init=False)
 
@@ -111,8 +114,8 @@ def read_withdrawals(
     """Return a list of withdrawals.
 
     Its columns: client int32, channels uint8 (low bits), received_at and withdrawn_at float64 (epoch seconds), basis
-    and request_ref strings. What a row does not say, *received_at*, *scope*, *basis* and *request_ref* say for it, and
-    then the settings. *columns* names columns otherwise than the settings do.
+    uint8 (its place in BASES), request_ref string. What a row does not say, *received_at*, *scope*, *basis* and
+    *request_ref* say for it, and then the settings. *columns* names columns otherwise than the settings do.
 
     Raises:
         ConfigError: when nothing says when, which channels, or why.
@@ -143,7 +146,7 @@ def read_withdrawals(
                 "channels": channels.astype(np.uint8),
                 "received_at": np.nan_to_num(received),
                 "withdrawn_at": np.nan_to_num(withdrawn),
-                "basis": pa.array(lists.BASES).take(pa.array(np.maximum(place - 1, 0).astype(np.int32))),
+                "basis": np.maximum(place - 1, 0).astype(np.uint8),
                 "request_ref": refs.cast(pa.string()),
             }
         )
@@ -250,7 +253,7 @@ def _pieces(
             wanted = list(dict.fromkeys(column for column in there.values() if column))
             if head:
                 for block in csv.tables(source, head, wanted, Dialect()):
-                    yield _Piece(block.table, block.file, block.line, block.rows), there
+                    yield _Piece(block.table, block.file, block.line, block.ragged, block.rows), there
             else:
                 line = 0
                 for table in parquet.tables(source, wanted):
@@ -296,7 +299,7 @@ def _basis(word: str) -> int:
 def _take(found: _Gathered, piece: _Piece, table: pa.Table) -> None:
     """Add the good rows of a block, and what its rejects say."""
     bad = piece.problems.bad
-    ragged, lines = piece.rows() if piece.rows else ([], [])
+    ragged, lines = piece.rows() if piece.rows and (piece.ragged or bad.any()) else ([], [])
     found.rows += table.num_rows + len(ragged)
     found.rejected += int(np.count_nonzero(bad)) + len(ragged)
     found.reasons.update(piece.problems.counts)
@@ -329,13 +332,17 @@ def _finish(where: str, found: _Gathered, keys: list[str]) -> List:
     if not sum(part.num_rows for part in found.parts):
         why = ", ".join(f"{count:,} {reason}" for reason, count in found.reasons.most_common(3)) or "no rows"
         raise ExportError(f"{where}: not one row of the list can be taken ({why}). Nothing was taken in.")
-    table = pa.concat_tables(found.parts).combine_chunks().sort_by([(key, "ascending") for key in keys])
+    table = pa.concat_tables(found.parts)
+    found.parts.clear()
+    table = table.take(pc.sort_indices(table, [(key, "ascending") for key in keys])).combine_chunks()
     same = np.ones(table.num_rows, np.bool_)
     same[0] = False
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         same[1:] &= pc.equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
     if same.any():
-        table = table.filter(pa.array(~same))
+        table = table.filter(pa.array(~same)).combine_chunks()
+    table = pa.Table.from_batches(table.to_batches(1 << 16))  # of a size that is hashed and written piece by piece
+    pa.default_memory_pool().release_unused()
     name = where.rstrip("/").rsplit("/", 1)[-1]
     return List(table, name, found.rows, found.rejected, found.reasons, found.rejects)

@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         ("channels", pa.uint8()),  # the low bit of each
         ("received_at", pa.float64()),  # epoch seconds
         ("withdrawn_at", pa.float64()),
-        ("basis", pa.string()),
+        ("basis", pa.uint8()),  # its place in `consent.lists.BASES`
         ("request_ref", pa.string()),
     ]
 )
@@ -103,7 +103,7 @@ def _content(batches: Iterator[pa.RecordBatch] | list[pa.RecordBatch]) -> str:
         for name in SCHEMA.names:
             column = batch.column(name)
             if pa.types.is_string(column.type):
-                hasher.update("\0".join(one or "" for one in column.to_pylist()).encode())
+                hasher.update("\0".join(column.to_pylist()).encode())
             else:
                 hasher.update(column.to_numpy(zero_copy_only=False).tobytes())
     return hasher.hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sync_job.consent.channels import LOW_BITS, Ids
+from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.lists import BASES, scope_text
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -32,6 +32,7 @@ CREATE TABLE withdrawals (
     in_force INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref)
 ) WITHOUT ROWID;
 CREATE INDEX withdrawals_by_list ON withdrawals (list);
+CREATE TABLE in_force (only INTEGER PRIMARY KEY CHECK (only = 1), client BLOB NOT NULL, channels BLOB NOT NULL);
 CREATE TABLE reconsents (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, granted_at REAL NOT NULL, method TEXT NOT NULL,
     evidence_ref TEXT NOT NULL, taken_in REAL NOT NULL, PRIMARY KEY (client, channels, granted_at)
@@ -56,7 +57,8 @@ _LIFTED = (
     "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
     "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
 )
-_BASIS = {name: place for place, name in enumerate(BASES)}
+# What the batch that is being taken in added.
+_NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
@@ -125,10 +127,14 @@ class Withdrawals:
                 (digest, about["source"], about["taken_in"], now),
             ).lastrowid
             rows = fresh = superseded = 0
+            taken: list[tuple[Ids, Bytes]] = []
             for batch in batches:
                 rows += batch.num_rows
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
+                if new:
+                    taken.append(self._read(_NEW))
+            self._keep([self._effective(), *taken])
             found = Absorbed(rows, fresh, rows - fresh - superseded, superseded)
             self._db.execute(
                 "UPDATE lists SET rows = ?, fresh = ?, repeats = ?, superseded = ? WHERE number = ?",
@@ -140,7 +146,7 @@ class Withdrawals:
         """Take in a batch; return how many of its rows are new and in force, and new but lifted already."""
         received = batch.column("received_at").to_numpy()
         columns = [batch.column(name).to_pylist() for name in ("client", "channels", "withdrawn_at", "request_ref")]
-        basis = [_BASIS[name] for name in batch.column("basis").to_pylist()]
+        basis = batch.column("basis").to_pylist()
         self._db.execute("DELETE FROM temp.incoming")
         self._db.executemany(
             "INSERT INTO temp.incoming (client, channels, withdrawn_at, request_ref, received_at, basis, limit_at) "
@@ -192,15 +198,33 @@ class Withdrawals:
 
     def in_force(self) -> Table:
         """Return the low bit of each withdrawn channel of each client."""
-        with files.loading(self.path):
-            query = "SELECT client, in_force FROM withdrawals WHERE in_force != 0 ORDER BY client"
-            kind = np.dtype([("client", np.int32), ("channels", np.uint8)])
-            rows = np.fromiter(self._db.execute(query), kind)
-        ids: Ids = np.ascontiguousarray(rows["client"])
-        if not len(ids):
-            return tabulate(ids, ids, rows["channels"])
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-        return tabulate(ids[starts], ids[starts], np.bitwise_or.reduceat(rows["channels"], starts))
+        ids, channels = self._effective()
+        return tabulate(ids, ids, channels)
+
+    def _effective(self) -> tuple[Ids, Bytes]:
+        """Return who withdrew which channels, as it is kept ready: a million rows are read in no time."""
+        rows = self._rows("SELECT client, channels FROM in_force")
+        if not rows:
+            return np.zeros(0, np.int32), np.zeros(0, np.uint8)
+        return np.frombuffer(rows[0][0], np.int32), np.frombuffer(rows[0][1], np.uint8)
+
+    def _read(self, query: str) -> tuple[Ids, Bytes]:
+        rows = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32), ("channels", np.uint8)]))
+        return np.ascontiguousarray(rows["client"]), np.ascontiguousarray(rows["channels"])
+
+    def _keep(self, parts: list[tuple[Ids, Bytes]]) -> None:
+        """Keep ready who withdrew which channels, several rows of a client laid over each other."""
+        ids = np.concatenate([part[0] for part in parts])
+        channels = np.concatenate([part[1] for part in parts])
+        order = np.argsort(ids, kind="stable")
+        ids, channels = ids[order], channels[order]
+        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.intp)
+        merged = np.bitwise_or.reduceat(channels, starts) if len(ids) else channels
+        self._db.execute("INSERT OR REPLACE INTO in_force VALUES (1, ?, ?)", (ids[starts].tobytes(), merged.tobytes()))
+
+    def _gather(self) -> None:
+        """Keep ready anew who withdrew which channels, after some were lifted; the transaction has begun."""
+        self._keep([self._read("SELECT client, in_force FROM withdrawals WHERE in_force != 0")])
 
     def clients(self) -> Ids:
         """Return every client that a list or evidence has named, ascending."""
@@ -228,6 +252,8 @@ class Withdrawals:
                         refused.append((row["client"], why))
                     else:
                         lifted += 1
+            if lifted:
+                self._gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
         return Lifted(rows, lifted, refused)
 
@@ -295,6 +321,7 @@ class Withdrawals:
                 (number,),
             ).rowcount
             gone = self._db.execute("UPDATE withdrawals SET in_force = 0 WHERE list = ?", (number,)).rowcount
+            self._gather()
             ended = self._db.execute(
                 "UPDATE obligations SET owed = 0, closed = ?, ended = 'void', reason = ?, by = ? "
                 "WHERE list = ? AND owed != 0",
@@ -392,6 +419,7 @@ class Withdrawals:
         for table in ("withdrawals", "reconsents"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
+        self._gather()
 
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
