@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ class Shop:
         path = self.folder / "opt-outs.csv"
         rows = "".join(f"{client},{scope}\n" for client, scope in people.items())
         path.write_text(f"Client,scope\n{rows}", "utf-8")
-        return Listing(str(path), **{"received_at": time.time() - 60, "basis": "consent-withdrawn"} | said)
+        listing = Listing(str(path), received_at=time.time() - 60, basis="consent-withdrawn")
+        return replace(listing, **said)
 
     def withdraw(self, people: Mapping[int, str], **said: Any) -> str:
         """Take a list in without sending it, and return its digest."""

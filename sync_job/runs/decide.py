@@ -120,6 +120,11 @@ class Case:
     judgement: Judgement = field(default_factory=Judgement)
     doubts: list[freshness.Finding] = field(default_factory=list)
 
+    @property
+    def lacks_column(self) -> bool:
+        """Whether a mapped column is not in the export."""
+        return any(one.doubt is Doubt.COLUMN for one in self.doubts)
+
 
 class Channels(NamedTuple):
     """Clients, ascending, with the low bit of some channels of each."""
@@ -285,7 +290,8 @@ def _guarded(case: Case, known_now: Known, owing: Ids, ledger: Ledger, now: floa
     case.tally = found.tally
     case.judgement = guards.judge(
         found.tally,
-        past if case.kind != "part" else replace(past, lost=None),
+        # A part says little of whom it lacks, and a missing column is an alarm of its own.
+        replace(past, lost=None) if case.kind == "part" or case.lacks_column else past,
         thresholds(case.settings),
         full=case.kind == "full",
         accepted=ledger.applied.is_accepted(case.digest, now),
