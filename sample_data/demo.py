@@ -1,4 +1,4 @@
-"""Runs the demonstration: the stand-in platform on loopback, `init`, and two nights of the sample export.
+"""Runs the demonstration: a stand-in platform on loopback, `init`, two nights of the sample export, and opt-outs.
 
 Everything it makes lies in the folder `demo/`, which is emptied first. `make demo` calls it.
 """
@@ -47,6 +47,10 @@ def main() -> None:
         consent_sync("run", first, *config, "--quiet")
         consent_sync("plan", second, *config)
         consent_sync("run", second, *config, "--quiet")
+        consent_sync("opt-out", "sample_data/opt-outs.csv", "--check", *config)
+        consent_sync("opt-out", "sample_data/opt-outs.csv", *config, "--quiet")
+        consent_sync("run", second, *config, "--quiet")
+        consent_sync("withdrawals", "status", *config)
         consent_sync("report", *config)
         consent_sync("runs", *config)
     finally:

@@ -27,6 +27,7 @@ CUSTOMERS = 5_000
 FIRST_ID = 100_001
 NIGHT_1 = "2026-11-21.csv"
 NIGHT_2 = "2026-11-22.parquet"
+OPT_OUTS = "opt-outs.csv"
 DAY_1 = datetime(2026, 11, 21)  # night 1 is as of this midnight, night 2 as of the next
 
 CHANNELS = ("SmsConsent", "EmailConsent", "PushConsent", "ReceiptByEmail")
@@ -240,12 +241,30 @@ def parquet_bytes(rows: Iterable[Row]) -> bytes:
     return sink.getvalue()
 
 
+def opt_outs() -> str:
+    """Return a list of withdrawals as it comes from a mailbox: four grounds, some unknown ids, a torn row, a repeat."""
+    rng = random.Random(SEED + 1)
+    rows = ["CustomerId,received_at,withdrawn_at,scope,basis,request_ref"]
+    numbers = rng.sample(range(100_001, 100_001 + CUSTOMERS), 40)
+    for place, number in enumerate(numbers):
+        received = DAY_1 + timedelta(hours=rng.randint(8, 20), minutes=rng.randint(0, 59))
+        withdrawn = (received - timedelta(hours=rng.randint(1, 40))).isoformat() if place % 3 else ""
+        scope = ("marketing", "all", "Sms", "Email Push")[place % 4]
+        basis = ("consent-withdrawn", "objection", "erasure", "complaint")[place % 7 % 4]
+        rows.append(f"{number},{received.isoformat()},{withdrawn},{scope},{basis},R-{1000 + place}")
+    rows.insert(20, "199999,2026-11-21T11:00:00,,marketing,objection,R-0999")  # no customer has this id
+    rows.insert(30, "n/a,2026-11-21T12:30:00,,all,objection,R-0998")  # whoever typed it had no id
+    rows.append(rows[5])
+    return "\n".join(rows) + "\n"
+
+
 def main(out_dir: Path) -> None:
     """Write both nights into *out_dir*, and print how many rows and changes they have."""
     night_1, night_2, overnight = nights()
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / NIGHT_1).write_bytes(csv_bytes(night_1))
     (out_dir / NIGHT_2).write_bytes(parquet_bytes(night_2))
+    (out_dir / OPT_OUTS).write_text(opt_outs(), "utf-8")
     print(f"{NIGHT_1}: {sum(bool(row.cells) for row in night_1)} rows")
     print(f"{NIGHT_2}: {len(night_2)} rows")
     for kind, count in Counter(change.kind for change in overnight).items():

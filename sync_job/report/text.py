@@ -109,7 +109,9 @@ def decided(decisions: Mapping[str, Any]) -> Iterator[str]:
 def grant_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield how many grants and revocations the export asks for, as lines."""
     grants = found.get("grants")
-    if not grants:
+    if not grants or not (
+        grants["new"] or grants["re"] or grants["unknown"] or grants["lost"] or any(grants["revocations"].values())
+    ):
         return
     revocations = {channel: count for channel, count in grants["revocations"].items() if count}
     said = {"new grants": grants["new"], "re-grants": grants["re"], "unknown ids": grants["unknown"]}

@@ -163,6 +163,9 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
     counts.check(summary)
     files.replace_json(folder / "summary.json", summary)
     waiting = state.ledger.obligations.waiting().client[:_UNDONE_KEPT].tolist()
+    if findings.export is None:
+        # It read no export: the next one is held against the last that was read.
+        findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
     known = [*findings.reject_keys, *undone, *(("refused", str(client)) for client in waiting)]
     state.ledger.report(findings.run, summary["exit"], summary, known)
     state.remove_run(findings.run)
