@@ -106,7 +106,7 @@ def test_missing_required_key_says_what_it_is_for(file: Path) -> None:
         ConfigError, match=re.escape("[export] as_of: missing; how the export's age is known")
     ) as caught:
         config.load(file)
-    assert "'none'" in str(caught.value)
+    assert '"none"' in str(caught.value)
 
 
 def test_every_wrong_key_is_named_at_once(file: Path) -> None:

@@ -58,18 +58,25 @@ def load_all(configs: list[Path]) -> "list[Settings]":
     Raises:
         ConfigError: when a folder has none, or two have the same state.
     """
+    from sync_job.config import Settings
+
     files: list[Path] = []
     for one in configs:
         found = sorted(one.glob("*.toml")) if one.is_dir() else [one]
         if not found:
             raise ConfigError(f"{one}: no configuration (*.toml) in this folder.")
         files += found
-    targets = [load(file) for file in files]
-    states = [settings.state.path for settings in targets]
-    for file, state in zip(files, states, strict=True):
-        if states.count(state) > 1:
-            raise ConfigError(f"{file}: another configuration names the same [state] path; name one of them only.")
-    return targets
+    targets: dict[Path, Settings] = {}
+    for file in files:
+        settings = load(file)
+        before = targets.setdefault(settings.state.path, settings)
+        # Several configurations of one brand, as for nights and for a backfill, are one target.
+        if (before.endpoint.target, before.withdrawals) != (settings.endpoint.target, settings.withdrawals):
+            raise ConfigError(
+                f"{file}: another configuration has the same [state] path and another [withdrawals] section or target; "
+                "name one of them only."
+            )
+    return list(targets.values())
 
 
 def moment(text: str, settings: "Settings", option: str) -> float | None:
