@@ -10,6 +10,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+from sync_job.errors import StateDamagedError
 from sync_job.ledger import files
 
 VERSION = 1
@@ -17,7 +18,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Anchor:
-    """How far a state had come: its id, the numbers of its last run and snapshot, what it had taken in (counts)."""
+    """How far a state had come: its id, the numbers of its last run and snapshot, what it had taken in (counts).
+
+    *written* is in epoch seconds; *tombstones* stays 0 where the writer does not count them.
+    """
 
     target: str
     state: str
@@ -26,6 +30,7 @@ class Anchor:
     withdrawals: int
     reconsents: int
     written: float = 0.0
+    tombstones: int = 0
 
 
 class Standing(Enum):
@@ -67,25 +72,48 @@ def read(keys: Path, target: str) -> Anchor | None:
 
     Raises:
         StateDamagedError: when it is not what was written.
-        StateError: when others may read it.
+        StateError: when others may enter the folder of keys, or read the anchor.
     """
     path = _path(keys, target)
-    with files.storing(path):
-        if not path.exists():
-            return None
+    if not is_there(keys):
+        return None
     files.check_private(keys)
+    if not is_there(path):
+        return None
     files.check_private(path)
+    with files.storing(path):
+        text = path.read_bytes()
     try:
-        with files.loading(path):
-            found = json.loads(path.read_text("utf-8"))
-            if found["version"] != VERSION:
-                raise ValueError(f"version {found['version']} of the anchor; this program knows {VERSION}")
-            if found.pop("seal") != _seal(found) or found["target"] != target:
-                raise ValueError("it does not match its digest")
-            found.pop("version")
-            return Anchor(**found)
-    except (TypeError, AttributeError) as exc:
-        raise files.damaged(path, "it is no anchor") from exc
+        found = json.loads(text)
+        if found["version"] != VERSION:
+            raise ValueError(f"version {found['version']} of the anchor; this program knows {VERSION}")
+        if found.pop("seal") != _seal(found):
+            raise ValueError("it does not match its digest")
+        if found["target"] != target:
+            raise ValueError(f"it is the anchor of {found['target']}")
+        del found["version"]
+        return Anchor(**found)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        why = str(exc) if isinstance(exc, ValueError) else "it is no anchor"
+        raise StateDamagedError(
+            f"{path.absolute()}: damaged ({why}). Nothing was sent. Restore it from the backup of the keys, an older "
+            "one will do; or move it away: then the state is taken for a restored backup, and grants nothing until "
+            "`consent-sync state restored`."
+        ) from exc
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is anything at *path*; where this user may not look, that is no answer.
+
+    Raises:
+        StorageError: when the system refuses to say.
+    """
+    with files.storing(path):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def write(keys: Path, target: str, anchor: Anchor) -> None:

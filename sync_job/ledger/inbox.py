@@ -5,7 +5,8 @@ A list is a Parquet file named by its content; from the moment that `put` return
 
 import hashlib
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,13 @@ def put(folder: Path, table: pa.Table, *, digest: str, source: str, now: float) 
     about["seal"] = _seal(about)
     sealed = table.replace_schema_metadata({_KEY: json.dumps(about, ensure_ascii=False).encode()})
     path = inbox / f"{digest}.parquet"
-    files.replace(path, lambda place: pq.write_table(sealed, place, compression="zstd", row_group_size=_ROWS))
+    # The same list may be put twice at once, and without a lock: each writes a file of its own, which is whole before
+    # it takes the place. Its folder goes also when the disk is full.
+    with files.storing(path), tempfile.TemporaryDirectory(prefix=".", dir=inbox) as own:
+        written = Path(own) / path.name
+        files.replace(written, lambda place: pq.write_table(sealed, place, compression="zstd", row_group_size=_ROWS))
+        written.replace(path)
+    files.sync_folder(inbox)
     return path
 
 
@@ -97,16 +104,19 @@ def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_ROWS, row_groups=[group])
 
 
-def _content(batches: Iterator[pa.RecordBatch] | list[pa.RecordBatch]) -> str:
-    hasher = hashlib.sha256()
+def _content(batches: Iterable[pa.RecordBatch]) -> str:
+    """Return the digest of the rows, however they are cut into batches."""
+    hashers = {name: hashlib.sha256() for name in SCHEMA.names}
     for batch in batches:
-        for name in SCHEMA.names:
+        for name, hasher in hashers.items():
             column = batch.column(name)
-            if pa.types.is_string(column.type):
-                hasher.update("\0".join(column.to_pylist()).encode())
-            else:
+            if column.null_count:
+                raise ValueError(f"{name} has a null, which nobody wrote")
+            if not pa.types.is_string(column.type):
                 hasher.update(column.to_numpy(zero_copy_only=False).tobytes())
-    return hasher.hexdigest()
+            elif len(column):
+                hasher.update("\0".join([*column.to_pylist(), ""]).encode())
+    return hashlib.sha256(b"".join(hasher.digest() for hasher in hashers.values())).hexdigest()
 
 
 def _seal(about: dict[str, Any]) -> str:

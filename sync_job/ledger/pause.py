@@ -10,7 +10,10 @@ from sync_job.ledger import files
 
 
 def pause(folder: Path, *, reason: str, by: str, now: float) -> None:
-    """Let nothing be sent from now on; a run that is under way goes on."""
+    """Let nothing be sent from now on, durably; a run that is under way goes on. *now* is in epoch seconds.
+
+    Who paused it before is no longer known: the last word counts, and one `resume` ends it.
+    """
     files.replace_json(folder / "paused.json", {"reason": reason, "by": by, "at": now})
 
 
@@ -23,14 +26,19 @@ def resume(folder: Path) -> dict[str, Any] | None:
 
 
 def paused(folder: Path) -> dict[str, Any] | None:
-    """Return who paused the target, when (epoch seconds) and why; none if it is not paused."""
+    """Return who paused the target (`by`), when (`at`, epoch seconds) and why (`reason`); none if it is not paused.
+
+    A damaged file pauses too; then `at` is 0.
+    """
     path = folder / "paused.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-        return {"reason": str(found["reason"]), "by": str(found["by"]), "at": float(found["at"])}
+        at = float(found["at"])
+        datetime.fromtimestamp(at, UTC)  # A time that no calendar has is damage, and must not end as a bug later.
+        return {"reason": str(found["reason"]), "by": str(found["by"]), "at": at}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         # Whoever wrote it meant it: in doubt nothing is sent.
         return {"reason": "paused.json cannot be read", "by": "somebody", "at": 0.0}
 
@@ -43,8 +51,8 @@ def refuse_if_paused(folder: Path) -> None:
     """
     found = paused(folder)
     if found is not None:
-        since = datetime.fromtimestamp(found["at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        since = f" since {datetime.fromtimestamp(found['at'], UTC):%Y-%m-%d %H:%M} UTC" if found["at"] else ""
         raise PausedError(
-            f"{folder.absolute()}: paused by {found['by']} since {since}: {found['reason']}. Nothing was sent. "
+            f"{folder.absolute()}: paused by {found['by']}{since}: {found['reason']}. Nothing was sent. "
             "`consent-sync resume` ends it."
         )

@@ -74,7 +74,10 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class Lifted:
-    """What became of a ledger of evidence: how many rows lifted something, and each row that did not, with the rule."""
+    """What became of a ledger of evidence: how many rows lifted something, and what was refused, with the rule.
+
+    A row that lifts some channels and not others is in both.
+    """
 
     rows: int
     lifted: int
@@ -247,30 +250,34 @@ class Withdrawals:
             for batch in batches:
                 for row in batch.to_pylist():
                     rows += 1
-                    why = self._lift(row, now)
+                    lifts, why = self._lift(row, now)
+                    lifted += lifts
                     if why:
                         refused.append((row["client"], why))
-                    else:
-                        lifted += 1
             if lifted:
                 self._gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
         return Lifted(rows, lifted, refused)
 
-    def _lift(self, row: dict[str, Any], now: float) -> str:
-        """Record one re-consent and lift what it lifts; return why it lifts nothing, or ""."""
+    def _lift(self, row: dict[str, Any], now: float) -> tuple[bool, str]:
+        """Record one re-consent and lift what it lifts; return whether that is anything, and why not all of it."""
         client, channels, granted_at = row["client"], row["channels"], row["granted_at"]
         if granted_at > now:
-            return "granted_at is in the future"
-        found = self._db.execute(
-            "SELECT max(in_force & ?2), max(CASE WHEN in_force & ?2 THEN withdrawn_at END), "
-            "max(CASE WHEN withdrawn_at < ?3 THEN in_force & ?2 ELSE 0 END) FROM withdrawals WHERE client = ?1",
-            (client, channels, granted_at),
-        ).fetchone()
-        if not found[0]:
-            return "nothing of these channels is withdrawn"
-        if not found[2]:
-            return "it is not later than the withdrawal"
+            return False, "granted_at is in the future"
+        lifts = stands = 0
+        for bits, withdrawn_at in self._db.execute(
+            "SELECT in_force & ?2, withdrawn_at FROM withdrawals WHERE client = ?1 AND in_force & ?2",
+            (client, channels),
+        ):
+            if withdrawn_at < granted_at:
+                lifts |= bits
+            else:
+                stands |= bits
+        if not lifts | stands:
+            return False, "nothing of these channels is withdrawn"
+        why = f"it is not later than the withdrawal of {scope_text(stands)}" if stands else ""
+        if not lifts:
+            return False, why
         self._db.execute(
             "INSERT OR IGNORE INTO reconsents VALUES (?, ?, ?, ?, ?, ?)",
             (client, channels, granted_at, row["method"], row["evidence_ref"], now),
@@ -285,7 +292,7 @@ class Withdrawals:
             "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' AND withdrawn_at < ?4",
             (channels, now, client, granted_at),
         )
-        return ""
+        return True, why
 
     def void(self, digest: str, reason: str, by: str, approved_by: str, now: float) -> Voided:
         """Take a list back: its withdrawals bind no more, but for those that another list repeats.

@@ -22,7 +22,8 @@ def keep(state: State, settings: Settings) -> None:
     if state.ledger.restored() == "shrunken":
         return  # It must not be taken for whole before a person has said what it lacks.
     keys, target = settings.state.keys, settings.endpoint.target
-    anchor.write(keys, target, Anchor(target=target, written=time.time(), **state.ledger.place()))
+    buried = len(erasure.tombstones(settings))
+    anchor.write(keys, target, Anchor(target=target, written=time.time(), tombstones=buried, **state.ledger.place()))
     state.ledger.note_anchored()
 
 
@@ -36,6 +37,11 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
     keys, target = settings.state.keys, settings.endpoint.target
     found = anchor.read(keys, target)
     place = state.ledger.place()
+    if found is not None and len(erasure.tombstones(settings)) < found.tombstones:
+        raise StateError(
+            f"{keys.absolute()}: there were codes of {found.tombstones:,} erased clients, and fewer are left: the "
+            "others would be sent again. Restore the folder of keys from its backup. Nothing was sent."
+        )
     standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
     folder = state.folder.absolute()
     if standing is Standing.FOREIGN:

@@ -52,6 +52,9 @@ class Legs:
             self._closed |= stopped == {Exit.ATTENTION}
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
                 return
+            # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
+            if self.owed():
+                return
             now = time.time()
             ledger = self.state.ledger
             known, owing = decide.known(
