@@ -91,6 +91,7 @@ def place(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "export.csv").write_text(EXPORT, "utf-8")
     (tmp_path / "bearer").write_text("hush\n")
+    (tmp_path / "opt-outs.csv").write_text("Client\n12346\n")
     with running(Options()) as standin:
         yield (
             tmp_path,
