@@ -1,7 +1,8 @@
 """The laws of consent: for one channel in every case, and for whole populations from a diff to the next."""
 
 from collections.abc import Iterator
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from sync_job.consent.diff import Diff, Terms, diff, send
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Channel, Ending, Endings, Folded, Outcome, fold, settle
 from sync_job.consent.known import Holdings, Known, Lingering, no_lingering
 from sync_job.consent.rows import Rows
-from sync_job.consent.rules import decide
+from sync_job.consent.rules import Change, Ruling, asked, decide
 from sync_job.consent.tables import Table, tabulate
 
 NOW, LINGER_S = 1_000.0, 120.0
@@ -28,24 +29,53 @@ class Case(NamedTuple):
     due: int
     withdrawn: bool
     may_grant: bool
+    owed: bool = False
+    held: frozenset[Change] = frozenset()
 
 
-CASES = [Case(*case) for case in product(range(4), range(3), range(3), (False, True), (False, True))]
+KINDS = (Change.NEW_GRANT, Change.RE_GRANT, Change.REVOCATION)
+HELD = [frozenset(kinds) for count in range(4) for kinds in combinations(KINDS, count)]
+FLAGS = (False, True)
+CASES = [Case(*case) for case in product(range(4), range(3), range(3), FLAGS, FLAGS, FLAGS, HELD)]
+
+
+def _ruling(case: Case) -> Ruling:
+    return decide(
+        case.says,
+        case.state,
+        case.due,
+        withdrawn=case.withdrawn,
+        may_grant=case.may_grant,
+        owed=case.owed,
+        held=case.held,
+    )
 
 
 def _target(case: Case) -> int:
-    return decide(case.says, case.state, case.due, withdrawn=case.withdrawn, may_grant=case.may_grant).target
+    return _ruling(case).target
+
+
+def _is_fresh(case: Case) -> bool:
+    """Return whether the run may send an *allowed* of the channel, by what the case says alone."""
+    grants = case.says == ALLOWED and case.may_grant and not case.withdrawn
+    return grants and _asked(case) not in case.held
+
+
+def _asked(case: Case) -> Change:
+    """Return what the export asks for; what is owed is due, so against it an *allowed* is a re-grant."""
+    return asked(case.says, case.state, DENIED if case.owed else case.due)
 
 
 def _sent(case: Case, *, waits: bool = False, with_others: bool = False, restate: bool = True) -> int:
     """Return what the request says of the channel, alone or in a row that another channel has sent."""
-    other = ALLOWED if with_others else NOTHING
-    bytes_ = [np.array([pack([value, its, 0, 0])], np.uint8) for value, its in _columns(case, other)]
-    return int(send(bytes_[0], bytes_[1], bytes_[2], np.array([waits]), restate=restate).sent[0]) & 3
+    return _stated(_target(case), case.state, case.due, case.owed, waits, with_others, restate)
 
 
-def _columns(case: Case, other: int) -> list[tuple[int, int]]:
-    return [(_target(case), other), (case.state, NOTHING), (case.due, NOTHING)]
+@cache
+def _stated(target: int, state: int, due: int, owed: bool, waits: bool, with_others: bool, restate: bool) -> int:
+    columns = ((target, ALLOWED if with_others else NOTHING), (state, NOTHING), (due, NOTHING), (owed, 0))
+    target_, state_, due_, owed_ = (np.array([pack([mine, its, 0, 0])], np.uint8) for mine, its in columns)
+    return int(send(target_, state_, due_, np.array([waits]), restate=restate, owed=owed_).sent[0]) & 3
 
 
 def _sendings() -> Iterator[tuple[Case, int]]:
@@ -55,7 +85,7 @@ def _sendings() -> Iterator[tuple[Case, int]]:
 
 
 def _afterwards(channel: Channel) -> Iterator[Case]:
-    """Yield every case in which the next run may find the channel."""
+    """Yield every case in which the next run may find the channel, owed or not, whatever the guards hold then."""
     for case in CASES:
         if (case.state, case.due) == (0, 0):
             yield case._replace(state=channel.state, due=channel.due)
@@ -84,10 +114,41 @@ def test_allowed_is_sent_only_where_the_export_says_so() -> None:
 
 
 def test_a_denied_channel_that_differs_is_always_sent() -> None:
-    """What the export denies or a withdrawal covers is sent wherever the platform is not known to hold it."""
+    """What is to be denied is sent wherever the platform is not known to hold it, or a denial is owed."""
     for case in CASES:
-        if _target(case) == DENIED and (case.state, case.due) != (DENIED, NOTHING):
+        if _target(case) == DENIED and ((case.state, case.due) != (DENIED, NOTHING) or case.owed):
             assert _sent(case) == DENIED, case
+
+
+def test_what_the_export_denies_is_sent_unless_a_guard_holds_it() -> None:
+    """Only a revocation is ever held: any other denial is sent until State is denied and nothing is due."""
+    for case in CASES:
+        is_held = Change.REVOCATION in case.held and case.state == ALLOWED and case.due != DENIED
+        is_held &= not case.owed and not case.withdrawn
+        if case.says == DENIED and not is_held and (case.state, case.due) != (DENIED, NOTHING):
+            assert _sent(case) == DENIED, case
+
+
+def test_an_obligation_is_never_held() -> None:
+    """What is owed now is sent as denied in every case but one: an *allowed* that may be granted has overtaken it."""
+    for case in CASES:
+        if case.owed:
+            assert _sent(case) == (ALLOWED if _is_fresh(case) else DENIED), case
+
+
+def test_a_guard_holds_just_the_changes_that_it_is_told_to() -> None:
+    """A held change is not sent, nor stated along with another channel; all else is ruled as without guards."""
+    for case in CASES:
+        change, free = _asked(case), case._replace(held=frozenset())
+        if case.withdrawn or change not in case.held:
+            assert _ruling(case) == _ruling(free), case
+            continue
+        assert _ruling(case).held or not case.may_grant, case
+        due = DENIED if case.due == DENIED or case.owed else NOTHING
+        assert (_target(case), _sent(case), _sent(case, with_others=True)) == (due, due, due), case
+        # What a person lets through is sent as if nothing had been held.
+        if change == Change.REVOCATION or case.may_grant:
+            assert _sent(free) == case.says, case
 
 
 @pytest.mark.parametrize("lingers", [False, True])
@@ -98,8 +159,9 @@ def test_a_denial_is_sent_until_acknowledged_or_overtaken(ending: Ending, linger
         if _sent(case) != DENIED:
             continue
         for following in _afterwards(settle(case.state, case.due, DENIED, ending, lingers=lingers)):
-            fresh = following.says == ALLOWED and following.may_grant and not following.withdrawn
-            assert _sent(following) == (ALLOWED if fresh else DENIED), (case, following)
+            if not following.owed and (case.state, case.due) == (DENIED, NOTHING):
+                continue  # the platform is known to hold it; an obligation whose next try has not come may wait
+            assert _sent(following) == (ALLOWED if _is_fresh(following) else DENIED), (case, following)
 
 
 def test_a_stale_allowed_never_cancels_a_due_denial() -> None:
@@ -115,11 +177,11 @@ def test_a_grant_refused_leaves_a_due_denial_due() -> None:
 
 
 def test_deciding_again_after_delivery_sends_nothing() -> None:
-    """A delivered channel is settled: the same run again would not send it."""
+    """A delivered channel is settled, and nothing is owed of it: the same run again would not send it."""
     for case in CASES:
         if sent := _sent(case):
             after = settle(case.state, case.due, sent, Ending.DELIVERED, lingers=False)
-            assert _sent(case._replace(state=after.state, due=after.due)) == NOTHING, case
+            assert _sent(case._replace(state=after.state, due=after.due, owed=False)) == NOTHING, case
 
 
 def test_a_lingering_client_is_sent_once_more_after_its_linger() -> None:
@@ -130,7 +192,7 @@ def test_a_lingering_client_is_sent_once_more_after_its_linger() -> None:
             waiting = case._replace(state=late.state, due=late.due)
             assert (_sent(waiting, waits=True), _sent(waiting)) == (NOTHING, sent), case
             after = settle(late.state, late.due, sent, Ending.DELIVERED, lingers=False)
-            assert _sent(case._replace(state=after.state, due=after.due)) == NOTHING, case
+            assert _sent(case._replace(state=after.state, due=after.due, owed=False)) == NOTHING, case
 
 
 def test_one_clean_run_makes_state_equal_to_the_rules() -> None:

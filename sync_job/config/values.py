@@ -58,9 +58,8 @@ def scope(text: str) -> str:
 
 
 def profile(text: str) -> str:
-    """Return *text*, which names a statutory deadline, or nothing."""
-    if text and text not in deadlines.PROFILES:
-        raise ValueError(f"{text!r} is no known deadline; known are {', '.join(map(repr, deadlines.PROFILES))}")
+    """Return *text*, which names a statutory deadline that can be told here, or nothing."""
+    deadlines.check(text)
     return text
 
 

@@ -278,7 +278,8 @@ def _decide(
     which = rulings.blocked != 0
     if which.any():
         found.blocked.append((ids[which], rulings.blocked[which]))
-    carried = np.where(planned, sending.changes & ~approved(says, let_through), np.uint8(0))
+    # Where a grant is held and a denial due, it is the denial that the row carries.
+    carried = np.where(planned, sending.changes & ~rulings.held & ~approved(says, let_through), np.uint8(0))
     _count(found.tally, rulings, carried)
     by_export = carried & rulings.differs & ~covered & ~owed
     found.tally.changed += int(np.count_nonzero((by_export != 0) & is_stated & ((holds | owes) != 0)))

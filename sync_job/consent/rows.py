@@ -83,7 +83,7 @@ def transitions(rows: Rows) -> npt.NDArray[np.int64]:
 
 
 def obligations(holdings: Holdings, owed: Obligations, lingering: Lingering | None = None, now: float = 0.0) -> Rows:
-    """Return the rows of a leg without an export: what is owed alone, by its limit.
+    """Return the rows of a leg without an export: what is owed, by its limit, along with the client's due denials.
 
     What a lingering client acknowledged meanwhile waits for the linger to end.
     """
@@ -94,6 +94,8 @@ def obligations(holdings: Holdings, owed: Obligations, lingering: Lingering | No
     state[known], due[known] = holdings.state[place[known]], holdings.due[place[known]]
     acknowledged = (lingering or no_lingering()).of(ids, now)[1]
     sent = np.where(acknowledged, owed.channels & ~(denied(state) & denied(due)), owed.channels).astype(np.uint8)
+    # An answer is taken as the client's: a due denial that the row left out would wait for the linger to end with it.
+    sent[sent != 0] |= denied(due)[sent != 0]
     rows = Rows(ids, state, due, sent, np.full(len(ids), Lane.OBLIGATION, np.uint8))
     order = np.argsort(owed.limit_at, kind="stable")
     return rows.at(order[sent[order] != 0])
@@ -111,3 +113,12 @@ def without_withdrawn(rows: Rows, withdrawn: Table) -> Rows:
     over = allowed(rows.sent) & withdrawn.of(rows.client)
     sent = (rows.sent & ~spread(over)).astype(np.uint8)
     return Rows(rows.client, rows.state, rows.due, sent, rows.lane).at(sent != 0)
+
+
+def still_so(rows: Rows, holdings: Holdings) -> Rows:
+    """Return those of *rows* whose client has the State and Due that they were planned for: nothing was acknowledged."""
+    place = np.minimum(np.searchsorted(holdings.client, rows.client), max(0, len(holdings) - 1))
+    here = holdings.client[place] == rows.client if len(holdings) else np.zeros(len(rows), np.bool_)
+    state, due = np.zeros(len(rows), np.uint8), np.zeros(len(rows), np.uint8)
+    state[here], due[here] = holdings.state[place[here]], holdings.due[place[here]]
+    return rows.at((state == rows.state) & (due == rows.due))

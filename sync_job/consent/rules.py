@@ -81,13 +81,15 @@ def decide(
     """
     if withdrawn and (statement != NOTHING or state != NOTHING or due != NOTHING or owed):
         return Ruling(DENIED, Rule.P1, blocked=statement == ALLOWED)
+    if owed:
+        due = DENIED  # so that it is no revocation that a guard may hold, and an *allowed* against it is a re-grant
     change = asked(statement, state, due)
-    if statement == DENIED and (change not in held or owed):
+    if statement == DENIED and change not in held:
         return Ruling(DENIED, Rule.P2, change=change)
     if statement == ALLOWED and may_grant and change not in held:
         return Ruling(ALLOWED, Rule.P3, change=change)
     is_held = statement == DENIED or (statement == ALLOWED and (state != ALLOWED or due != NOTHING))
-    if due == DENIED or owed:
+    if due == DENIED:
         return Ruling(DENIED, Rule.P5, held=is_held, change=change)
     return Ruling(NOTHING, Rule.P6, held=is_held, change=change)
 

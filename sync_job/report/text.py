@@ -233,6 +233,8 @@ def status(found: Mapping[str, Any]) -> str:
         lines.append("something holds the lock and has not said what it is")
     else:
         lines.append("nothing is running")
+    if paused := found["paused"]:
+        lines.append(f"paused by {paused['by']} since {moment(paused['at'])}: {paused['reason']}")
     lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
     if found["last"]:
         lines.append(f"the last run, {found['last']['run']}, ended with exit {found['last']['exit']}")

@@ -49,11 +49,12 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             f"{folder}: another state than the one that {keys.absolute()} knows of this target. If the other one was "
             "lost and this one is to go on, move its anchor away from there."
         )
+    if standing in (Standing.SHRUNKEN, Standing.RESTORED) and not state.ledger.restored():
+        _deny_again(state)
     if standing is Standing.SHRUNKEN:
         state.ledger.note_restored("shrunken", found.run if found else 0)
+        erasure.again(state, settings)
     elif standing is Standing.RESTORED:
-        if not state.ledger.restored():
-            _deny_again(state)
         state.ledger.note_restored("older", found.run if found else 0)
         erasure.again(state, settings)
         keep(state, settings)

@@ -12,10 +12,9 @@ from sync_job.errors import BusyError, Exit, PausedError, gravest
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import decide, night
+from sync_job.runs import legs, night
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Taken
-from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding
 from sync_job.runs.report import Report, Stopwatch
 from sync_job.runs.watch import Watch
@@ -51,13 +50,12 @@ def drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
     """
     tls.context(settings.endpoint)
     with holding(settings, lists_only=True) as state:
-        known, _ = decide.known(state.ledger, state.holdings(), state.ledger.lingering(), time.time())
-        if not len(known.owed.client):
+        if not len(legs.owed_now(state, time.time())):
             return None
         findings = night.begin(state, settings, kind, watch)
         laps = Stopwatch()
         try:
-            Legs(state, settings, findings, watch, Wish()).owed()
+            legs.Legs(state, settings, findings, watch, Wish()).owed()
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:

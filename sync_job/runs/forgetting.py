@@ -11,9 +11,8 @@ from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit
 from sync_job.exports import lists
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, decide, erasure, night
+from sync_job.runs import anchoring, erasure, legs, night
 from sync_job.runs.decide import Wish
-from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding
 from sync_job.runs.report import Stopwatch
 from sync_job.runs.watch import Watch
@@ -49,12 +48,11 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch) -> Summ
     tls.context(settings.endpoint)
     with holding(settings) as state:
         erasure.ask(state, settings, ids, request_ref)
-        known, _ = decide.known(state.ledger, state.holdings(), state.ledger.lingering(), time.time())
         exit_code = Exit.OK
-        if len(known.owed.client):
+        if len(legs.owed_now(state, time.time())):
             findings = night.begin(state, settings, "forget", watch)
             try:
-                Legs(state, settings, findings, watch, Wish()).owed()
+                legs.Legs(state, settings, findings, watch, Wish()).owed()
                 exit_code = night.conclude(state, settings, findings, watch, Stopwatch()).exit_code
             finally:
                 watch.end()

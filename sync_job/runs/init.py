@@ -17,7 +17,8 @@ from sync_job.exports.loader import Export
 from sync_job.ledger import anchor, files, inbox, lock
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
-from sync_job.runs import decide, dump, intake, night, report
+from sync_job.report import scrub
+from sync_job.runs import decide, dump, erasure, intake, night, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
 from sync_job.runs.report import Findings, Report, Stopwatch
@@ -97,6 +98,10 @@ def init(
     wish = Wish(as_of=as_of)
     export, findings.reject_keys = decide.read(settings, watch, report.folder_of(settings, run), wish, first_look=True)
     findings.export = export.counts()
+    forgotten = erasure.among(settings, export.statements)  # by a state that was before this one
+    if len(forgotten):
+        export.statements.values[export.statements.slots.of(forgotten)] = 0
+        scrub.without(report.folder_of(settings, run), forgotten, settings.export.columns.Client)
     laps.lap("read")
     listed = intake.read(settings, withdrawals, watch) if withdrawals else None
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.rows import Lane, Rows, obligations
+from sync_job.consent.rows import Lane, Rows, obligations, still_so, without_withdrawn
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
 from sync_job.errors import Exit
@@ -16,6 +16,13 @@ from sync_job.runs.decide import Wish
 from sync_job.runs.leg import Manner
 from sync_job.runs.report import Findings
 from sync_job.runs.watch import Watch
+
+
+def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
+    """Return the rows of a leg without an export: what is to be sent at *now* to people to whom a denial is owed."""
+    ledger = state.ledger
+    known, _ = decide.known(ledger, state.holdings(), ledger.lingering(), now, retry=retry)
+    return obligations(known.holdings, known.owed, known.lingering, now)
 
 
 class Legs:
@@ -31,12 +38,7 @@ class Legs:
     def owed(self) -> bool:
         """Deliver what is owed, whatever the hour, and what comes in meanwhile; return whether the run has to stop."""
         while True:
-            now = time.time()
-            ledger = self.state.ledger
-            known, _ = decide.known(
-                ledger, self.state.holdings(), ledger.lingering(), now, retry=self._wish.retry and not self._number
-            )
-            rows = obligations(known.holdings, known.owed, known.lingering, now)
+            rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
             # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
             if stopped and not (stopped == {Exit.ENDPOINT} and len(rows) < HOPELESS):
@@ -70,9 +72,13 @@ class Legs:
     def planned(self, rows: Rows) -> None:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile."""
         self._number = max(self._number, 1)
-        stopped = self._send(rows, self._manner(rows))
-        if not stopped - {Exit.ATTENTION} and intake.absorb(self.state, self.settings):
-            self.owed()
+        while True:
+            rows = without_withdrawn(rows, self.state.ledger.withdrawals.in_force())
+            stopped = self._send(rows, self._manner(rows))
+            self._closed |= stopped == {Exit.ATTENTION}
+            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
+                return
+            rows = still_so(rows, self.state.holdings())
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""

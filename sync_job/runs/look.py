@@ -16,7 +16,7 @@ from sync_job.consent.tables import Table, tabulate
 from sync_job.errors import ConfigError
 from sync_job.exports import loader
 from sync_job.exports.blocks import Rejects
-from sync_job.ledger import lock
+from sync_job.ledger import lock, pause
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.report.counts import Summary
@@ -151,6 +151,7 @@ def status(settings: Settings) -> Summary:
     return {
         "running": found or None,
         "busy": busy,
+        "paused": pause.paused(settings.state.path),
         "died": [] if busy else dead,
         "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
     }

@@ -10,7 +10,7 @@ from sync_job.consent.diff import Diff
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.ledger.state import State
-from sync_job.report import lists
+from sync_job.report import lists, scrub
 from sync_job.runs import anchoring, decide, erasure, intake, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
@@ -71,7 +71,10 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
     now = time.time()
     ledger = state.ledger
     case = decide.judge(settings, findings, export, ledger, wish, now)
-    decide.drop_forgotten(case, erasure.among(settings, export.statements))
+    forgotten = erasure.among(settings, export.statements)
+    decide.drop_forgotten(case, forgotten)
+    if len(forgotten):  # rejects and the like were listed before anybody could tell
+        scrub.without(folder, forgotten, settings.export.columns.Client)
     as_of = export.as_of
     del export
     found, taken_back = decide.first_plan(case, ledger, state.holdings(), ledger.lingering(), findings.started, now)

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 from sync_job.config import Settings
-from sync_job.consent.rows import without_withdrawn
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import inbox, lock, tables
@@ -127,8 +126,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                withdrawn = state.ledger.withdrawals.in_force()
-                legs.planned(without_withdrawn(rows, withdrawn))
+                legs.planned(rows)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:

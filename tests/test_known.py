@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from sync_job.consent.known import Holdings, Known, Lingering, Obligations, no_lingering, nobody, nothing_owed
+
+
+def _ids(*ids: int) -> np.typing.NDArray[np.int32]:
+    return np.array(ids, np.int32)
+
+
+LINGERING = Lingering(_ids(3, 5, 9), np.array([100.0, 200.0, 300.0]), np.array([True, False, True]))
+
+
+@pytest.mark.parametrize(
+    ("now", "lingers", "acknowledged"),
+    [
+        (50.0, [True, True, True], [True, False, True]),
+        (99.9, [True, True, True], [True, False, True]),
+        (100.0, [False, True, True], [False, False, True]),  # over at its end
+        (250.0, [False, False, True], [False, False, True]),
+        (300.0, [False, False, False], [False, False, False]),
+    ],
+)
+def test_a_client_lingers_until_its_time_is_over(now: float, lingers: list[bool], acknowledged: list[bool]) -> None:
+    """From its end on nobody lingers, and nobody counts as acknowledged who does not linger."""
+    found = LINGERING.of(_ids(3, 5, 9), now)
+    assert [part.tolist() for part in found] == [lingers, acknowledged]
+
+
+def test_clients_of_whom_nothing_is_known_do_not_linger() -> None:
+    """Below, between and above the known ids, in any order; and where nobody lingers at all."""
+    assert [part.tolist() for part in LINGERING.of(_ids(10, 1, 5, 4), 0.0)] == [
+        [False, False, True, False],
+        [False, False, False, False],
+    ]
+    for part in (*no_lingering().of(_ids(3), 0.0), *LINGERING.of(_ids(), 0.0)):
+        assert not part.any()
+
+
+OWED = Obligations(_ids(3, 5), np.array([0b0101, 0b0100], np.uint8), np.array([70.0, 60.0]))
+
+
+def test_what_is_owed_is_found_by_client() -> None:
+    """The table has the channels, and `first` the limit of each; who is owed nothing has none."""
+    assert OWED.table().of(_ids(1, 3, 4, 5, 6)).tolist() == [0, 0b0101, 0, 0b0100, 0]
+    assert OWED.first(_ids(6, 5, 3, 1)).tolist() == [np.inf, 60.0, 70.0, np.inf]
+
+
+def test_nothing_is_owed_where_nothing_is() -> None:
+    """No channels and no limits, of anybody."""
+    assert nothing_owed().table().of(_ids(1)).tolist() == [0]
+    assert nothing_owed().first(_ids(1, 2)).tolist() == [np.inf, np.inf]
+    assert OWED.first(_ids()).tolist() == []
+
+
+def test_nothing_more_is_known_unless_it_is_said() -> None:
+    """Of clients alone: nobody withdrew, waits, lingers, or is owed anything."""
+    holdings = Holdings(_ids(1, 2), np.array([1, 2], np.uint8), np.array([0, 1], np.uint8))
+    known = Known(holdings)
+    assert len(holdings) == 2
+    assert known.withdrawn.clients() == known.waiting.clients() == nobody().clients() == 0
+    assert len(known.owed.client) == len(known.lingering.client) == 0
