@@ -3,7 +3,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -423,6 +423,27 @@ def test_what_a_void_list_said_is_new_from_another(ledger: Ledger) -> None:
     assert _absorb(ledger, "b", [Row(1, received_at=8.0)]) == Absorbed(1, 1, 0, 0)
     assert _in_force(ledger) == _recorded(ledger) == {1: ALL}
     assert ledger.obligations.owed(NOW).started.tolist() == [8.0]
+
+
+@pytest.mark.parametrize("order", list(permutations("abc")))
+def test_of_three_lists_that_say_the_same_the_last_keeps_it(ledger: Ledger, order: tuple[str, ...]) -> None:
+    """Whichever of them are void, and in whatever order: as long as one stands, the withdrawal does."""
+    for digest in "abc":
+        _absorb(ledger, digest, [Row(1)])
+    for digest in order[:2]:
+        _void(ledger, digest)
+        assert _in_force(ledger) == _owed(ledger) == {1: ALL}
+    _void(ledger, order[2])
+    assert _in_force(ledger) == _owed(ledger) == {}
+
+
+def test_a_void_list_that_comes_in_again_binds_again(ledger: Ledger) -> None:
+    """Whoever takes it in means it; the record of the void one stays."""
+    _absorb(ledger, "a", [Row(1)])
+    _void(ledger, "a")
+    assert _absorb(ledger, "a", [Row(1)]).fresh == 1
+    assert _in_force(ledger) == _owed(ledger) == {1: ALL}
+    assert [one["voided"] for one in ledger.withdrawals.lists(5)] == [None, NOW]
 
 
 def test_what_was_lifted_stays_lifted_when_its_list_is_void(ledger: Ledger) -> None:

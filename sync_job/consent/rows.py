@@ -116,7 +116,7 @@ def without_withdrawn(rows: Rows, withdrawn: Table) -> Rows:
 
 
 def still_so(rows: Rows, holdings: Holdings) -> Rows:
-    """Return those of *rows* whose client has the State and Due that they were planned for: nothing was acknowledged."""
+    """Return those of *rows* whose client still has the State and Due that they were planned for."""
     place = np.minimum(np.searchsorted(holdings.client, rows.client), max(0, len(holdings) - 1))
     here = holdings.client[place] == rows.client if len(holdings) else np.zeros(len(rows), np.bool_)
     state, due = np.zeros(len(rows), np.uint8), np.zeros(len(rows), np.uint8)

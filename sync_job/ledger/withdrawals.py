@@ -28,10 +28,15 @@ CREATE TABLE lists (
 );
 CREATE TABLE withdrawals (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
-    received_at REAL NOT NULL, basis INTEGER NOT NULL, list INTEGER NOT NULL, repeated INTEGER,
+    received_at REAL NOT NULL, basis INTEGER NOT NULL, list INTEGER NOT NULL,
     in_force INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref)
 ) WITHOUT ROWID;
 CREATE INDEX withdrawals_by_list ON withdrawals (list);
+CREATE TABLE repeats (
+    client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
+    list INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref, list)
+) WITHOUT ROWID;
+CREATE INDEX repeats_by_list ON repeats (list);
 CREATE TABLE in_force (only INTEGER PRIMARY KEY CHECK (only = 1), client BLOB NOT NULL, channels BLOB NOT NULL);
 CREATE TABLE reconsents (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, granted_at REAL NOT NULL, method TEXT NOT NULL,
@@ -118,12 +123,14 @@ class Withdrawals:
         A repeat keeps the earliest receipt, and owes nothing new.
         """
         digest = str(about["digest"])
-        known = self._rows("SELECT rows, fresh, repeats, superseded FROM lists WHERE digest = ?", digest)
-        if known:
-            return Absorbed(*known[0])
+        known = self._rows("SELECT rows, fresh, repeats, superseded, voided FROM lists WHERE digest = ?", digest)
+        if known and known[0][-1] is None:
+            return Absorbed(*known[0][:-1])
         with files.storing(self.path):
             self._db.execute(_INCOMING)
         with self._writing():
+            # A list that was made void and comes in again is meant: it is a new one, and the old one keeps its record.
+            self._db.execute("UPDATE lists SET digest = digest || ' void ' || number WHERE digest = ?", (digest,))
             number = self._db.execute(
                 "INSERT INTO lists (digest, source, taken_in, absorbed, rows, fresh, repeats, superseded) "
                 "VALUES (?, ?, ?, ?, 0, 0, 0, 0)",
@@ -168,9 +175,12 @@ class Withdrawals:
         repeated = self._db.execute("SELECT EXISTS (SELECT 1 FROM temp.incoming WHERE known)").fetchone()[0]
         if repeated:
             self._db.execute(
-                "UPDATE withdrawals AS w SET received_at = min(w.received_at, i.received_at), "
-                "repeated = CASE WHEN w.list = ?1 THEN repeated ELSE ?1 END "
-                f"FROM temp.incoming i WHERE i.known AND {_KEYS}",
+                "UPDATE withdrawals AS w SET received_at = min(w.received_at, i.received_at) "
+                f"FROM temp.incoming i WHERE i.known AND {_KEYS}"
+            )
+            self._db.execute(
+                "INSERT OR IGNORE INTO repeats SELECT w.client, w.channels, w.withdrawn_at, w.request_ref, ?1 "
+                f"FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE i.known AND w.list != ?1",
                 (number,),
             )
             self._db.execute(
@@ -180,7 +190,7 @@ class Withdrawals:
             )
         before = self._db.total_changes
         self._db.execute(
-            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, NULL, "
+            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, "
             f"channels & ~{_LIFTED} FROM temp.incoming i WHERE NOT known",
             (number,),
         )
@@ -316,17 +326,18 @@ class Withdrawals:
                 "UPDATE lists SET voided = ?, reason = ?, by = ?, approved_by = ? WHERE number = ?",
                 (now, reason, by, approved_by, number),
             )
-            still = "repeated IN (SELECT number FROM lists WHERE voided IS NULL)"
+            self._db.execute("DELETE FROM repeats WHERE list = ?", (number,))
+            # What another list says as well is that one's from now on.
+            heir = f"(SELECT min(i.list) FROM repeats i WHERE {_KEYS})"
             self._db.execute(
-                "UPDATE obligations AS o SET list = w.repeated FROM withdrawals w WHERE o.list = ?1 AND w.list = ?1 "
-                "AND o.client = w.client AND o.channels = w.channels AND o.withdrawn_at = w.withdrawn_at "
-                f"AND o.request_ref = w.request_ref AND w.{still}",
-                (number,),
+                f"UPDATE obligations AS w SET list = {heir} WHERE w.list = ? AND {heir} IS NOT NULL", (number,)
             )
             kept = self._db.execute(
-                f"UPDATE withdrawals SET list = repeated, repeated = NULL WHERE list = ? AND {still}",
-                (number,),
+                f"UPDATE withdrawals AS w SET list = {heir} WHERE w.list = ? AND {heir} IS NOT NULL", (number,)
             ).rowcount
+            self._db.execute(
+                f"DELETE FROM repeats AS i WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS} AND w.list = i.list)"
+            )
             gone = self._db.execute("UPDATE withdrawals SET in_force = 0 WHERE list = ?", (number,)).rowcount
             self._gather()
             ended = self._db.execute(
@@ -423,7 +434,7 @@ class Withdrawals:
 
     def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
-        for table in ("withdrawals", "reconsents"):
+        for table in ("withdrawals", "reconsents", "repeats"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
         self._gather()
