@@ -2,20 +2,37 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
+import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
-from sync_job.cli import main
+from sync_job.cli import main, options
+from sync_job.cli.app import app, exit_codes
+from sync_job.errors import (
+    BusyError,
+    ConfigError,
+    CountsError,
+    EndpointError,
+    ExportError,
+    PausedError,
+    StateError,
+)
 from sync_job.ledger import tables
+from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.options import Options
 from tests.test_files import small_disk
@@ -306,12 +323,11 @@ def test_a_wrong_command_line_ends_in_2(cli: Cli, arguments: list[str]) -> None:
 
 
 def test_help_and_version_end_in_0(cli: Cli) -> None:
-    """Each command has a line that says what it does."""
+    """Each command is in the list."""
     said = cli("--help")
     assert said.code == 0
-    for command in ("init", "run", "plan", "apply", "check", "try", "snapshot", "runs", "report", "status", "standin"):
-        assert command in said.out
-        assert cli(command, "--help").code == 0
+    for command in _commands():
+        assert f"  {command[0]} " in said.out
     assert cli("--version").out.startswith("consent-sync ")
 
 
@@ -627,7 +643,15 @@ def test_the_snapshot_is_shown_and_exported(target: Target) -> None:
     assert "allowed" in shown.out
     assert "not known" in shown.out
     (one,) = json.loads(target("snapshot", "show", "1", "--json").out)["clients"]
-    assert one == {"Client": 1, "known": True, **dict(zip(FIELDS, HELD[1], strict=True)), "due": "----"}
+    assert one == {
+        "Client": 1,
+        "known": True,
+        **dict(zip(FIELDS, HELD[1], strict=True)),
+        "due": "----",
+        "withdrawn": [],
+        "owed": [],
+        "parked": False,
+    }
     out = target.folder / "snapshot.csv"
     assert target("snapshot", "export", out).code == 0
     with out.open(newline="") as file:
@@ -694,3 +718,778 @@ def test_the_command_is_a_process_like_any_other(dead: Target) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith(f"consent-sync: {dead.state}: no state")
     assert "Traceback" not in done.stderr
+
+
+# Lists of withdrawals
+
+
+def _withdrawals(target: Target, *clients: object, name: str = "opt-outs.csv") -> Path:
+    path = target.folder / name
+    path.write_text("".join(f"{client}\n" for client in clients))
+    return path
+
+
+SAID = ("--received-at", "2026-11-02", "--scope", "sms", "--basis", "objection")
+
+
+def _ago(days: float) -> str:
+    return datetime.fromtimestamp(time.time() - 86400 * days, UTC).isoformat()
+
+
+def _known(target: Target, standin: Standin) -> int:
+    """Bring the platform to what the export says, and return how many requests that took."""
+    assert target("run").code == 0
+    return standin.requests
+
+
+def test_an_opt_out_is_sent_at_once_and_acknowledged(target: Target, standin: Standin) -> None:
+    """Exit 0 says that the platform took it; the next night grants nothing of it, and says what it blocked."""
+    before = _known(target, standin)
+    said = target("opt-out", _withdrawals(target, 2, 99), *SAID, "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)
+    assert (found["clients"], found["rejected"], found["exit"], found["busy"]) == (2, 0, 0, "")
+    assert {name: found["sent"][name] for name in ("acknowledged", "open", "refused", "parked")} == {
+        "acknowledged": 2,
+        "open": 0,
+        "refused": 0,
+        "parked": 0,
+    }
+    assert standin.requests == before + 2
+    assert _held(standin)[2] == (False, True, True, True)
+    assert _held(standin)[99] == (False, None, None, None)
+    assert target("run").code == 0
+    night = json.loads(target("report", "--json").out)
+    assert night["decided"]["blocked"] == 1
+    assert "1 blocked" in target("report").out
+    assert standin.requests == before + 2
+
+
+def test_an_opt_out_says_in_words_what_became_of_it(target: Target, standin: Standin) -> None:
+    """The beginning of its digest, its clients, what the platform answered; a repeat is known as one."""
+    path = _withdrawals(target, 1, 2, 3)
+    said = target("opt-out", path, *SAID)
+    digest = json.loads(target("withdrawals", "status", "--json").out)["lists"][0]["digest"]
+    assert said.code == 0
+    assert said.out.startswith(f"list {digest[:12]} is taken in for {standin.url}")
+    assert "3 acknowledged, 0 to be tried again, 0 refused, 0 not known to the platform" in said.out
+    sent = standin.requests
+    again = target("opt-out", path, *SAID, "--quiet")
+    assert again == Said(0, "", "")
+    assert standin.requests == sent
+
+
+def test_a_list_is_looked_at_without_being_taken_in(target: Target, standin: Standin) -> None:
+    """`--check` counts known, unknown and withdrawn already, and changes nothing, to the byte."""
+    before = _known(target, standin)
+    assert target("opt-out", _withdrawals(target, 1), *SAID).code == 0
+    files = target.files()
+    said = target("opt-out", _withdrawals(target, 1, 2, 50), *SAID, "--check", "--json")
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert {name: found[name] for name in ("clients", "known", "unknown", "withdrawn_already", "rejected")} == {
+        "clients": 3,
+        "known": 2,
+        "unknown": 1,
+        "withdrawn_already": 1,
+        "rejected": 0,
+    }
+    assert "nothing was taken in" in target("opt-out", _withdrawals(target, 1), *SAID, "--check").out
+    assert target("opt-out", _withdrawals(target, 1, "x"), *SAID, "--check").code == 1
+    assert target.files() == files
+    assert standin.requests == before + 1
+
+
+def test_a_bad_row_never_blocks_the_good_ones(target: Target, standin: Standin) -> None:
+    """The good are sent, the bad are told by line and reason, five at most, and the command ends in 1."""
+    said = target("opt-out", _withdrawals(target, 2, *["x"] * 7, 3), *SAID)
+    assert said.code == 1
+    assert "7 rows could not be taken" in said.out
+    assert "line 2: " in said.out
+    assert said.out.count("    line ") == 5
+    assert sorted(_held(standin)) == [2, 3]
+    found = target("opt-out", _withdrawals(target, 2, "x", 3), *SAID, "--json")
+    assert (found.code, json.loads(found.out)["exit"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*SAID[2:],), ["--received-at"]),
+        ((*SAID[:2], *SAID[4:]), ["--scope"]),
+        ((*SAID[:4],), ["--basis"]),
+        (("--received-at", "yesterday", *SAID[2:]), ["--received-at", "'yesterday'"]),
+        ((*SAID[:2], "--scope", "fax", *SAID[4:]), ["fax"]),
+        ((*SAID, "--map", "CustomerId"), ["--map CustomerId", "client=CustomerId"]),
+        ((*SAID, "--expect", "-1"), ["--expect"]),
+        ((*SAID, "--wait-s", "soon"), ["--wait-s"]),
+    ],
+    ids=str,
+)
+def test_a_list_that_says_too_little_ends_in_2(
+    target: Target, standin: Standin, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    """The option is named; nothing is taken in, and nothing sent."""
+    said = target("opt-out", _withdrawals(target, 2), *arguments)
+    assert said.code == 2
+    for word in words:
+        assert word in said.err
+    assert list((target.state / "inbox").iterdir()) == []
+    assert standin.requests == 0
+
+
+def test_a_list_that_cannot_be_read_ends_in_3(target: Target) -> None:
+    """It is missing, or has no row that can be taken."""
+    missing = target("opt-out", target.folder / "no.csv", *SAID)
+    assert (missing.code, "no.csv" in missing.err) == (3, True)
+    assert target("opt-out", _withdrawals(target, "x", "y"), *SAID).code == 3
+
+
+def test_columns_of_a_list_are_mapped(target: Target, standin: Standin) -> None:
+    """A list as somebody else writes it; what its rows say wins over the options."""
+    path = target.folder / "list.csv"
+    path.write_text("CustomerId,when,what\n50,2026-11-03,push\n51,2026-11-03,\n")
+    columns = ("--map", "client=CustomerId", "--map", "received_at=when", "--map", "scope=what")
+    said = target("opt-out", path, *columns, "--scope", "sms", "--basis", "complaint", "--request-ref", "R-7", "--json")
+    assert said.code == 0, said
+    assert _held(standin) == {50: (None, None, False, None), 51: (False, None, None, None)}
+    out = target.folder / "all.csv"
+    assert target("withdrawals", "export", out).code == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["request_ref"] for row in rows} == {"R-7"}
+
+
+_SMALL = "[guards]\nlist = 1\nlist_share = 0\n[delivery]"
+
+
+def test_a_large_list_is_taken_in_by_its_number_alone(target: Target, standin: Standin) -> None:
+    """Off a terminal it is --expect that says it; without, or with another number, exit 2."""
+    target.configure("[delivery]", _SMALL)
+    path = _withdrawals(target, 1, 2, 3)
+    for expect in ((), ("--expect", "2")):
+        said = target("opt-out", path, *SAID, *expect)
+        assert (said.code, "say --expect 3" in said.err) == (2, True)
+    assert "--expect 3" in target("opt-out", path, *SAID, "--check").out
+    assert standin.requests == 0
+    assert target("opt-out", path, *SAID, "--expect", "3").code == 0
+    assert standin.requests == 3
+
+
+@pytest.mark.parametrize(("typed", "code"), [("3", 0), ("2", 2), ("", 2)])
+def test_on_a_terminal_the_number_of_a_large_list_is_typed(
+    target: Target, standin: Standin, typed: str, code: int
+) -> None:
+    """The person reads how many it has, and types that; anything else takes nothing in."""
+    target.configure("[delivery]", _SMALL)
+    path = _withdrawals(target, 1, 2, 3)
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, f"{typed}\n".encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "sync_job", "opt-out", path, *SAID, "--config", target.config],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == code, done.stderr
+    assert "The list has 3 clients" in done.stderr
+    assert standin.requests == (0 if code else 3)
+
+
+def test_a_list_is_taken_in_now_and_sent_by_a_drain(target: Target, standin: Standin) -> None:
+    """With --no-send nothing is sent; the drain sends it; one with nothing to do is silent and leaves no trace."""
+    assert target("opt-out", _withdrawals(target, 2), *SAID, "--no-send").code == 0
+    assert standin.requests == 0
+    assert json.loads(target("withdrawals", "status", "--json").out)["lists_waiting"] == 1
+    assert "1 lists in the inbox" in target("plan").out
+    assert target("drain") == Said(0, "", "")
+    assert standin.requests == 1
+    before = json.loads(target("runs", "--json").out)
+    assert target("drain") == Said(0, "", "")
+    idle = json.loads(target("drain", "--json").out)
+    assert (idle["run"], idle["exit"]) == (None, 0)
+    assert json.loads(target("runs", "--json").out) == before
+    assert standin.requests == 1
+
+
+def test_a_list_is_taken_in_while_a_run_holds_the_lock(target: Target, standin: Standin) -> None:
+    """The command ends in 75 and says so; the list is durable, and whoever comes next sends it."""
+    with held_elsewhere(target.state):
+        said = target("opt-out", _withdrawals(target, 2), *SAID, "--wait-s", "0")
+        assert said.code == 75
+        assert "is taken in" in said.out
+        assert "not sent" in said.out
+        assert "run 0007-x" in said.out
+        assert target("drain", "--wait-s", "0").code == 75
+        assert target("withdrawals", "close", "--client", "2", "--reason", "r", "--by", "b").code == 75
+    assert target("drain").code == 0
+    assert _held(standin) == {2: (False, None, None, None)}
+
+
+def test_waiting_for_a_run_tries_until_the_lock_is_free() -> None:
+    """A second apart and no longer than was said; a pause is not waited for."""
+    naps: list[float] = []
+    answers: list[Exception | str] = [BusyError("busy"), BusyError("busy"), "done"]
+
+    def act() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert options.waiting(60, Watch(), act, sleep=naps.append) == "done"
+    assert naps == [1.0, 1.0]
+    answers[:] = [BusyError("busy"), "done"]
+    with pytest.raises(BusyError):
+        options.waiting(0, Watch(), act, sleep=naps.append)
+    answers[:] = [PausedError("paused"), "done"]
+    with pytest.raises(PausedError):
+        options.waiting(60, Watch(), act, sleep=naps.append)
+    assert naps == [1.0, 1.0]
+
+
+def test_a_run_waits_for_the_lock_as_long_as_it_was_told(target: Target, standin: Standin) -> None:
+    """`--wait` is no more than that; the run that holds the lock is named."""
+    with held_elsewhere(target.state):
+        said = target("run", "--wait", "0.2")
+        assert (said.code, "run 0007-x" in said.err) == (75, True)
+    assert target("run", "--wait", "0.2").code == 0
+
+
+def test_a_paused_target_sends_nothing_until_it_is_resumed(target: Target, standin: Standin) -> None:
+    """Exit 75 says who and why; a list is taken in all the same."""
+    for missing in (("--reason", "r"), ("--by", "b"), ("--reason", " ", "--by", "b")):
+        assert target("pause", *missing).code == 2
+    said = target("pause", "--reason", "migration", "--by", "operations")
+    assert (said.code, "nothing is sent until" in said.out) == (0, True)
+    for command in (["run"], ["drain"]):
+        stopped = target(*command)
+        assert stopped.code == 75
+        assert "paused by operations" in stopped.out + stopped.err
+        assert "migration" in stopped.out + stopped.err
+    assert "paused by operations since" in target("status").out
+    taken = target("opt-out", _withdrawals(target, 2), *SAID)
+    assert (taken.code, "is taken in" in taken.out) == (75, True)
+    assert standin.requests == 0
+    assert "resumed; operations had paused it: migration" in target("resume").out
+    assert "it was not paused" in target("resume").out
+    assert target("drain").code == 0
+    assert standin.requests == 1
+
+
+def test_an_obligation_past_its_limit_ends_in_7_everywhere(dead: Target) -> None:
+    """The opt-out itself, each run and drain, and the status; the report says which command lists them."""
+    assert dead.init("equal", 0).code == 0
+    said = dead("opt-out", _withdrawals(dead, 2, 3), "--received-at", _ago(5), *SAID[2:])
+    assert said.code == 7
+    assert "2 to be tried again" in said.out
+    for command in (["run"], ["drain"], ["withdrawals", "status"]):
+        assert dead(*command).code == 7, command
+    status = json.loads(dead("withdrawals", "status", "--json").out)
+    assert (status["open"], status["past_limit"], status["parked"]) == (2, 2, 0)
+    assert "2 are past their limit" in dead("withdrawals", "status").out
+    report = dead("report").out
+    assert "withdrawals status" in report
+    assert "2 clients are owed a denial, 2 past their limit" in report
+    assert dead("withdrawals", "close", "--client", "2", "--reason", "phoned", "--by", "DPO").code == 0
+    again = dead("withdrawals", "close", "--client", "2", "--reason", "phoned", "--by", "DPO")
+    assert (again.code, "Nothing is owed to client 2" in again.err) == (2, True)
+    assert dead("withdrawals", "close", "--client", "3", "--reason", "", "--by", "DPO").code == 2
+    assert json.loads(dead("withdrawals", "status", "--json").out)["open"] == 1
+
+
+def test_who_the_platform_does_not_know_is_told_apart(tmp_path: Path, cli: Cli) -> None:
+    """Parked: exit 1 once, no alarm after, and a person may close it."""
+    with running(Options(unknown_every=5)) as platform:
+        made = Target(tmp_path / "target", platform.url, cli)
+        assert made.init().code == 0
+        said = made("opt-out", _withdrawals(made, 10), *SAID)
+        assert (said.code, "1 not known to the platform" in said.out) == (1, True)
+        assert made("withdrawals", "status").code == 0
+        assert "1 more are parked" in made("withdrawals", "status").out
+        shown = made("snapshot", "show", "10").out
+        assert "Sms" in shown
+        assert "parked" in shown
+
+
+def test_the_report_of_withdrawals_says_how_fast(target: Target, standin: Standin) -> None:
+    """Between two times, with or without an end; a time that is none ends in 2."""
+    _known(target, standin)
+    assert target("opt-out", _withdrawals(target, 1, 2), "--received-at", _ago(0.5), *SAID[2:]).code == 0
+    said = target("withdrawals", "report", "--from", "2026-01-01", "--json")
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert (found["received"], found["acknowledged"], found["late"], found["withdrawn_and_allowed"]) == (2, 2, 0, 0)
+    before = json.loads(target("withdrawals", "report", "--from", "2020-01-01", "--to", "2020-02-01", "--json").out)
+    assert before["received"] == 0
+    assert "(must be 0)" in target("withdrawals", "report", "--from", _ago(1)).out
+    assert target("withdrawals", "report", "--from", "soon").code == 2
+
+
+def test_a_wrong_list_is_taken_back_by_two_people(target: Target, standin: Standin) -> None:
+    """By the beginning of its digest; by one person, twice, or a list that is none, ends in 2."""
+    _known(target, standin)
+    assert target("opt-out", _withdrawals(target, 1, 2), *SAID).code == 0
+    digest = json.loads(target("withdrawals", "status", "--json").out)["lists"][0]["digest"]
+    void = ("withdrawals", "void", "--reason", "wrong file", "--by", "A", "--approved-by")
+    assert target(*void, "A", "--list", digest[:8]).code == 2
+    assert target(*void, "B", "--list", "ffffffffffff").code == 2
+    found = json.loads(target(*void, "B", "--list", digest[:8], "--json").out)
+    assert (found["withdrawals"], found["obligations"], found["kept"]) == (2, 0, 0)
+    assert target(*void, "B", "--list", digest[:8]).code == 2
+    assert target("run").code == 0
+    assert _held(standin) == HELD, "two re-grants are below the guard's floor"
+
+
+def test_evidence_lifts_a_withdrawal(target: Target, standin: Standin) -> None:
+    """What is lifted may be granted by the next export; what is not is told with its rule, and ends in 1."""
+    _known(target, standin)
+    assert target("opt-out", _withdrawals(target, 2), *SAID).code == 0
+    assert target("run").code == 0
+    assert _held(standin)[2] == (False, True, True, True)
+    ledger = target.folder / "evidence.csv"
+    header = "Client,channels,granted_at,method,evidence_ref\n"
+    ledger.write_text(f"{header}2,sms,2026-11-10,form,F-1\n4,sms,2026-11-10,form,F-2\n")
+    said = target("reconsent", ledger, "--json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    assert (found["lifted"], [one["client"] for one in found["refused"]]) == (1, [4])
+    assert target("run").code == 0
+    assert _held(standin) == HELD
+    assert "client 4" in target("reconsent", ledger).out
+    assert target("reconsent", target.folder / "no.csv").code == 3
+
+
+def test_what_was_withdrawn_is_shown_of_single_clients(target: Target, standin: Standin) -> None:
+    """Channels, what is owed and until when, as words and as JSON."""
+    assert target("opt-out", _withdrawals(target, 2), *SAID).code == 0
+    (one,) = json.loads(target("snapshot", "show", "2", "--json").out)["clients"]
+    assert (one["withdrawn"], one["owed"], one["parked"]) == (["Sms"], [], False)
+    standin.stop()
+    assert target("opt-out", _withdrawals(target, 3), "--received-at", _ago(0.1), *SAID[2:]).code == 5
+    (one,) = json.loads(target("snapshot", "show", "3", "--json").out)["clients"]
+    ((owed),) = one["owed"]
+    assert (owed["owed"], owed["source"]) == ("Sms", "withdrawal")
+    assert owed["limit_at"] - owed["started"] == 48 * 3600
+    assert "owed until" in target("snapshot", "show", "3").out
+
+
+# Several targets
+
+
+class Brands(NamedTuple):
+    """Two targets on one host, and a folder with their configurations."""
+
+    first: Target
+    second: Target
+    configs: Path
+
+
+@pytest.fixture
+def brands(tmp_path: Path, cli: Cli, standin: Standin) -> Brands:
+    """Return two brands with state, of one platform."""
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    made = []
+    for name in ("first", "second"):
+        one = Target(tmp_path / name, standin.url, cli)
+        text = one.config.read_text().replace('path = "export.csv"', f'path = "{one.export}"')
+        text += f'[state]\npath = "{one.state}"\nkeys = "{one.folder}/keys"\n[report]\npath = "{one.folder}/reports"\n'
+        one.config = configs / f"{name}.toml"
+        one.config.write_text(text)
+        assert one.init("equal", 0).code == 0
+        made.append(one)
+    first, second = made
+    return Brands(first, second, configs)
+
+
+def test_a_list_goes_to_every_brand_of_a_folder(brands: Brands, cli: Cli, standin: Standin) -> None:
+    """Or to those that are named; each has a place of its own in the answer."""
+    path = _withdrawals(brands.first, 2)
+    named = [argument for one in brands[:2] for argument in ("--config", one.config)]
+    for where in (["--config", brands.configs], named):
+        said = cli("opt-out", path, *SAID, *where, "--json")
+        assert said.code == 0, said
+        found = json.loads(said.out)
+        assert list(found) == ["targets"]
+        assert [one["sent"]["acknowledged"] for one in found["targets"]] == [1, 1]
+    assert standin.requests == 2
+    words = cli("withdrawals", "status", "--config", brands.configs)
+    assert words.out.count(f"owed at {standin.url}") == 2
+    single = json.loads(cli("withdrawals", "status", "--config", brands.first.config, "--json").out)
+    assert "targets" not in single
+
+
+def test_an_error_at_one_brand_keeps_no_other_waiting(brands: Brands, cli: Cli, standin: Standin) -> None:
+    """The list is durable at both; the one that can send sends, and the exit code is of the graver."""
+    path = _withdrawals(brands.first, 2)
+    snapshot = brands.first.state / "snapshots" / "1.parquet"
+    whole = snapshot.read_bytes()
+    snapshot.write_bytes(whole[:-1])
+    said = cli("opt-out", path, *SAID, "--config", brands.configs, "--json")
+    assert said.code == 4, said
+    broken, other = json.loads(said.out)["targets"]
+    assert (broken["exit"], f"{snapshot}: damaged" in broken["error"]) == (4, True)
+    assert other["sent"]["acknowledged"] == 1
+    kept = [json.loads(one("withdrawals", "status", "--json").out) for one in brands[:2]]
+    assert [(one["open"], one["lists"][0]["digest"]) for one in kept] == [(1, broken["list"]), (0, broken["list"])]
+    words = cli("opt-out", path, *SAID, "--config", brands.configs).out
+    assert f"not sent   {snapshot}: damaged" in words
+    drained = json.loads(cli("drain", "--config", brands.configs, "--json").out)["targets"]
+    assert [one["exit"] for one in drained] == [4, 0]
+    snapshot.write_bytes(whole)
+    assert cli("drain", "--config", brands.configs).code == 0
+    assert standin.requests == 2
+
+
+def test_a_busy_brand_delays_no_other(brands: Brands, cli: Cli, standin: Standin) -> None:
+    """Both are tried before either is waited for."""
+    path = _withdrawals(brands.first, 2)
+    with held_elsewhere(brands.first.state):
+        said = cli("opt-out", path, *SAID, "--config", brands.configs, "--wait-s", "0", "--json")
+    assert said.code == 75
+    busy, free = json.loads(said.out)["targets"]
+    assert (bool(busy["busy"]), free["sent"]["acknowledged"]) == (True, 1)
+
+
+def test_what_one_brand_lacks_is_done_at_the_other(brands: Brands, cli: Cli) -> None:
+    """A list of one brand alone is void there, and the other says that it has none: exit 1; if none has it, 2."""
+    assert brands.second("opt-out", _withdrawals(brands.second, 2), *SAID).code == 0
+    digest = json.loads(brands.second("withdrawals", "status", "--json").out)["lists"][0]["digest"]
+    void = ("withdrawals", "void", "--reason", "r", "--by", "A", "--approved-by", "B", "--config", brands.configs)
+    said = cli(*void, "--list", digest[:8], "--json")
+    assert said.code == 1, said
+    first, second = json.loads(said.out)["targets"]
+    assert set(first) == {"target", "error", "exit"}
+    assert second["withdrawals"] == 1
+    assert cli(*void, "--list", digest[:8]).code == 2
+
+
+def test_the_status_of_a_whole_brand_is_shown_beside_a_damaged_one(brands: Brands, cli: Cli) -> None:
+    """The damage is the exit code; what the other owes is not hidden by it."""
+    assert brands.second("opt-out", _withdrawals(brands.second, 2), *SAID).code == 0
+    (brands.first.state / "ledger.db").write_bytes(b"no database at all, " * 1000)
+    said = cli("withdrawals", "status", "--config", brands.configs)
+    assert said.code == 4
+    assert "damaged" in said.out
+    assert "owed at" in said.out
+
+
+def test_configurations_that_contradict_each_other_end_in_2(brands: Brands, cli: Cli) -> None:
+    """An empty folder; two that share a state and say different things of withdrawals; one file for two brands."""
+    path = _withdrawals(brands.first, 2)
+    empty = brands.first.folder / "none"
+    empty.mkdir()
+    said = cli("opt-out", path, *SAID, "--config", empty)
+    assert (said.code, "no configuration (*.toml)" in said.err) == (2, True)
+    out = cli("withdrawals", "export", brands.first.folder / "all.csv", "--config", brands.configs)
+    assert (out.code, "one configuration at a time" in out.err) == (2, True)
+    other = brands.first.config.read_text() + '[withdrawals]\nscope = "all"\n'
+    (brands.configs / "third.toml").write_text(other)
+    said = cli("opt-out", path, *SAID, "--config", brands.configs)
+    assert (said.code, "[withdrawals]" in said.err) == (2, True)
+
+
+# What a run would not do by itself
+
+
+@pytest.fixture
+def careful(target: Target, standin: Standin) -> Target:
+    """Return a target whose platform is up to date, that lets no re-grant and no lost consent pass."""
+    assert target("run").code == 0
+    target.configure("[delivery]", "[guards]\nre_grants = 0\nre_grants_share = 0\n[delivery]")
+    target.export.write_text(GOOD.replace("3,false,false,false,false", "3,true,false,false,false"))
+    return target
+
+
+def _command(shown: str, **said: str) -> list[str]:
+    """Return the arguments of the command that a report shows, with what it leaves to the person filled in."""
+    (line,) = [line for line in shown.splitlines() if " consent-sync approve " in line]
+    arguments = shlex.split(line[line.index("consent-sync ") :])[1:]
+    for name, value in said.items():
+        arguments[arguments.index(f"--{name}") + 1] = value
+    return arguments
+
+
+def test_what_was_held_is_let_through_by_the_command_that_the_report_shows(
+    careful: Target, cli: Cli, standin: Standin
+) -> None:
+    """The first lines say what, why and how; that very command approves it, and the next run sends it."""
+    sent = standin.requests
+    said = careful("run")
+    assert said.code == 6
+    assert standin.requests == sent
+    first = said.out.splitlines()[1:3]
+    assert first[0].startswith("  ! 1 re-grants, more than 0: held until approved (held.csv)")
+    assert first[1].startswith("  approve    consent-sync approve 3 --grants 1 ")
+    assert "held.csv" in said.out
+    listed = careful("approve").out
+    assert "re-grants" in listed
+    assert json.loads(careful("approve", "--json").out)["held"][0]["grants"] == 1
+    approved = cli(*_command(said.out, reason="campaign", by="CRM lead"))
+    assert (approved.code, approved.out.startswith("approved: 1 grants of run 0003-")) == (0, True)
+    assert standin.requests == sent
+    done = careful("run", "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert [(one["by"], one["reason"], one["count"]) for one in found["approvals"]] == [("CRM lead", "campaign", 1)]
+    assert "by CRM lead: campaign" in careful("report").out
+    assert _held(standin)[3] == (True, False, False, False)
+
+
+def test_an_approval_may_run_at_once(careful: Target, standin: Standin) -> None:
+    """`--now` runs, with the export that is named; the answer is the run's."""
+    assert careful("run").code == 6
+    moved = careful.export.rename(careful.folder / "tonight.csv")
+    said = careful("approve", "3", moved, "--grants", "1", "--reason", "r", "--by", "b", "--now", "--json")
+    assert said.code == 0, said
+    assert json.loads(said.out)["outcomes"]["delivered"] == 1
+    assert _held(standin)[3] == (True, False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("3", "--grants", "2"), "held 1 clients' grants, not 2"),
+        (("3", "--revocations", "1"), "held no revocations"),
+        (("3", "--clients", "9"), "has 4 clients, not 9"),
+        (("77", "--grants", "1"), "Run 77 held nothing"),
+        (("3",), "say one of"),
+        (("3", "--grants", "1", "--clients", "4"), "say one of"),
+        (("3", "export.csv", "--grants", "1"), "say --now"),
+        (("--grants", "1"), "which RUN"),
+        (("3", "--grants", "0"), "--grants"),
+    ],
+    ids=str,
+)
+def test_an_approval_that_is_not_of_what_was_held_ends_in_2(
+    careful: Target, standin: Standin, arguments: tuple[str, ...], words: str
+) -> None:
+    """Nothing is approved, and the next run holds the same."""
+    assert careful("run").code == 6
+    said = careful("approve", *arguments, "--reason", "r", "--by", "b")
+    assert said.code == 2
+    assert words in said.err
+    assert careful("run").code == 6
+
+
+def test_an_approval_is_signed(careful: Target) -> None:
+    """Without why or who it is none."""
+    assert careful("run").code == 6
+    for said in (("--reason", "r"), ("--by", "b")):
+        assert careful("approve", "3", "--grants", "1", *said).code == 2
+
+
+def test_a_plan_says_what_a_run_would_hold(careful: Target, standin: Standin) -> None:
+    """Exit 6; there is no run yet whose held set could be approved."""
+    before = careful.files()
+    said = careful("plan")
+    assert said.code == 6
+    assert said.out.splitlines()[1].startswith("  ! 1 re-grants, more than 0: held until approved (held.csv)")
+    assert "when a run has held it: consent-sync approve RUN --grants 1" in said.out
+    assert json.loads(careful("plan", "--json").out)["approvable"]["grants"] == 1
+    assert careful.files() == before
+
+
+def test_a_restored_backup_grants_nothing_until_somebody_says_what_it_lacks(target: Target, standin: Standin) -> None:
+    """Exit 4 while it lacks a withdrawal; a list still goes; then `state restored`, signed."""
+    _known(target, standin)
+    backup = target.folder / "backup"
+    shutil.copytree(target.state, backup)
+    assert target("opt-out", _withdrawals(target, 2), *SAID).code == 0
+    shutil.rmtree(target.state)
+    backup.rename(target.state)
+    said = target("run")
+    assert said.code == 4
+    assert "state restored" in said.err
+    restored = ("state", "restored", "--by", "operations")
+    for wrong in (restored, (*restored, "--none", "--withdrawals-since", "x.csv"), ("state", "restored", "--none")):
+        assert target(*wrong).code == 2
+    since = _withdrawals(target, 2, name="since.csv")
+    found = json.loads(target(*restored, "--withdrawals-since", since, *SAID, "--json").out)
+    assert found["withdrawals_since"] == 1
+    assert target("run").code in (0, 1)
+    assert _held(standin)[2] == (False, True, True, True)
+    again = target(*restored, "--none")
+    assert (again.code, "not a restored backup" in again.err) == (2, True)
+
+
+# What a run is asked for
+
+
+def test_yesterdays_export_is_noticed(target: Target, standin: Standin) -> None:
+    """With --require-new the same file with nothing left to send ends in 3, and says so; without, in 0."""
+    assert target("run", "--require-new").code == 0
+    said = target("run", "--require-new")
+    assert said.code == 3
+    assert "the same file as last time" in said.out
+    assert target("run").code == 0
+
+
+def test_a_part_is_read_in_the_place_of_the_export(target: Target, standin: Standin) -> None:
+    """It says nothing of those whom it lacks; both at once ends in 2."""
+    part = target.folder / "repaired.csv"
+    part.write_text(f"{HEADER}\n9,false,,,\n")
+    assert json.loads(target("plan", "--part", part, "--json").out)["decided"]["absent"] == 0
+    assert target("run", "--part", part).code == 0
+    assert _held(standin)[9] == (False, None, None, None)
+    for command in ("run", "plan"):
+        both = target(command, target.export, "--part", part)
+        assert (both.code, "--part" in both.err) == (2, True)
+
+
+def test_the_age_of_an_export_is_said_on_the_command_line(target: Target, standin: Standin) -> None:
+    """With as_of = "flag": without it exit 2, an old one grants nothing (6), one of the future ends in 3."""
+    target.configure('as_of = "none"', 'as_of = "flag"')
+    for command in ("run", "plan", "check"):
+        said = target(command)
+        assert (said.code, "--as-of" in said.err) == (2, True), command
+        assert target(command, "--as-of", "soon").code == 2
+    assert target("check", "--as-of", _ago(0.1)).code == 0
+    assert target("run", "--as-of", _ago(-1)).code == 3
+    old = target("plan", "--as-of", _ago(3))
+    assert old.code == 6
+    assert "72.0 h old" in old.out
+    assert "may not grant" in old.out.splitlines()[1]
+    assert target("run", "--as-of", _ago(0.5)).code == 0
+    assert "12.0 h old" in target("report").out
+    assert _held(standin) == HELD
+
+
+def test_an_export_without_an_age_is_told_each_night(target: Target) -> None:
+    """as_of = "none" is a choice, and the report says so."""
+    assert target("run").code == 0
+    assert 'freshness  not checked ([export] as_of = "none")' in target("report").out
+
+
+def test_init_takes_those_who_withdrew_before(dead: Target, cli: Cli) -> None:
+    """Nobody on the list is granted what it covers; one of the list and --no-withdrawals has to be said."""
+    path = _withdrawals(dead, 2)
+    init = ("init", dead.export, "--platform", "empty", "--approve-grants", str(GRANTS))
+    assert dead(*init).code == 2
+    assert dead(*init, "--withdrawals", path, "--no-withdrawals").code == 2
+    less = dead(*init, "--withdrawals", path, "--received-at", "2026-11-02", "--scope", "all", "--basis", "objection")
+    assert (less.code, f"--approve-grants {GRANTS - 1}" in less.err) == (2, True)
+    assert not dead.state.exists()
+    assert dead(*init, "--withdrawals", path, "--received-at", _ago(0.5), *SAID[2:]).code == 0
+    assert json.loads(dead("withdrawals", "status", "--json").out)["open"] == 1
+    (one,) = json.loads(dead("snapshot", "show", "2", "--json").out)["clients"]
+    assert one["withdrawn"] == ["Sms"]
+
+
+# Single clients
+
+
+def test_everything_of_a_client_is_explained_and_what_was_sent_is_listed(target: Target, standin: Standin) -> None:
+    """In words and as one object; nothing is changed, and nothing sent."""
+    assert target("run").code == 0
+    before, sent = target.files(), standin.requests
+    for command in ("explain", "history"):
+        assert f"client 2 at {standin.url}" in target(command, "2").out
+        assert json.loads(target(command, "2", "--json").out)["client"] == 2
+        assert target(command, "0").code == 2
+    assert (target.files(), standin.requests) == (before, sent)
+
+
+def test_an_erased_client_is_nowhere(target: Target, standin: Standin) -> None:
+    """Denied first, then gone; the next export is not heard of it."""
+    assert target("run").code == 0
+    said = target("forget", "--client", "2", "--request-ref", "R-1", "--json")
+    assert said.code == 0, said
+    assert json.loads(said.out)["forgotten"] == 1
+    assert "not known" in target("snapshot", "show", "2").out
+    sent = standin.requests
+    assert target("run").code == 0
+    assert standin.requests == sent
+    assert target("forget").code == 2
+
+
+def test_a_dump_that_allows_what_was_withdrawn_ends_in_1(target: Target, standin: Standin) -> None:
+    """And a denial is owed from then on."""
+    assert target("run").code == 0
+    assert target("compare", target.export).code == 0
+    assert target("opt-out", _withdrawals(target, 2), *SAID).code == 0
+    said = target("compare", target.export, "--json")
+    assert said.code == 1
+    assert json.loads(said.out)["withdrawn_but_allowed"] == 1
+    assert target("drain").code == 0
+
+
+# Exit codes and help
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (ConfigError("mend it"), 2, "consent-sync: mend it"),
+        (ExportError("mend it"), 3, "consent-sync: mend it"),
+        (StateError("mend it"), 4, "consent-sync: mend it"),
+        (EndpointError("away"), 5, "consent-sync: away"),
+        (PausedError("paused"), 75, "consent-sync: paused"),
+        (CountsError("one too many"), 70, "Traceback"),
+        (RuntimeError("a bug"), 70, "please report the lines above"),
+        (MemoryError(), 70, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=repr,
+)
+def test_every_error_has_its_exit_code(
+    capsys: pytest.CaptureFixture[str], raised: BaseException, code: int, words: str
+) -> None:
+    """A message on standard error, and nothing on standard output."""
+    with pytest.raises(SystemExit) as ended, exit_codes():
+        raise raised
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (code, "")
+    assert words in err
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_ended_from_outside_finishes_what_is_in_flight(
+    tmp_path: Path, cli: Cli, signal_: signal.Signals, code: int
+) -> None:
+    """It reports, ends in 130 or 143, and the next run sends the rest."""
+    with running(Options(latency_ms=20)) as platform:
+        made = Target(tmp_path / "target", platform.url, cli)
+        made.export.write_text(
+            HEADER + "\n" + "".join(f"{client},false,false,false,false\n" for client in range(1, 2001))
+        )
+        made.configure("[delivery]", "[delivery]\nmax_concurrency = 2")
+        assert made.init("empty", 0).code == 0
+        run = subprocess.Popen(
+            [sys.executable, "-m", "sync_job", "run", "--config", made.config, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        ends = time.monotonic() + 60
+        while not platform.requests and run.poll() is None and time.monotonic() < ends:
+            time.sleep(0.01)  # another process is waited for
+        run.send_signal(signal_)
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == code, err
+        assert json.loads(out)["outcomes"]["deferred"] > 0
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command; the object is the command-line library's own."""
+    top: Any = typer.main.get_command(app)
+    for name, command in top.commands.items():
+        inner = getattr(command, "commands", None)
+        yield from ((name, one) for one in inner) if inner else [(name,)]
+
+
+@pytest.mark.parametrize("command", list(_commands()), ids=" ".join)
+def test_every_commands_help_has_an_example_and_fits_a_screen(cli: Cli, command: tuple[str, ...]) -> None:
+    """Forty lines of eighty columns; the example is of that command."""
+    said = cli(*command, "--help")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert f"Example: consent-sync {' '.join(command)} " in " ".join(said.out.split())

@@ -84,6 +84,16 @@ def test_unknown_key_of_a_nested_section_names_the_nearest(file: Path) -> None:
         ('[report]\nresults = "xlsx"\n', "[report] results"),
         ("[report]\ntolerate = 2\n", "[report] tolerate"),
         ('[export.columns]\nClient = ""\n', "[export.columns] Client"),
+        ('[export.blank]\nAllowSms = "no"\n', "[export.blank] AllowSms"),
+        ('[withdrawals]\nscope = "fax"\n', "[withdrawals] scope"),
+        ('[withdrawals]\nbasis = "whim"\n', "[withdrawals] basis"),
+        ('[withdrawals]\nprofile = "never"\n', "[withdrawals] profile"),
+        ("[withdrawals]\ntarget_h = 0\n", "[withdrawals] target_h"),
+        ("[withdrawals]\nlimit_h = -1\n", "[withdrawals] limit_h"),
+        ("[withdrawals]\nleg_s = -1\n", "[withdrawals] leg_s"),
+        ('[withdrawals.columns]\nclient = ""\n', "[withdrawals.columns] client"),
+        ('[guards]\ngrants = "always"\n', "[guards] grants"),
+        ("[guards]\nre_grants = 0.5\n", "[guards] re_grants"),
         ('allow_plain_http = "perhaps"\n', "[endpoint] allow_plain_http"),
         ("headers = { X-Tenant = 1 }\n", "[endpoint.headers] X-Tenant"),
         ('headers = "X-Tenant: 1"\n', "[endpoint] headers"),
@@ -107,6 +117,86 @@ def test_missing_required_key_says_what_it_is_for(file: Path) -> None:
     ) as caught:
         config.load(file)
     assert '"none"' in str(caught.value)
+
+
+def with_export(file: Path, as_of: str, more: str = "") -> Settings:
+    """Return the settings with this as_of, and *more* keys of [export]."""
+    file.write_text(LEAST.replace('as_of = "none"', f'as_of = "{as_of}"\n{more}'))
+    return config.load(file)
+
+
+@pytest.mark.parametrize(
+    "as_of",
+    [
+        "none",
+        "mtime",
+        "flag",
+        "column:changed at",
+        "filename:%Y-%m-%d",
+        "filename:crm_%d%m%Y_%H%M%S",
+        "filename:%%%Y%m%d",
+    ],
+)
+def test_age_of_exports_may_be_known_in_five_ways(file: Path, as_of: str) -> None:
+    """The text is kept as it is written."""
+    assert with_export(file, as_of).export.as_of == as_of
+
+
+@pytest.mark.parametrize(
+    ("as_of", "said"),
+    [
+        ("", "none of 'none', 'mtime', 'column:NAME', 'filename:PATTERN', 'flag'"),
+        ("MTIME", "none of 'none'"),
+        ("column", "none of 'none'"),
+        ("column:", "none of 'none'"),
+        ("filename:", "none of 'none'"),
+        ("flag:x", "none of 'none'"),
+        ("filename:*.csv", "gives no date: it needs %Y, %m and %d"),
+        ("filename:%Y-%m", "gives no date"),
+        ("filename:%y%m%d", "%y in '%y%m%d' is not known; known are %Y %m %d %H %M %S"),
+        ("filename:%Y%m%d%", "ends in a lone %"),
+        ("filename:%Y%m%d-%d", "twice"),
+        ("filename:%%Y%%m%%d", "gives no date"),
+    ],
+)
+def test_age_that_cannot_be_known_so_names_the_choices(file: Path, as_of: str, said: str) -> None:
+    """A pattern without a date would be found out at night otherwise."""
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        with_export(file, as_of)
+    assert f"{file}: [export] as_of: " in str(caught.value)
+
+
+@pytest.mark.parametrize("hours", ["0", "-1"])
+def test_exports_may_have_some_age(file: Path, hours: str) -> None:
+    """A limit of nothing would grant nothing ever; `[guards] grants = "never"` says that."""
+    with pytest.raises(ConfigError, match=r"\[export\] max_age_h"):
+        with_export(file, "mtime", f"max_age_h = {hours}")
+
+
+def test_every_guard_has_a_floor_and_a_share_of_zero_at_least(file: Path) -> None:
+    """None of its numbers may be negative, and zero and a billion are numbers like others."""
+    guards = {name: value for name, value in config.load(file).guards if name != "grants"}
+    floors = [name for name in guards if not name.endswith(("_share", "_nights"))]
+    assert {f"{name}_share" for name in floors} | {*floors, "new_grants_nights"} == set(guards)
+    for name in guards:
+        assert f"[guards] {name}: " in wrong(file, f"[guards]\n{name} = -1\n")
+        file.write_text(LEAST + f"[guards]\n{name} = 0\n")
+        assert getattr(config.load(file).guards, name) == 0
+        file.write_text(LEAST + f"[guards]\n{name} = 1000000000\n")
+        assert getattr(config.load(file).guards, name) == 10**9
+
+
+def test_sections_of_withdrawals_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file and from the environment, columns too."""
+    file.write_text(
+        LEAST + '[export.blank]\nAllowPush = "denied"\n'
+        '[withdrawals]\nscope = "sms, Email"\nbasis = "objection"\n[withdrawals.columns]\nclient = "Kunde"\n'
+    )
+    monkeypatch.setenv("CONSENT_SYNC__WITHDRAWALS__COLUMNS__SCOPE", "Umfang")
+    settings = config.load(file)
+    assert settings.export.blank.channels == ("", "", "denied", "")
+    assert (settings.withdrawals.scope, settings.withdrawals.basis) == ("sms, Email", "objection")
+    assert (settings.withdrawals.columns.client, settings.withdrawals.columns.scope) == ("Kunde", "Umfang")
 
 
 def test_every_wrong_key_is_named_at_once(file: Path) -> None:

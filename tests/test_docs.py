@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import typer
 from pydantic import BaseModel
@@ -20,7 +21,11 @@ import sync_job
 from sync_job import config
 from sync_job.cli.app import app
 from sync_job.config import PREFIX, Settings, section_of
+from sync_job.consent.diff import Blocked, Held
+from sync_job.consent.freshness import Doubt
+from sync_job.consent.guards import Guard
 from sync_job.errors import PRECEDENCE, Exit
+from sync_job.report import lists
 from sync_job.report.results import SCHEMA
 from sync_job.standin.background import running
 from sync_job.standin.options import Options
@@ -219,6 +224,45 @@ def test_every_column_of_the_results_is_documented() -> None:
     """docs/operating.md has a row for each column of results.csv, in the file's order."""
     found = re.findall(r"^\| `(\w+)` \| .* \|$", OPERATING[OPERATING.index("**Columns of") :], re.MULTILINE)
     assert found[: len(SCHEMA.names)] == SCHEMA.names
+
+
+def test_every_guard_and_doubt_has_something_to_do() -> None:
+    """Whoever finds a name in `guards` or `doubts` of a summary finds its row in docs/operating.md; and no other."""
+    rows = OPERATING[OPERATING.index("| guard or doubt |") :].split("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in row.split("|")[1].strip().split(", ")]
+    assert sorted(named) == sorted({*map(str, Guard), *map(str, Doubt)})
+
+
+def test_files_of_a_report_have_the_columns_that_are_documented(tmp_path: Path) -> None:
+    """held.csv and blocked.csv, by their first line."""
+    ids, byte = np.array([5], np.int32), np.array([2], np.uint8)
+    lists.write_held(tmp_path / "held.csv", Held(ids, byte, byte), "re-grants")
+    lists.write_blocked(tmp_path / "blocked.csv", Blocked(ids, np.array([1], np.uint8)))
+    for name in ("held.csv", "blocked.csv"):
+        (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", OPERATING, re.MULTILINE)
+        columns = (tmp_path / name).read_text("utf-8").splitlines()[0].replace('"', "").split(",")
+        assert [column for column in re.findall(r"`(\w+)`", row) if column in columns] == columns, name
+
+
+def test_documented_command_lines_are_command_lines() -> None:
+    """Each in a block of README or docs, or in a shipped configuration: the command exists, and so do its options."""
+    known = {name: {one for parameter in found.params for one in parameter.opts} for name, found in commands()}
+    texts = [path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    lines = [
+        line
+        for text in texts
+        for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+        for line in block.split("\n")
+    ]
+    lines += [line for path in (ROOT / "configs").glob("*.toml") for line in path.read_text("utf-8").splitlines()]
+    found = [line[line.index("consent-sync ") :] for line in lines if re.search(r"(^|\s|\$ )consent-sync [a-z]", line)]
+    assert len(found) > 10
+    for line in found:
+        words = line.split(" #")[0].split()[1:]
+        name = next((name for name in (" ".join(words[:2]), words[0]) if name in known), None)
+        assert name, line
+        options = {word.rstrip(",") for word in words if re.fullmatch(r"--?[a-z][a-z-]*,?", word)}
+        assert options <= known[name], line
 
 
 def test_every_event_of_the_log_is_documented() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, FIELDS, LAST_ID, letters, pack
-from sync_job.errors import ExportError
+from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import csv as csv_files
 from sync_job.exports import loader, parquet
 from sync_job.exports.blocks import REJECT_COLUMNS, Rejects
@@ -505,6 +505,243 @@ def test_progress_rises_to_the_whole(tmp_path: Path) -> None:
     assert {whole for _, whole in seen} == {total}
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == total
+
+
+# how old an export is
+
+MOSCOW = ZoneInfo("Europe/Moscow")
+
+
+def _at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _aged(where: Path, how: str, *, first_look: bool = False, **more: Any) -> loader.Export:
+    """Return an export whose age is known by *how*, in Moscow."""
+    return loader.load(_settings(as_of=how), MOSCOW, where=str(where), first_look=first_look, **more)
+
+
+def test_nothing_may_say_how_old_an_export_is(tmp_path: Path) -> None:
+    """Then it has no age, and says so."""
+    export = _aged(_csv(tmp_path, "1,1,1,1,1"), "none")
+    assert export.as_of is None
+    assert export.counts()["as_of"] is None
+
+
+def test_the_oldest_file_gives_the_age(tmp_path: Path) -> None:
+    """By its time and by its name alike: what is missing in it was not known later."""
+    for name, at in (
+        ("crm_20261123_0730.csv", 2e9),
+        ("crm_20261122_0730.csv", 1.9e9),
+        ("crm_20261124_0730.csv", 1.8e9),
+    ):
+        os.utime(_csv(tmp_path, "1,1,1,1,1", name=name), (at, at))
+    assert _aged(tmp_path, "mtime").as_of == 1.8e9
+    export = _aged(tmp_path, "filename:%Y%m%d_%H%M")
+    assert export.as_of == export.counts()["as_of"] == _at("2026-11-22T07:30+03:00")
+    assert _aged(tmp_path, "filename:crm_%Y%m%d").as_of == _at("2026-11-22T00:00+03:00")
+
+
+def test_digits_that_are_no_date_are_passed_over(tmp_path: Path) -> None:
+    """A batch's number, say; folders do not count."""
+    folder = tmp_path / "2020-01-01"
+    folder.mkdir()
+    path = _csv(folder, "1,1,1,1,1", name="batch-99999999-20261123.csv")
+    assert _aged(path, "filename:%Y%m%d").as_of == _at("2026-11-23T00:00+03:00")
+    with pytest.raises(ExportError, match=re.escape(f"{path}: no time like '%Y-%m-%d' in its name")):
+        _aged(path, "filename:%Y-%m-%d")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_newest_time_in_a_column_gives_the_age(tmp_path: Path, write: Write) -> None:
+    """Of all rows of all files, rejected ones too; what cannot be read says nothing."""
+    rows = _rows(("1", "1", "2026-11-20"), ("2", "1", ""), ("x", "1", "2026-11-22T10:00"), ("3", "1", "soon"))
+    write(tmp_path / "a.csv", rows)
+    write(tmp_path / "b.csv", _rows(("4", "0", "2026-11-22 06:59:59+00:00")))
+    export = _aged(tmp_path, "column:at")
+    assert export.as_of == _at("2026-11-22T10:00+03:00")
+    assert (export.rejects, export.missing) == (1, ())
+    write(tmp_path / "a.csv", _rows(("1", "1", ""), ("2", "1", "soon")))
+    assert _aged(tmp_path / "a.csv", "column:at").as_of is None
+
+
+def test_a_column_of_the_age_may_have_another_meaning_too(tmp_path: Path) -> None:
+    """The time of a consent, for which a cell that cannot be read rejects its row."""
+    path = _as_csv(tmp_path / "a.csv", _rows(("1", "1", "2026-11-20"), ("2", "1", "soon")))
+    keys = _settings(as_of="column:at", columns=TIMED)
+    export = loader.load(keys, UTC_ZONE, where=str(path), first_look=True)
+    assert (export.as_of, export.rejects) == (_at("2026-11-20T00:00+00:00"), 1)
+
+
+def test_an_age_from_a_column_that_is_missing(tmp_path: Path) -> None:
+    """On a first look an error; later the column is missing and there is no age, whatever other files say."""
+    _as_csv(tmp_path / "a.csv", _rows(("1", "1", "2026-11-20")))
+    _csv(tmp_path, "2,1,1,1,1", name="b.csv")
+    with pytest.raises(
+        ExportError, match=r"b.csv: no column 'at', which \[export\] as_of names; the header has 'Client'"
+    ):
+        _aged(tmp_path, "column:at", first_look=True)
+    export = _aged(tmp_path, "column:at")
+    assert (export.as_of, export.missing, export.clients) == (None, ("at",), 2)
+
+
+def test_an_age_from_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Nobody can tell which is meant."""
+    path = _csv(tmp_path, "1,1,1,1,1,2026-11-20,2026-11-21", header=f"{HEADER},at,at")
+    with pytest.raises(ExportError, match="'at' twice"):
+        _aged(path, "column:at")
+
+
+def test_an_age_may_be_told(tmp_path: Path) -> None:
+    """Where the configuration leaves it to the caller; then it must be, and otherwise it must not."""
+    path = _csv(tmp_path, "1,1,1,1,1")
+    assert _aged(path, "flag", as_of=1.7e9).as_of == 1.7e9
+    with pytest.raises(ConfigError, match="say when the export was made, with --as-of"):
+        _aged(path, "flag")
+    with pytest.raises(ConfigError, match="'mtime'"):
+        _aged(path, "mtime", as_of=1.7e9)
+
+
+@pytest.mark.parametrize("how", ["mtime", "flag", "filename:%Y-%m-%d_%H-%M", "column:at"])
+def test_an_export_from_the_future_is_refused(tmp_path: Path, how: str) -> None:
+    """It would outdo every later one; clocks may differ by a quarter of an hour."""
+    path = _as_csv(tmp_path / "2026-11-24_12-00.csv", _rows(("1", "1", "2026-11-24T12:00")))
+    made = _at("2026-11-24T12:00+03:00")
+    os.utime(path, (made, made))
+    told: dict[str, Any] = {"as_of": made} if how == "flag" else {}
+    assert _aged(path, how, now=made - 15 * 60, **told).as_of == made
+    with pytest.raises(ExportError, match="as of 2026-11-24 09:00 UTC, which is in the future"):
+        _aged(path, how, now=made - 15 * 60 - 1, **told)
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    """Whatever the files are called and in whatever order they come; other bytes have another."""
+    first, second = _csv(tmp_path, "1,1,1,1,1", name="a.csv"), _csv(tmp_path, "2,1,1,1,1", name="b.csv")
+    export = _load(tmp_path).export
+    sums = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second))
+    assert export.digest == export.counts()["digest"] == hashlib.sha256("".join(sums).encode()).hexdigest()
+    first.rename(tmp_path / "c.csv")
+    assert _load(tmp_path).export.digest == export.digest
+    _csv(tmp_path, "2,1,1,1,0", name="b.csv")
+    assert _load(tmp_path).export.digest != export.digest
+
+
+# what a blank says
+
+BLANKS = [f"{i},,1,1,0" for i in range(1, 22)]  # 21 rows, one more than a column may leave blank without a no
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_column_of_blanks_that_never_says_no_is_refused(tmp_path: Path, write: Write) -> None:
+    """A ticked box is 1, and an unticked one nothing: the error names the column, its numbers and the cure."""
+    rows = [dict(zip(HEADER.split(","), row.split(","), strict=True)) for row in BLANKS]
+    with pytest.raises(ExportError) as told:
+        _load(write(tmp_path / "a", rows))
+    assert "column 'AllowSms' is blank in 21 of 21 rows and never says no" in str(told.value)
+    assert '[export.blank] AllowSms = "denied"' in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        (BLANKS, True),
+        (BLANKS[1:], False),
+        ([*BLANKS, "30,0,1,1,0"], False),
+        ([*BLANKS, "30, Нет,1,1,0"], False),
+        ([*BLANKS, "30,1,1,1,0"], True),
+        ([row.replace(",,", ",  ,") for row in BLANKS], True),
+        ([*BLANKS[1:], "x,,1,1,0"], True),
+        ([*BLANKS, *[f"{i},1,1,1,0" for i in range(30, 30 + 2079)]], False),
+        ([*BLANKS, *[f"{i},1,1,1,0" for i in range(30, 30 + 2078)]], True),
+    ],
+    ids=["21", "20", "a no", "a no in words", "a yes", "spaces", "rejects count", "1 % of 2100", "over 1 % of 2099"],
+)
+def test_a_column_may_leave_some_blank(tmp_path: Path, rows: list[str], refused: bool) -> None:
+    """20 rows, or 1 % of them if that is more; and any number when it can say no at all."""
+    path = _csv(tmp_path, *rows)
+    if refused:
+        with pytest.raises(ExportError, match="never says no"):
+            _load(path)
+    else:
+        assert _load(path).says[2] == "-TTF"
+
+
+def test_blanks_are_judged_over_the_whole_export(tmp_path: Path) -> None:
+    """One file may be blank where another says no."""
+    _csv(tmp_path, *BLANKS, name="a.csv")
+    _csv(tmp_path, "30,0,1,1,0", name="b.csv")
+    assert _load(tmp_path).says[1] == "-TTF"
+
+
+@pytest.mark.parametrize("kind", ["delta", "part"])
+def test_blanks_of_some_clients_are_not_judged(tmp_path: Path, kind: Any) -> None:
+    """A part or a delta may be empty as well; the caller's word goes before the settings'."""
+    read = _load(_csv(tmp_path, *BLANKS), kind="delta")
+    assert read.says[1] == "-TTF"
+    assert (
+        loader.load(_settings(), UTC_ZONE, where=str(_csv(tmp_path, *BLANKS)), first_look=False, kind=kind).rows == 21
+    )
+    assert loader.load(_settings(), UTC_ZONE, where=str(_csv(tmp_path)), first_look=False, kind=kind).rows == 0
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_blank_says_what_the_settings_say(tmp_path: Path, write: Write) -> None:
+    """Of its own channel alone; a cell that cannot be read is no blank."""
+    rows = [dict(zip(HEADER.split(","), row.split(","), strict=True)) for row in (*BLANKS, "40,??,,1,0", "41,1,,1,0")]
+    read = _load(write(tmp_path / "a", rows), blank={"AllowSms": "denied"})
+    assert (read.says[1], read.says[40], read.says[41]) == ("FTTF", "---F", "T-TF")
+    read = _load(write(tmp_path / "a", rows), blank={"AllowSms": "nothing"})
+    assert (read.says[1], read.says[40], read.says[41]) == ("-TTF", "---F", "T-TF")
+    assert read.export.tokens["AllowSms"][""] == 21
+
+
+def test_a_blank_of_a_rejected_row_denies_where_it_says_no(tmp_path: Path) -> None:
+    """As a written no would; the grants of the row do not count."""
+    read = _load(_csv(tmp_path, "1,,1,??,1"), blank={"AllowSms": "denied"})
+    assert (read.says, read.export.ungranted.tolist()) == ({1: "F---"}, [1])
+
+
+def test_a_missing_column_is_no_column_of_blanks(tmp_path: Path) -> None:
+    """It states nothing, whatever a blank says."""
+    path = _csv(tmp_path, *[f"{i},1,1,0" for i in range(1, 40)], header=HEADER.replace("AllowSms,", ""))
+    read = _load(path, blank={"AllowSms": "denied"})
+    assert (read.says[1], read.export.missing) == ("-TTF", ("AllowSms",))
+
+
+# the rows of one client
+
+
+@pytest.mark.parametrize("size_bytes", [1, 30, 10_000])
+def test_the_rows_of_one_client_go_with_an_export(tmp_path: Path, size_bytes: int) -> None:
+    """As they stand in the file, with their lines: good ones, rejected ones, and those of too few or many fields."""
+    rows = ['8,"1",1,1,1', '7,"1",1,1,1', "", "7,??,1,1,1", "07,1,1", "x,1,1,1,1", '"7",1,1,1,1,"a\nb"', "7,0,0,0,0"]
+    path = _csv(tmp_path, *rows)
+    with mock.patch.object(csv_files, "BLOCK_BYTES", size_bytes):
+        export = loader.load(_settings(), UTC_ZONE, where=str(path), first_look=False, wanted=7)
+        assert loader.load(_settings(), UTC_ZONE, where=str(path), first_look=False).raw == []
+    assert {row.file for row in export.raw} == {str(path)}
+    assert [(row.line, row.text) for row in export.raw] == [
+        (3, rows[1]),
+        (5, rows[3]),
+        (6, rows[4]),
+        (8, rows[6]),
+        (10, rows[7]),
+    ]
+
+
+def test_the_rows_of_one_client_come_from_all_files(tmp_path: Path) -> None:
+    """A row of Parquet is its number and all of its cells."""
+    _csv(tmp_path, "7,1,1,1,1", "8,1,1,1,1", name="a.csv")
+    flags = dict.fromkeys(FIELDS, pa.array([True, None, False, True]))
+    table = pa.table({"Name": ["a", "b", None, "d"], "Client": [8, 7, 9, 7]} | flags)
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=3)
+    with mock.patch.object(parquet, "BATCH_ROWS", 2):
+        export = loader.load(_settings(), UTC_ZONE, where=str(tmp_path), first_look=False, wanted=7)
+    assert [(Path(row.file).name, row.line, row.text) for row in export.raw] == [
+        ("a.csv", 2, "7,1,1,1,1"),
+        ("b.parquet", 2, "b,7,,,,"),
+        ("b.parquet", 4, "d,7,true,true,true,true"),
+    ]
 
 
 # against a plain reading

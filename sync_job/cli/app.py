@@ -7,6 +7,7 @@ Modules that bring aiohttp or pandas are imported by the commands that need them
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sync_job.cli import clients, guarding, options, withdrawals
+from sync_job.cli import clients, guarding, looking, options, trying, withdrawals
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
 
 app = typer.Typer(
@@ -25,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-snapshot_app = typer.Typer(help="What the platform is known to hold, and what is due.", no_args_is_help=True)
-app.add_typer(snapshot_app, name="snapshot")
 
 
 def _version(wanted: bool) -> None:
@@ -109,7 +108,7 @@ def init(
         withdrawals=listing,
         as_of=options.moment(as_of, settings, "--as-of"),
     )
-    options.tell(report.summary, as_json=as_json, quiet=quiet)
+    options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -154,7 +153,7 @@ def run(
     )
     watch = options.watch(quiet)
     report = options.waiting(wait_s, watch, lambda: night.run(settings, wish, watch))
-    options.tell(report.summary, as_json=as_json, quiet=quiet)
+    options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -183,7 +182,7 @@ def plan(
     if as_json:
         options.print_json(found)
     elif not quiet:
-        typer.echo(plan_text.plan(found))
+        typer.echo(plan_text.plan(found | {"started": time.time()}, str(config)))
     raise typer.Exit(found["exit"])
 
 
@@ -202,203 +201,15 @@ def apply(
     from sync_job.runs import planning
 
     report = planning.apply(options.load(config), path, options.watch(quiet), options.time_of_day(until))
-    options.tell(report.summary, as_json=as_json, quiet=quiet)
+    options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
-@app.command()
-def check(
-    export: options.ExportArgument = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")] = None,
-    as_of: options.AsOfOption = "",
-    as_json: options.JsonOption = False,
-) -> None:
-    """Read configuration and export, and say what was seen. No request, no state.
-
-    Example: consent-sync check export.csv --config nightly.toml
-    """
-    from sync_job.config import ExportSettings, RunSettings
-    from sync_job.report import text
-    from sync_job.runs import look
-
-    if config is None:
-        settings, run_settings, made = ExportSettings(as_of="none"), RunSettings.model_validate({}), None
-    else:
-        loaded = options.load(config)
-        settings, run_settings = loaded.export, loaded.run
-        made = options.moment(as_of, loaded, "--as-of")
-    where = export or settings.path
-    if not where:
-        raise ConfigError("check: name an export, or a configuration with [export] path.")
-    found = look.check(settings, run_settings.zone, where, options.watch(False), made)
-    options.print_json(found) if as_json else typer.echo(text.check(found))
-
-
-@app.command(name="try")
-def try_(
-    client: Annotated[int, typer.Argument(help="The id of one client, 1 to 2147483647.", min=1, max=2**31 - 1)],
-    deny: Annotated[str, typer.Option(help="The channels to deny: sms, email, push, emailonlinecheque.")],
-    config: options.ConfigOption,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Send one request that denies channels of one client, and show everything about it. Never grants.
-
-    Example: consent-sync try 12345 --deny push --config nightly.toml
-    """
-    from sync_job.delivery.verdict import Kind
-    from sync_job.report import text
-    from sync_job.runs import trial
-
-    try:
-        found = trial.send(options.load(config), client, [name for name in deny.split(",") if name.strip()])
-    except ValueError as exc:
-        raise ConfigError(f"try: {exc}.") from exc
-    shown = {
-        "url": found.url,
-        "headers": found.headers,
-        "body": found.body.decode(),
-        "status": found.answer.status,
-        "failure": found.answer.failure.name.lower() if found.answer.failure else None,
-        "code": found.answer.reply.code if found.answer.reply else None,
-        "message": found.answer.reply.message if found.answer.reply else "",
-        "verdict": found.verdict.kind.name.lower(),
-        "why": found.verdict.why,
-        "in_doubt": found.verdict.doubt,
-    }
-    options.print_json(shown) if as_json else typer.echo(text.trial(shown))
-    ends = {Kind.DELIVERED: Exit.OK, Kind.REFUSED: Exit.ATTENTION}
-    raise typer.Exit(ends.get(found.verdict.kind, Exit.ENDPOINT))
-
-
-@snapshot_app.command()
-def show(
-    clients: Annotated[list[int], typer.Argument(metavar="CLIENT…", help="Ids of clients.")],
-    config: options.ConfigOption,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Show what is known and due of single clients.
-
-    Example: consent-sync snapshot show 12345 12346 --config nightly.toml
-    """
-    from sync_job.report import text
-    from sync_job.runs import look
-
-    found = look.show(options.load(config), clients)
-    options.print_json({"clients": found}) if as_json else typer.echo(text.clients(found))
-
-
-@snapshot_app.command(name="export")
-def export_(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
-    config: options.ConfigOption,
-) -> None:
-    """Write the whole snapshot to a file: Client, the four flags, and what is due.
-
-    Example: consent-sync snapshot export snapshot.csv --config nightly.toml
-    """
-    from sync_job.runs import look
-
-    count = look.export(options.load(config), out)
-    typer.echo(f"{count:,} clients written to {out}")
-
-
-@app.command()
-def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
-    """List the runs so far.
-
-    Example: consent-sync runs --config nightly.toml
-    """
-    from sync_job.report import text
-    from sync_job.runs import look
-
-    found = look.history(options.load(config))
-    options.print_json({"runs": found}) if as_json else typer.echo(text.history(found))
-
-
-@app.command()
-def report(
-    config: options.ConfigOption,
-    name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's id or number; the last one if not given.")
-    ] = None,
-    as_json: options.JsonOption = False,
-) -> None:
-    """Show the report of a run again.
-
-    Example: consent-sync report --config nightly.toml
-    """
-    from sync_job.report import text
-    from sync_job.runs import look
-
-    found = look.report(options.load(config), name)
-    options.print_json(found) if as_json else typer.echo(text.summary(found))
-
-
-@app.command()
-def status(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
-    """Show what is running now.
-
-    Example: consent-sync status --config nightly.toml
-    """
-    from sync_job.report import text
-    from sync_job.runs import look
-
-    found = look.status(options.load(config))
-    options.print_json(found) if as_json else typer.echo(text.status(found))
-
-
-@app.command()
-def standin(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 for any free one.")],
-    latency_ms: Annotated[float, typer.Option(min=0, help="Milliseconds before each answer.")] = 0,
-    jitter_ms: Annotated[float, typer.Option(min=0, help="Milliseconds of random delay on top, on average.")] = 0,
-    unknown_every: Annotated[int, typer.Option(min=0, help="Every client divisible by N is unknown; 0 for none.")] = 0,
-    busy_every: Annotated[int | None, typer.Option(min=1, help="Every Nth request is answered 503.")] = None,
-    reset_every: Annotated[int | None, typer.Option(min=1, help="Every Nth request meets a broken connection.")] = None,
-    stall_every: Annotated[
-        int | None, typer.Option(min=1, help="Every Nth request is applied and not answered.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Serve so many requests at once; 0 for any number.")] = 0,
-    service_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that serving one takes a worker.")] = 0,
-    queue: Annotated[int, typer.Option(min=0, help="So many wait for a worker; one more is answered 503.")] = 1000,
-    max_rps: Annotated[
-        float, typer.Option(min=0, help="More requests a second are answered 429; 0 for any number.")
-    ] = 0,
-    record: Annotated[Path | None, typer.Option(help="Keep what is held in this CSV file.")] = None,
-) -> None:
-    """Run a stand-in of the platform on loopback, until it is interrupted.
-
-    Example: consent-sync standin --port 8080 --record held.csv
-    """
-    import asyncio
-
-    from sync_job.standin.faults import Fault
-    from sync_job.standin.options import Options
-    from sync_job.standin.server import serve
-
-    every = {Fault.UNAVAILABLE: busy_every, Fault.RESET_AFTER: reset_every, Fault.STALL: stall_every}
-    options = Options(
-        latency_ms=latency_ms,
-        jitter_ms=jitter_ms,
-        unknown_every=unknown_every,
-        every={fault: number for fault, number in every.items() if number},
-        workers=workers,
-        service_ms=service_ms,
-        queue=queue,
-        max_rps=max_rps,
-        keep_log=False,
-    )
-    try:
-        asyncio.run(serve(options, port, record=record, ready=lambda url: typer.echo(f"listening on {url}")))
-    except OSError as exc:
-        raise ConfigError(f"standin: port {port}: {exc.strerror or exc}. Choose another with --port.") from exc
-
-
-for commands in (withdrawals, guarding, clients):
+for commands in (looking, withdrawals, guarding, clients, trying):
     commands.add_to(app)
 
 
 @contextlib.contextmanager
-def _exit_codes() -> Iterator[None]:
+def exit_codes() -> Iterator[None]:
     """Turn errors into messages on standard error and exit codes; a traceback is for a bug alone."""
     try:
         yield
@@ -429,7 +240,7 @@ def _exit_codes() -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; the process ends with its exit code."""
-    with _exit_codes():
+    with exit_codes():
         command: Callable[..., object] = app
         command(arguments)
 

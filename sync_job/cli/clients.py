@@ -21,6 +21,7 @@ def explain(
     client: _Client,
     config: options.ConfigOption,
     export: options.ExportArgument = None,
+    as_of: options.AsOfOption = "",
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -32,7 +33,8 @@ def explain(
     from sync_job.runs import explain as runs
 
     settings = options.load(config, export)
-    found = runs.explain(settings, client, options.watch(quiet), with_export=bool(settings.export.path))
+    made = options.moment(as_of, settings, "--as-of")
+    found = runs.explain(settings, client, options.watch(quiet), with_export=bool(settings.export.path), as_of=made)
     options.print_json(found) if as_json else typer.echo(people_text.explained(found))
 
 
@@ -42,7 +44,7 @@ def history(client: _Client, config: options.ConfigOption, as_json: options.Json
     Example: consent-sync history 12345 --config nightly.toml
     """
     from sync_job.report import people_text
-    from sync_job.runs import explain as runs
+    from sync_job.runs import history as runs
 
     found = runs.history(options.load(config), client)
     options.print_json(found) if as_json else typer.echo(people_text.history(found))

@@ -24,6 +24,9 @@ def approve(
     name: Annotated[
         str | None, typer.Argument(metavar="RUN", help="The run that held it: its id or number; none to list them.")
     ] = None,
+    export: Annotated[
+        str | None, typer.Argument(metavar="EXPORT", help="With --now: what to run, instead of [export] path.")
+    ] = None,
     grants: Annotated[int | None, typer.Option(min=1, help="The number of clients whose grants it held.")] = None,
     revocations: Annotated[
         int | None, typer.Option(min=1, help="The number of clients whose revocations it held.")
@@ -33,7 +36,7 @@ def approve(
     ] = None,
     reason: options.ReasonOption = "",
     by: options.ByOption = "",
-    now: Annotated[bool, typer.Option("--now", help="Run at once, with the export of [export] path.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Run at once.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -45,10 +48,14 @@ def approve(
     from sync_job.runs import approving, night
     from sync_job.runs.decide import Wish
 
-    settings = options.load(config)
+    if export and not now:
+        raise ConfigError("approve: EXPORT is what --now runs; say --now, or leave EXPORT out.")
+    settings = options.load(config, export)
     given = {"grants": grants, "revocations": revocations, "clients": clients}
     chosen = [(what, count) for what, count in given.items() if count is not None]
     if name is None:
+        if chosen or now or reason or by:
+            raise ConfigError("approve: say which RUN held it; `approve` without anything lists the runs that did.")
         held = [vars(one) for one in approving.held(settings)]
         options.print_json({"held": held}) if as_json else typer.echo(plan_text.held(held))
         return
@@ -64,7 +71,7 @@ def approve(
     if not as_json and sys.stdout.isatty():
         typer.echo(plan_text.approved(found.shown()))
     report = night.run(settings, Wish(), options.watch(quiet))
-    options.tell(report.summary, as_json=as_json, quiet=quiet)
+    options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
 def pause(config: options.ConfigOption, reason: options.ReasonOption, by: options.ByOption) -> None:

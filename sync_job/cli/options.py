@@ -142,14 +142,14 @@ def print_json(found: object) -> None:
     typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
 
 
-def tell(summary: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+def tell(summary: Mapping[str, Any], config: Path, *, as_json: bool, quiet: bool) -> None:
     """Print a run's summary, and leave with its exit code; off a terminal a run that went well says nothing."""
     from sync_job.report import text
 
     if as_json:
         print_json(summary)
     elif summary["exit"] or (sys.stdout.isatty() and not quiet):
-        typer.echo(text.summary(summary))
+        typer.echo(text.summary(summary, str(config)))
     raise typer.Exit(summary["exit"])
 
 
@@ -171,7 +171,9 @@ def one_of(export: str | None, part: str | None) -> str | None:
     return part or export
 
 
-def waiting(wait_s: float, watching: "Watch", act: Callable[[], T]) -> T:
+def waiting(
+    wait_s: float, watching: "Watch", act: Callable[[], T], *, sleep: Callable[[float], None] = time.sleep
+) -> T:
     """Return what *act* returns, waiting so long for a run that holds the lock.
 
     Raises:
@@ -181,10 +183,11 @@ def waiting(wait_s: float, watching: "Watch", act: Callable[[], T]) -> T:
     while True:
         try:
             return act()
-        except PausedError:
-            raise
-        except BusyError:
-            if time.monotonic() >= ends:
+        except BusyError as exc:
+            left_s = ends - time.monotonic()
+            # A pause ends when a person ends it: nobody knows when, and cron comes again.
+            if isinstance(exc, PausedError) or left_s <= 0:
+                watching.end()
                 raise
             watching.stage("waiting for the run that holds the lock")
-            time.sleep(1)
+            sleep(min(1.0, left_s))

@@ -1,19 +1,23 @@
 """Commands for people who withdrew: lists taken in and sent, what is owed, evidence that lifts, mistakes."""
 
 import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sync_job.cli import options
-from sync_job.errors import ConfigError, Exit, gravest
+from sync_job.errors import ConfigError, ConsentSyncError, Exit, gravest
 
 if TYPE_CHECKING:
     from sync_job.config import Settings
     from sync_job.runs.drain import Drained
     from sync_job.runs.intake import Listing
 
+T = TypeVar("T")
 _WaitOption = Annotated[
     float, typer.Option("--wait-s", min=0, help="Seconds to wait for a run that holds the lock to send it.")
 ]
@@ -76,24 +80,65 @@ def opt_out(
         return options.typed(f"The list has {clients:,} clients, more than {most:,}.", "take it in")
 
     taken = intake.take_in(targets, listing, confirm, watch)
-    done = [] if no_send else drain.deliver(taken, wait_s, watch)
+    done: list[dict[str, Any]] = [_UNSENT for _ in taken]
+    if not no_send:
+        # The list is taken in: whatever the sending ends in is said beside that, and not in its place.
+        done = _sent_apart(taken, lambda one, for_s: drain.deliver([one], for_s, watch)[0], wait_s, raises=False)
     watch.end()
-    shown = [
-        {
-            "target": one.settings.endpoint.target,
-            "list": one.found.digest,
-            "rows": one.found.rows,
-            "clients": intake.count(one.found),
-            "rejected": one.found.rejected,
-            "reasons": dict(one.found.reasons),
-            "rejects": [vars(reject) for reject in one.found.rejects[:20]],
-            **(_outcome(done[place]) if done else {"sent": None, "busy": "", "run": None, "exit": 0}),
-        }
-        for place, one in enumerate(taken)
-    ]
-    codes = {one.exit_code for one in done} | {Exit.ATTENTION for one in taken if one.found.rejected}
-    _show(shown, text.taken, as_json=as_json)
-    raise typer.Exit(gravest(codes))
+    shown = []
+    for one, outcome in zip(taken, done, strict=True):
+        codes = {Exit(outcome["exit"]), Exit.ATTENTION if one.found.rejected else Exit.OK}
+        shown.append(
+            {
+                "target": one.settings.endpoint.target,
+                "list": one.found.digest,
+                "rows": one.found.rows,
+                "clients": intake.count(one.found),
+                "rejected": one.found.rejected,
+                "reasons": dict(one.found.reasons),
+                "rejects": [vars(reject) for reject in one.found.rejects[:20]],
+                **outcome,
+                "exit": int(gravest(codes)),
+            }
+        )
+    code = gravest({Exit(one["exit"]) for one in shown})
+    if as_json or code or not quiet:
+        _show(shown, text.taken, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def _sent_apart(
+    ones: Sequence[T], send: "Callable[[T, float], Drained]", wait_s: float, *, raises: bool
+) -> list[dict[str, Any]]:
+    """Return how the sending went for each of *ones*: an error at one keeps no other from being sent to.
+
+    *send* is given the seconds that it may wait for a run that holds the lock. All are tried without waiting first,
+    so that a busy target delays none that is free.
+
+    Raises:
+        ConsentSyncError: with *raises*, what the sending ended in.
+    """
+    ends = time.monotonic() + wait_s
+    found = [_sending(send, one, 0, raises=raises) for one in ones]
+    for place, one in enumerate(ones):
+        left_s = ends - time.monotonic()
+        if found[place]["exit"] == Exit.BUSY and left_s > 0:
+            found[place] = _sending(send, one, left_s, raises=raises)
+    return found
+
+
+def _sending(send: "Callable[[T, float], Drained]", one: T, for_s: float, *, raises: bool) -> dict[str, Any]:
+    try:
+        return _outcome(send(one, for_s))
+    except ConsentSyncError as exc:
+        if raises:
+            raise
+        if exc.exit_code is Exit.BUG:
+            traceback.print_exc()
+        return _UNSENT | {"error": str(exc), "exit": int(exc.exit_code)}
+
+
+_UNSENT: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None, "exit": 0}
 
 
 def _outcome(one: "Drained") -> dict[str, Any]:
@@ -121,9 +166,12 @@ def drain(
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import drain as runs
 
-    done = runs.drain_all(options.load_all(config), wait_s, options.watch(quiet))
-    shown = [{"target": one.settings.endpoint.target, **_outcome(one)} for one in done]
-    code = gravest({one.exit_code for one in done})
+    targets, watch = options.load_all(config), options.watch(quiet)
+    done = _sent_apart(
+        targets, lambda one, for_s: runs.drain_all([one], for_s, watch)[0], wait_s, raises=len(targets) == 1
+    )
+    shown = [{"target": one.endpoint.target, **found} for one, found in zip(targets, done, strict=True)]
+    code = gravest({Exit(one["exit"]) for one in shown})
     if as_json:
         _show(shown, text.drained, as_json=True)
     elif code or (sys.stdout.isatty() and not quiet):
@@ -144,9 +192,10 @@ def reconsent(
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = [withdrawing.reconsent(one, path, options.columns(columns)) for one in options.load_all(config)]
+    names = options.columns(columns)
+    found = _each(options.load_all(config), lambda one: withdrawing.reconsent(one, path, names))
     _show(found, text.reconsented, as_json=as_json)
-    raise typer.Exit(Exit.ATTENTION if any(one["refused"] or one["rejected"] for one in found) else Exit.OK)
+    raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["refused"] or one["rejected"]))
 
 
 @_commands.command()
@@ -158,9 +207,9 @@ def status(config: options.ConfigsOption, as_json: options.JsonOption = False) -
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = [withdrawing.status(one) for one in options.load_all(config)]
+    found = _each(options.load_all(config), withdrawing.status)
     _show(found, text.status, as_json=as_json)
-    raise typer.Exit(Exit.OBLIGATION if any(one["past_limit"] for one in found) else Exit.OK)
+    raise typer.Exit(_ends(found, Exit.OBLIGATION, lambda one: one["past_limit"]))
 
 
 @_commands.command()
@@ -174,17 +223,16 @@ def report(
 
     Example: consent-sync withdrawals report --from 2026-10-01 --to 2026-11-01 --config nightly.toml
     """
-    import time
-
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = []
-    for one in options.load_all(config):
+    def between(one: "Settings") -> dict[str, Any]:
         begin, end = options.moment(since, one, "--from"), options.moment(until, one, "--to")
-        found.append(withdrawing.report(one, begin or 0.0, time.time() if end is None else end))
+        return withdrawing.report(one, begin or 0.0, time.time() if end is None else end)
+
+    found = _each(options.load_all(config), between)
     _show(found, text.report, as_json=as_json)
-    raise typer.Exit(Exit.ATTENTION if any(one["withdrawn_and_allowed"] for one in found) else Exit.OK)
+    raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["withdrawn_and_allowed"]))
 
 
 @_commands.command()
@@ -202,11 +250,11 @@ def close(
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = [
-        {"target": one.endpoint.target, "closed": withdrawing.close(one, client, reason=reason, by=by)}
-        for one in options.load_all(config)
-    ]
+    found = _each(
+        options.load_all(config), lambda one: {"closed": withdrawing.close(one, client, reason=reason, by=by)}
+    )
     _show(found, text.closed, as_json=as_json)
+    raise typer.Exit(_ends(found))
 
 
 @_commands.command()
@@ -225,14 +273,12 @@ def void(
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = [
-        {
-            "target": one.endpoint.target,
-            **withdrawing.void(one, digest, reason=reason, by=by, approved_by=approved_by),
-        }
-        for one in options.load_all(config)
-    ]
+    found = _each(
+        options.load_all(config),
+        lambda one: withdrawing.void(one, digest, reason=reason, by=by, approved_by=approved_by),
+    )
     _show(found, text.voided, as_json=as_json)
+    raise typer.Exit(_ends(found))
 
 
 @_commands.command()
@@ -258,4 +304,37 @@ def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:
     if as_json:
         options.print_json(found[0] if len(found) == 1 else {"targets": found})
     else:
-        typer.echo("\n\n".join(words(one) for one in found))
+        said = [f"{one['target']}: {one['error']}" if one.keys() == _ERROR else words(one) for one in found]
+        typer.echo("\n\n".join(said))
+
+
+_ERROR = {"target", "error", "exit"}
+
+
+def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]") -> list[dict[str, Any]]:
+    """Return what *act* says of each target; with several, an error at one is said in its place and ends no other.
+
+    Raises:
+        ConsentSyncError: what the first ended in, when all ended in an error.
+    """
+    found: list[dict[str, Any]] = []
+    errors: list[ConsentSyncError] = []
+    for one in targets:
+        try:
+            found.append({"target": one.endpoint.target} | act(one))
+        except ConsentSyncError as exc:
+            errors.append(exc)
+            found.append({"target": one.endpoint.target, "error": str(exc), "exit": int(exc.exit_code)})
+    if len(errors) == len(targets):
+        raise errors[0]
+    return found
+
+
+def _ends(
+    found: list[dict[str, Any]], code: Exit = Exit.OK, holds: "Callable[[dict[str, Any]], object]" = lambda one: False
+) -> Exit:
+    """Return the exit code: *code* where it *holds* for a target, with the errors of others."""
+    codes = {code for one in found if one.keys() != _ERROR and holds(one)}
+    # Where others did what was asked, one that has no such list or owes this client nothing is a thing to read.
+    said = {Exit(one["exit"]) for one in found if one.keys() == _ERROR}
+    return gravest(codes | {Exit.ATTENTION if one is Exit.CONFIG else one for one in said})

@@ -6,6 +6,7 @@ One section a consumer, which gets its own section and no more. `docs/configurat
 from sync_job.config.loading import load
 from sync_job.config.sections import (
     AuthSettings,
+    BlankSettings,
     ColumnSettings,
     DeliverySettings,
     EndpointSettings,
@@ -24,6 +25,7 @@ from sync_job.config.values import PREFIX, clock_time, name_pattern
 __all__ = [
     "PREFIX",
     "AuthSettings",
+    "BlankSettings",
     "ColumnSettings",
     "DeliverySettings",
     "EndpointSettings",

@@ -45,6 +45,10 @@ def name_pattern(text: str) -> re.Pattern[str]:
     unknown = [part for part in parts[1::2] if part not in _DIRECTIVES]
     if unknown:
         raise ValueError(f"%{unknown[0]} in {text!r} is not known; known are %Y %m %d %H %M %S")
+    if len(set(parts[1::2]) - {"%"}) != len([part for part in parts[1::2] if part != "%"]):
+        raise ValueError(f"{text!r} has one of its % letters twice; nobody could tell which counts")
+    if any("%" in part for part in parts[::2]):
+        raise ValueError(f"{text!r} ends in a lone %; a literal one is %%")
     if not {"Y", "m", "d"} <= set(parts[1::2]):
         raise ValueError(f"{text!r} gives no date: it needs %Y, %m and %d")
     return re.compile("".join(_DIRECTIVES[p] if i % 2 else re.escape(p) for i, p in enumerate(parts)))

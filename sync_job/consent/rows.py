@@ -115,6 +115,12 @@ def without_withdrawn(rows: Rows, withdrawn: Table) -> Rows:
     return Rows(rows.client, rows.state, rows.due, sent, rows.lane).at(sent != 0)
 
 
+def denials_alone(rows: Rows, owing: Ids) -> Rows:
+    """Return *rows* less the grants of clients to whom a denial is owed (*owing*, ascending): those would delay it."""
+    sent = np.where(np.isin(rows.client, owing), denied(rows.sent), rows.sent).astype(np.uint8)
+    return Rows(rows.client, rows.state, rows.due, sent, rows.lane).at(sent != 0)
+
+
 def still_so(rows: Rows, holdings: Holdings) -> Rows:
     """Return those of *rows* whose client still has the State and Due that they were planned for."""
     place = np.minimum(np.searchsorted(holdings.client, rows.client), max(0, len(holdings) - 1))

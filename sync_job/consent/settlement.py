@@ -9,6 +9,7 @@ from sync_job.consent.channels import Bytes, Ids, Mask, allowed, denied
 from sync_job.consent.fold import Endings, Outcome
 from sync_job.consent.known import Lingering
 from sync_job.consent.rows import Rows
+from sync_job.consent.tables import Table
 
 
 class Acknowledged(NamedTuple):
@@ -48,6 +49,11 @@ class Settlement(NamedTuple):
     revoked: Revoked
     refused: Refused
     delivered: Ids
+
+    def less_revoked(self, channels: Table) -> "Settlement":
+        """Return the same without what was revoked of these channels (low bits, by client)."""
+        left = np.asarray(self.revoked.channels & ~channels.of(self.revoked.client), np.uint8)
+        return self._replace(revoked=Revoked(self.revoked.client[left != 0], left[left != 0]))
 
     def without_refused(self) -> "Settlement":
         """Return the same, with nobody refused."""

@@ -52,11 +52,9 @@ def _changed(path: Path) -> float:
 
 
 def _named(path: Path, pattern: str, zone: ZoneInfo) -> float:
-    found = name_pattern(pattern).search(path.name)
-    try:
-        when = datetime.strptime(found.group(), pattern) if found else None
-    except ValueError:
-        when = None
-    if when is None:
-        raise ExportError(f'{path}: no time like {pattern!r} in its name, which [export] as_of = "filename:…" needs.')
-    return when.replace(tzinfo=zone).timestamp()
+    for found in name_pattern(pattern).finditer(path.name):
+        try:
+            return datetime.strptime(found.group(), pattern).replace(tzinfo=zone).timestamp()
+        except ValueError:
+            continue  # digits, but no date: a batch's number, say
+    raise ExportError(f'{path}: no time like {pattern!r} in its name, which [export] as_of = "filename:…" needs.')

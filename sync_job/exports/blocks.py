@@ -165,11 +165,16 @@ def reject_table(own: pa.Table, file: str, lines: pa.Array, reasons: list[pa.Arr
     """Return the rejects with their *own* columns first; *raw* is the row's text, or none for its cells joined."""
     texts = [cells.to_text(column) for column in own.columns]
     why = pc.binary_join_element_wise(*reasons, "; ", null_handling="skip") if len(reasons) > 1 else reasons[0]
-    if raw is None:
-        raw = pc.binary_join_element_wise(*texts, ",", null_handling="replace", null_replacement="")
+    raw = joined(own) if raw is None else raw
     said = (pa.repeat(pa.scalar(file), own.num_rows), pc.cast(lines, pa.int64()), why, raw)
     columns = dict(zip(own.column_names, texts, strict=True))  # of two that share a name, the last
     return Rejects(pa.table(columns | dict(zip(REJECT_COLUMNS, said, strict=True))))
+
+
+def joined(rows: pa.Table) -> pa.Array:
+    """Return the cells of each row as one text, with commas: what is shown of a row that has no text of its own."""
+    texts = [cells.to_text(column) for column in rows.columns]
+    return pc.binary_join_element_wise(*texts, ",", null_handling="replace", null_replacement="")
 
 
 def _one(table: pa.RecordBatch | pa.Table, name: str) -> pa.Array:

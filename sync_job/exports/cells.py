@@ -196,10 +196,11 @@ def _parse_times(text: pa.Array) -> tuple[Times, Mask, Mask]:
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     bad = np.zeros(len(text), np.bool_)
-    try:
-        return _numbers(pc.cast(text, pa.timestamp("us"))), ~bad, bad
-    except pa.ArrowInvalid:
-        pass  # Some have an offset, or are no times: read one by one.
+    for kind, local in ((pa.timestamp("us"), ~bad), (pa.timestamp("us", "UTC"), bad)):
+        try:
+            return _numbers(pc.cast(text, kind)), local.copy(), bad
+        except pa.ArrowInvalid:
+            pass  # Not all without an offset, nor all with one, or some are no times: read one by one.
     times = np.full(len(text), UNTIMED, np.int64)
     local = np.zeros(len(text), np.bool_)
     for row, one in enumerate(text.to_pylist()):

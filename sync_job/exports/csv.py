@@ -128,6 +128,7 @@ def tables(source: sources.Source, head: Header, names: list[str], dialect: Dial
     line = head.lines
     with sources.reading(source.path):
         for text in _texts(source, head, hashlib.sha256(), dialect, _LIST_BYTES):
+            text = _readable(text)
             table, ragged = _parse(text, head.names, dict.fromkeys(names, _TEXT), dialect)
             yield TextBlock(table, str(source.path), line, bool(ragged), partial(_rows, text, ragged, dialect))
             line += records.count_lines(text)
@@ -199,6 +200,16 @@ def _parse(
     return table, ragged
 
 
+def _readable(text: bytes) -> bytes:
+    """Return *text* in UTF-8, with U+FFFD for what is not."""
+    try:
+        pa.scalar(text, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        # Some columns may be in another encoding; pyarrow cannot show a ragged row that is not UTF-8.
+        return text.decode("utf-8", "replace").encode()
+    return text
+
+
 def _block(
     text: bytes,
     file: str,
@@ -209,11 +220,7 @@ def _block(
     wanted: int | None,
 ) -> Block:
     size_bytes = len(text)
-    try:
-        pa.scalar(text, pa.binary()).cast(pa.string())
-    except pa.ArrowInvalid:
-        # Some columns may be in another encoding; pyarrow cannot show a ragged row that is not UTF-8.
-        text = text.decode("utf-8", "replace").encode()
+    text = _readable(text)
     kinds = dict.fromkeys(columns.all(), _TOKENS)
     for timed in (columns.changed_at, columns.as_of):
         if timed:
@@ -229,7 +236,8 @@ def _block(
     lines = records.count_lines(text)
     blank = [number for number, row in ragged if not row.strip()]
     ragged = [(number, row) for number, row in ragged if row.strip()]
-    raw = _raw(text, file, seen, ragged, blank, dialect, wanted) if wanted is not None else None
+    strays = _ids_of(ragged, names, columns, dialect)
+    raw = _raw(text, file, seen, ragged, strays, blank, dialect, wanted) if wanted is not None else None
     if not ragged and not seen.problems.bad.any():
         nobody = np.zeros(0, np.int32)
         return blocks.split(
@@ -237,9 +245,8 @@ def _block(
         )
     rejects = _rejects(text, file, names, seen, ragged, blank, dialect)
     more = Counter(_misfit(_fields(row, dialect), names) for _, row in ragged)
-    ungranted = _clients_of(ragged, names, columns, dialect)
     return blocks.split(
-        seen, lines=lines, size_bytes=size_bytes, more=more, ungranted=ungranted, rejects=rejects, raw=raw
+        seen, lines=lines, size_bytes=size_bytes, more=more, ungranted=strays[strays != 0], rejects=rejects, raw=raw
     )
 
 
@@ -255,16 +262,18 @@ def _raw(
     file: str,
     seen: blocks.Read,
     ragged: list[tuple[int, str]],
+    strays: Ids,
     blank: list[int],
     dialect: Dialect,
     wanted: int,
 ) -> list[blocks.RawRow]:
-    """Return the rows of a block that name the client *wanted* as they stand there."""
+    """Return the rows of a block that name the client *wanted* as they stand there, *strays* those of *ragged*."""
     rows = np.flatnonzero(seen.ids == wanted)
-    if not len(rows):
+    numbers = [number for (number, _), stray in zip(ragged, strays.tolist(), strict=True) if stray == wanted]
+    if not len(rows) and not numbers:
         return []
     found = records.locate(text, dialect)
-    places = _well_formed(found, ragged, blank)[rows].tolist()
+    places = sorted([*_well_formed(found, ragged, blank)[rows].tolist(), *(number - 1 for number in numbers)])
     return [blocks.RawRow(file, int(found.lines[place]), found.raw(place)) for place in places]
 
 
@@ -311,11 +320,11 @@ def _rejects(
     )
 
 
-def _clients_of(ragged: list[tuple[int, str]], names: list[str], columns: Columns, dialect: Dialect) -> Ids:
-    """Return the ids in rows with too few or many fields, as far as they have one: they get no grant."""
+def _ids_of(ragged: list[tuple[int, str]], names: list[str], columns: Columns, dialect: Dialect) -> Ids:
+    """Return the id of each row with too few or many fields, whose client gets no grant; 0 where there is none."""
     place = names.index(columns.client)
     found = [_fields(row, dialect)[place : place + 1] for _, row in ragged]
-    texts = pa.array([one[0].strip() for one in found if one], pa.string())
-    digits = texts.filter(pc.match_substring_regex(texts, r"^[0-9]{1,18}$"))
-    numbers = pc.cast(digits, pa.int64()).to_numpy()
-    return np.asarray(numbers[(numbers >= FIRST_ID) & (numbers <= LAST_ID)], np.int32)
+    texts = pa.array([one[0].strip() if one else "" for one in found], pa.string())
+    digits = pc.match_substring_regex(texts, r"^[0-9]{1,18}$")
+    numbers = pc.cast(pc.if_else(digits, texts, pa.scalar("0")), pa.int64()).to_numpy()
+    return np.where((numbers >= FIRST_ID) & (numbers <= LAST_ID), numbers, 0).astype(np.int32)

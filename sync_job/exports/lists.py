@@ -25,6 +25,8 @@ from sync_job.exports.records import Dialect
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
+_SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
+_ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header
 REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
 
 Progress = Callable[[int, int], None]
@@ -118,21 +120,24 @@ def read_withdrawals(
     *request_ref* say for it, and then the settings. *columns* names columns otherwise than the settings do.
 
     Raises:
-        ConfigError: when nothing says when, which channels, or why.
-        ExportError: when it cannot be read, or has no good row.
+        ConfigError: when nothing says when, which channels, or why, or what is said means nothing.
+        ExportError: when it cannot be read, lacks a column that *columns* names, or has no good row.
     """
-    named = _named(settings, columns or {}, dict(settings.withdrawals.columns), where)
-    scope, basis = scope or settings.withdrawals.scope, basis or settings.withdrawals.basis
+    named = _named(columns or {}, dict(settings.withdrawals.columns))
+    scope, basis = scope.strip() or settings.withdrawals.scope, basis.strip() or settings.withdrawals.basis
+    _check_said("--scope", scope, lists.scope)
+    _check_said("--basis", basis, _basis)
     found = _Gathered()
     zone = settings.run.zone
-    for piece, there in _pieces(where, named, settings.export.columns.Client, progress):
+    for piece, there in _pieces(where, named, columns or {}, settings.export.columns.Client, progress):
         _require(where, there, named, received_at=received_at, scope=scope, basis=basis)
         problems = piece.problems
         ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
         received = _times(piece, there["received_at"], zone, received_at)
         withdrawn = _times(piece, there["withdrawn_at"], zone, None)
         withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
-        problems.add(np.isnan(received), there["received_at"] or "received_at", "no time")
+        blank = np.isnan(received) & ~problems.bad  # of what cannot be read that is said already
+        problems.add(blank, there["received_at"] or "received_at", "no time")
         problems.add(received > now + _AHEAD_S, there["received_at"] or "received_at", "in the future")
         problems.add(withdrawn > received + _DAY_S, there["withdrawn_at"] or "withdrawn_at", "after it was received")
         channels = _words(piece, there["scope"], scope, lists.scope, "scope")
@@ -161,20 +166,19 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
     strings.
 
     Raises:
-        ConfigError: when a column is missing.
-        ExportError: when it cannot be read, or has no good row.
+        ExportError: when it cannot be read, lacks a column, or has no good row.
     """
     own = {name: name for name in ("channels", "granted_at", "method", "evidence_ref")}
-    named = _named(settings, columns or {}, {"client": "Client", **own}, where)
+    named = _named(columns or {}, {"client": "Client", **own})
     found = _Gathered()
-    for piece, there in _pieces(where, named, settings.export.columns.Client, None):
+    for piece, there in _pieces(where, named, columns or {}, settings.export.columns.Client, None):
         missing = [named[name] for name in own if not there[name]]
         if missing:
             raise ExportError(f"{where}: no column {', '.join(map(repr, missing))}; evidence has them all.")
         problems = piece.problems
         ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
         granted = _times(piece, there["granted_at"], settings.run.zone, None)
-        problems.add(np.isnan(granted), there["granted_at"], "no time")
+        problems.add(np.isnan(granted) & ~problems.bad, there["granted_at"], "no time")
         problems.add(granted > now, there["granted_at"], "in the future")
         channels = _words(piece, there["channels"], "", lists.scope, "channels")
         method, evidence = piece.column(there["method"]), piece.column(there["evidence_ref"])
@@ -195,13 +199,26 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
     return _finish(where, found, ["client", "channels", "granted_at", "method", "evidence_ref"])
 
 
-def _named(settings: Settings, given: Mapping[str, str], own: dict[str, str], where: str) -> dict[str, str]:
+def _named(given: Mapping[str, str], own: dict[str, str]) -> dict[str, str]:
     """Return the name of each column, by the settings and what is *given* on the command line."""
     known = {name.lower(): name for name in own}
     for name in given:
         if name.lower() not in known:
             raise ConfigError(f"--map {name}={given[name]}: a list has no {name!r}; it has {', '.join(own)}.")
     return own | {known[name.lower()]: column for name, column in given.items()}
+
+
+def _check_said(option: str, said: str, meaning: Callable[[str], int]) -> None:
+    """Refuse what the command line says for all rows, if it means nothing: it would reject them one by one.
+
+    Raises:
+        ConfigError: saying what is wrong with it.
+    """
+    try:
+        if said:
+            meaning(said)
+    except ValueError as exc:
+        raise ConfigError(f"{option} {said}: {exc}. Nothing was taken in.") from exc
 
 
 def _require(
@@ -229,27 +246,23 @@ def _require(
 
 
 def _pieces(
-    where: str, named: dict[str, str], client: str, progress: Progress | None
+    where: str, named: dict[str, str], given: Mapping[str, str], client: str, progress: Progress | None
 ) -> Iterator[tuple[_Piece, dict[str, str]]]:
-    """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not."""
+    """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not.
+
+    Raises:
+        ExportError: when it cannot be read, and for columns that are missing though *given*, or there twice.
+    """
     found = sources.find(where, "auto")
     total, done = sum(source.size_bytes for source in found), 0
     for source in found:
         with sources.unchanged(source):
             head = csv.header(source, Dialect()) if source.format == "csv" else None
             names = head.names if head else parquet.header(source)
-            if head and len(names) == 1 and re.fullmatch(r"\s*[0-9]+\s*", names[0]):
+            if head and len(names) == 1 and _ROW.match(names[0]):
                 head = csv.headless(source, head, named["client"])
                 names = head.names
-            there = {name: column if column in names else "" for name, column in named.items()}
-            there["client"] = there["client"] or (client if client in names else "")
-            if not there["client"] and len(names) == 1:
-                there["client"] = names[0]
-            if not there["client"]:
-                raise ExportError(
-                    f"{source.path}: no column {named['client']!r}; the header has {', '.join(map(repr, names))}. "
-                    "Name the column of client ids with --map client=NAME."
-                )
+            there = _there(source, names, named, given, client)
             wanted = list(dict.fromkeys(column for column in there.values() if column))
             if head:
                 for block in csv.tables(source, head, wanted, Dialect()):
@@ -262,6 +275,41 @@ def _pieces(
         done += source.size_bytes
         if progress:
             progress(done, total)
+
+
+def _there(
+    source: sources.Source, names: list[str], named: dict[str, str], given: Mapping[str, str], client: str
+) -> dict[str, str]:
+    """Return the name of each column that a file has, "" for those it has not.
+
+    Raises:
+        ExportError: for a list without clients, without a column that is *given*, or with one of them twice.
+    """
+    there = {name: column if column in names else "" for name, column in named.items()}
+    shown = ", ".join(map(repr, names))
+    # What a row says wins over what is said for all: a column that was named and is not read would go unnoticed.
+    missing = [column for column in given.values() if column not in names]
+    if missing:
+        raise ExportError(
+            f"{source.path}: no column {missing[0]!r}, which --map names; the header has {_cut(shown)}. Mend --map."
+        )
+    there["client"] = there["client"] or (client if client in names else "")
+    if not there["client"] and len(names) == 1 and not any(mark in names[0] for mark in ";\t|"):
+        there["client"] = names[0]
+    if not there["client"]:
+        hint = " The header is one field: a list must be separated by commas." if len(names) == 1 else ""
+        raise ExportError(
+            f"{source.path}: no column {named['client']!r}; the header has {_cut(shown)}.{hint} "
+            "Name the column of client ids with --map client=NAME."
+        )
+    twice = [column for column in there.values() if column and names.count(column) > 1]
+    if twice:
+        raise ExportError(f"{source.path}: the header has {twice[0]!r} twice; nobody can tell which is meant.")
+    return there
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 def _times(piece: _Piece, name: str, zone: ZoneInfo, default: float | None) -> npt.NDArray[np.float64]:
@@ -293,6 +341,8 @@ def _words(piece: _Piece, name: str, default: str, meaning: Callable[[str], int]
 
 def _basis(word: str) -> int:
     """Return the place of a ground, from 1."""
+    if word.lower() not in lists.BASES:
+        raise ValueError(f"{word!r} is no ground; grounds are {', '.join(lists.BASES)}")
     return lists.BASES.index(word.lower()) + 1
 
 
@@ -334,14 +384,19 @@ def _finish(where: str, found: _Gathered, keys: list[str]) -> List:
         raise ExportError(f"{where}: not one row of the list can be taken ({why}). Nothing was taken in.")
     table = pa.concat_tables(found.parts)
     found.parts.clear()
-    table = table.take(pc.sort_indices(table, [(key, "ascending") for key in keys])).combine_chunks()
+    order = pc.sort_indices(table, [(key, "ascending") for key in keys])
     same = np.ones(table.num_rows, np.bool_)
     same[0] = False
-    for name in table.column_names:
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:  # one at a time: the whole table is never there twice
         column = table.column(name).combine_chunks()
+        table = table.drop_columns(name)
+        columns[name] = column = column.take(order)
         same[1:] &= pc.equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
     if same.any():
-        table = table.filter(pa.array(~same)).combine_chunks()
+        kept = pa.array(~same)
+        columns = {name: column.filter(kept) for name, column in columns.items()}
+    table = pa.table(columns)
     table = pa.Table.from_batches(table.to_batches(1 << 16))  # of a size that is hashed and written piece by piece
     pa.default_memory_pool().release_unused()
     name = where.rstrip("/").rsplit("/", 1)[-1]

@@ -172,8 +172,7 @@ def load(
             head = csv.header(source, dialect) if source.format == "csv" else None
             names = head.names if head else parquet.header(source)
             missing |= _check_header(source.path, names, settings, first_look=first_look)
-            if dated_by and dated_by not in names:
-                missing |= _undated(source.path, dated_by, names, first_look=first_look)
+            missing |= _check_dated(source.path, dated_by, names, first_look=first_look)
             columns = Columns.within(settings.columns, names, dated_by, settings.blank.channels)
             hasher, rows = hashlib.sha256(), gathering.rows
             blocks: Iterator[Block]
@@ -194,18 +193,31 @@ def load(
     if kind == "full":
         _check_blanks(where, settings, gathering)
     export = _finish(gathering, inputs, tuple(sorted(missing)))
-    export.as_of = age.as_of(settings.as_of, found, gathering.newest, as_of, zone)
+    # A file without the column may be older than all of those with it.
+    newest = UNTIMED if dated_by in missing else gathering.newest
+    export.as_of = age.as_of(settings.as_of, found, newest, as_of, zone)
     age.check(where, export.as_of, now)
     return export
 
 
-def _undated(path: Path, name: str, names: list[str], *, first_look: bool) -> set[str]:
-    """Return the missing column that says how old the export is; on a first look it must be there."""
+def _check_dated(path: Path, name: str, names: list[str], *, first_look: bool) -> set[str]:
+    """Return the column that says how old the export is, if it is missing; "" is for none.
+
+    Raises:
+        ExportError: on a first look for a missing one, and for a name that occurs twice.
+    """
+    if names.count(name) > 1 and name:
+        raise ExportError(f"{path}: the header has {name!r} twice; nobody can tell which is meant. Rename one.")
+    if not name or name in names:
+        return set()
     if first_look:
-        raise ExportError(
-            f"{path}: no column {name!r}, which [export] as_of names; the header has {', '.join(map(repr, names))}."
-        )
+        raise ExportError(f"{path}: no column {name!r}, which [export] as_of names; the header has {_shown(names)}.")
     return {name}
+
+
+def _shown(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names))
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
 
 
 def _check_blanks(where: str, settings: ExportSettings, gathering: _Gathering) -> None:
@@ -269,10 +281,8 @@ def _check_header(path: Path, names: list[str], settings: ExportSettings, *, fir
         hint = f" Did you mean {near[0]!r}?" if near else ""
         if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
             hint = " The header is one field: the export must be separated by commas."
-        shown = ", ".join(map(repr, names))
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
         raise ExportError(
-            f"{path}: no column {', '.join(map(repr, missing))}; the header has {shown}.{hint} "
+            f"{path}: no column {', '.join(map(repr, missing))}; the header has {_shown(names)}.{hint} "
             'Map the columns in [export.columns]; "" is for a channel that the export does not have.'
         )
     return set(missing)

@@ -89,27 +89,31 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo, wanted: int |
                     more=Counter(),
                     ungranted=np.zeros(0, np.int32),
                     rejects=rejects,
-                    raw=_raw(source, batch, seen, wanted) if wanted is not None else None,
+                    raw=_raw(source, group, number, seen, wanted) if wanted is not None else None,
                 )
 
 
-def _raw(source: sources.Source, batch: pa.RecordBatch, seen: blocks.Read, wanted: int) -> list[blocks.RawRow]:
-    """Return the rows of a batch that name the client *wanted*: their mapped cells, with commas."""
+def _raw(source: sources.Source, group: int, number: int, seen: blocks.Read, wanted: int) -> list[blocks.RawRow]:
+    """Return the rows of a batch that name the client *wanted*: all of their cells, with commas."""
     rows = np.flatnonzero(seen.ids == wanted)
-    found = batch.take(pa.array(rows)).to_pylist() if len(rows) else []
-    texts = [",".join("" if cell is None else str(cell) for cell in row.values()) for row in found]
+    if not len(rows):
+        return []
+    texts = blocks.joined(_whole(source, group, number, pa.array(rows))).to_pylist()
     return [blocks.RawRow(str(source.path), row + 1, text) for row, text in zip(rows.tolist(), texts, strict=True)]
 
 
 def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read) -> blocks.Rejects:
-    """Return the rejected rows of a batch with all of their columns, read once more for it."""
+    """Return the rejected rows of a batch with all of their columns."""
     bad = pa.array(np.flatnonzero(seen.problems.bad))
+    own = _whole(source, group, number, bad)
+    reasons = [one.take(bad) for one in seen.problems.texts()]
+    return blocks.reject_table(own, str(source.path), pa.array(np.asarray(bad) + 1), reasons, None)
+
+
+def _whole(source: sources.Source, group: int, number: int, rows: pa.Array) -> pa.Table:
+    """Return the given rows of a batch with all of their columns, read once more for it."""
     with _opened(source) as file:
         for index, batch in enumerate(file.iter_batches(BATCH_ROWS, row_groups=[group])):
             if index == number:
-                own = pa.Table.from_batches([batch]).take(bad)
-                break
-        else:
-            raise ExportError(f"{source.path}: the file changed while it was read. Run again when it is complete.")
-    reasons = [one.take(bad) for one in seen.problems.texts()]
-    return blocks.reject_table(own, str(source.path), pa.array(np.asarray(bad) + 1), reasons, None)
+                return pa.Table.from_batches([batch]).take(rows)
+    raise ExportError(f"{source.path}: the file changed while it was read. Run again when it is complete.")

@@ -18,6 +18,7 @@ import pyarrow as pa
 from sync_job.errors import StateDamagedError, StateError, StorageError
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+_PATIENCE_S = 300.0
 _CURES = {
     errno.ENOSPC: "The disk is full: make room, then run again; what was acknowledged is kept",
     errno.EDQUOT: "The quota is used up: make room, then run again; what was acknowledged is kept",
@@ -157,7 +158,8 @@ def connect(path: Path) -> sqlite3.Connection:
     with storing(path):
         if not path.exists():
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, FILE_MODE))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # Somebody who reads the whole ledger keeps a commit waiting for as long: a run waits, and does not die of it.
+        connection = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")  # who is erased must not stay in the file's free pages
     return connection
@@ -170,7 +172,8 @@ def connect_reading(path: Path) -> sqlite3.Connection:
             raise FileNotFoundError(path)
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("PRAGMA query_only = ON")
-        connection.execute("PRAGMA busy_timeout = 10000")
+        # A list of a million is taken in under one lock of some ten seconds; who takes in another waits for that.
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * _PATIENCE_S)}")
     return connection
 
 

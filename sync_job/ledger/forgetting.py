@@ -1,4 +1,4 @@
-"""Who is to be erased and is not yet, because a denial is still owed to them."""
+"""Who is to be erased and is not yet: a denial is still owed to them, or the erasure died before its end."""
 
 import sqlite3
 from pathlib import Path
@@ -34,6 +34,7 @@ class Forgetting:
             rows = self._db.execute("SELECT client FROM forgetting ORDER BY client").fetchall()
         return np.array([row[0] for row in rows], np.int32)
 
-    def forget(self, ids: Ids) -> None:
-        """Forget that these were to be erased; the caller has begun the transaction."""
-        self._db.executemany("DELETE FROM forgetting WHERE client = ?", ((client,) for client in ids.tolist()))
+    def done(self, ids: Ids) -> None:
+        """Note that these are erased, from everything."""
+        with files.transaction(self._db, self.path):
+            self._db.executemany("DELETE FROM forgetting WHERE client = ?", ((client,) for client in ids.tolist()))

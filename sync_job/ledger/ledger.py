@@ -238,14 +238,16 @@ class Ledger:
         return number
 
     def erase(self, ids: Ids, *, digest: str, clients: int, now: float) -> int:
-        """Forget everything of these clients, with the next snapshot, which lacks them. Return its number."""
+        """Forget everything of these clients, with the next snapshot, which lacks them. Return its number.
+
+        That they are to be erased stays known until the rest of the state and the reports are without them, too.
+        """
         with self._writing():
             number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
             self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
             self.withdrawals.forget(ids)
             self.obligations.forget(ids)
             self.applied.forget(ids)
-            self.forgetting.forget(ids)
             gone = [(client,) for client in ids.tolist()]
             self._db.executemany("DELETE FROM lingering WHERE client = ?", gone)
             self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))

@@ -17,12 +17,14 @@ def _explained(found: Mapping[str, Any]) -> Iterator[str]:
         yield "  erased: nothing of an export is sent or kept for this client"
     for row in found["rows"]:
         yield f"  {row['file']}:{row['line']}: {row['text']}"
-    if not found["rows"]:
+    if found["with_export"] and not found["rows"]:
         yield "  no row of the export names it"
     if found["why_not"]:
         yield f"  no grant: {found['why_not']}"
     for trip in found["guards"]:
         yield f"  guard: {trip}"
+    for one in found["held"]:
+        yield f"  held by run {one['run']}: {one['stated']} ({'; '.join(one['guards'])})"
     rows = [["channel", "export", "State", "Due", "withdrawn", "rule", "target", "because"]]
     for channel, one in found["channels"].items():
         withdrawn = ("owed" if one["owed"] else "yes") if one["withdrawn"] else ""
@@ -30,6 +32,11 @@ def _explained(found: Mapping[str, Any]) -> Iterator[str]:
         rows.append([channel, *(word if word != "nothing" else "-" for word in words)])
     yield text.table(rows)
     yield from _said(found)
+    for one in found["coming"]:
+        yield (
+            f"  on list {one['list'][:12]}, which no run has taken in yet: withdraws {one['channels']}, received "
+            f"{text.moment(one['received_at'])}"
+        )
     if found["lingers"]:
         since = "and was acknowledged since" if found["acknowledged_since"] else "and waits for a sure answer"
         yield f"  lingering: a request may still be applied late, {since}"
@@ -44,7 +51,7 @@ def _explained(found: Mapping[str, Any]) -> Iterator[str]:
         for format_, body in found["requests"].items():
             yield f"    {format_}: {body}"
     else:
-        yield "  nothing would be sent now"
+        yield f"  nothing would be sent now: {found['why_nothing']}"
 
 
 def _said(found: Mapping[str, Any]) -> Iterator[str]:

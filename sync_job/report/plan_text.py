@@ -6,19 +6,19 @@ from typing import Any
 from sync_job.report import text
 
 
-def plan(found: Mapping[str, Any]) -> str:
-    """Return what a run would send, on one screen."""
-    return "\n".join(_plan(found))
+def plan(found: Mapping[str, Any], config: str = "") -> str:
+    """Return what a run would send, on one screen; *config* is the file that a command in it has to name."""
+    return "\n".join(_plan(found, config))
 
 
-def _plan(found: Mapping[str, Any]) -> Iterator[str]:
+def _plan(found: Mapping[str, Any], config: str) -> Iterator[str]:
     yield f"plan for {found['target']}: {found['requests']:,} requests; nothing was sent"
+    yield from text.remarks(found)
+    yield from text.approval_lines(found, config)
     for run in found["recovers"]:
         yield f"  run {run} died; what it left is counted as the next run will fold it"
     if found["lists_waiting"]:
         yield f"  {found['lists_waiting']} lists in the inbox are not counted yet; the next run takes them in first"
-    yield from text.remarks(found)
-    yield from text.approval_lines(found)
     yield from text.export_lines(found["export"])
     yield text.freshness(found, found["export"])
     yield from text.decided(found["decided"])

@@ -1,20 +1,32 @@
-"""Takes clients out of the files of a report, each file replaced in one step."""
+"""Takes clients out of the files of a report: a block at a time, and each file replaced in one step.
 
+A file in which none of them is stays untouched; the others keep their form, cell by cell.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from sync_job.consent.channels import Ids
+from sync_job.consent.channels import FIELDS, Ids, Mask
 from sync_job.errors import StorageError
+from sync_job.report import results
 from sync_job.report.lists import open_private
 
-_NAMES = ("results.csv", "results.parquet", "rejects.csv", "held.csv", "blocked.csv", "absent.csv", "duplicates.csv")
-_OTHERS = ("withdrawn_but_allowed.csv",)
+_REJECTS = "rejects.csv"
+_NAMES = (
+    *("results.csv", "results.parquet", _REJECTS, "held.csv", "blocked.csv", "absent.csv", "duplicates.csv"),
+    "withdrawn_but_allowed.csv",
+)
+_ROWS = 1 << 16
+_BLOCK_BYTES = 1 << 24  # the longest row that can be read: a reject has its raw text beside its cells
 
 
 def without(folder: Path, ids: Ids, client_column: str) -> int:
@@ -26,51 +38,95 @@ def without(folder: Path, ids: Ids, client_column: str) -> int:
         StorageError: when a file cannot be read or written.
     """
     gone = 0
-    for name in (*_NAMES, *_OTHERS):
+    for name in _NAMES:
         path = folder / name
-        if path.exists():
+        if path.exists() and path.stat().st_size:
+            column = client_column if name == _REJECTS else "Client"
             try:
-                gone += _rewrite(path, ids, client_column)
+                gone += _rewrite(path, ids, column)
             except (OSError, pa.ArrowException) as exc:
-                raise StorageError(f"{path}: cannot be rewritten without the erased clients: {exc}.") from exc
+                raise StorageError(
+                    f"{path}: cannot be rewritten without the erased clients: {exc}. Mend or remove that file; the "
+                    "next run goes on with the erasure."
+                ) from exc
     return gone
 
 
-def _rewrite(path: Path, ids: Ids, client_column: str) -> int:
-    table = _read(path)
-    columns = [name for name in ("Client", client_column) if name in table.column_names]
-    kept = np.ones(table.num_rows, np.bool_)
-    for name in columns:
-        kept &= ~_is_one_of(table.column(name), ids)
-    if kept.all():
+def _rewrite(path: Path, ids: Ids, column: str) -> int:
+    with _reading(path) as (schema, batches):
+        named = column if column in schema.names else "Client"
+        if named not in schema.names:
+            return 0  # rejects of an export whose client column had another name then
+        place = schema.names.index(named)
+        gone = sum(int(np.count_nonzero(_is_one_of(batch.column(place), ids))) for batch in batches)
+    if not gone:
         return 0
     temporary = path.with_name(f".{path.name}.new")
     open_private(temporary)
-    left = table.filter(pa.array(kept))
-    if path.suffix == ".csv":
-        pa.csv.write_csv(left, str(temporary))
-    else:
-        pq.write_table(left, temporary)
+    with _reading(path) as (schema, batches), _writing(temporary, schema) as write:
+        for batch in batches:
+            write(batch.filter(pa.array(~_is_one_of(batch.column(place), ids))))
+    # Durable before the erasure is noted as done: nobody would come back for the old file.
+    _sync(temporary)
     temporary.replace(path)
-    return int(np.count_nonzero(~kept))
+    _sync(path.parent)
+    return gone
 
 
-def _read(path: Path) -> pa.Table:
-    """Return a file with all of its cells as they are written: a CSV file's as text."""
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Yield a file's columns and its rows in blocks."""
     if path.suffix == ".parquet":
-        return pq.read_table(path)
-    with path.open("rb") as file:
-        names = pa.csv.open_csv(file).schema.names
+        with pq.ParquetFile(path) as file:
+            yield file.schema_arrow, file.iter_batches(_ROWS)
+        return
+    # An empty cell and an empty text are two things, and stay what they are.
     convert = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+        column_types=_types(path), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
     )
+    read = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    return pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
+    with pa.csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert) as reader:
+        yield reader.schema, iter(reader)
 
 
-def _is_one_of(column: pa.ChunkedArray, ids: Ids) -> npt.NDArray[np.bool_]:
+def _types(path: Path) -> dict[str, pa.DataType]:
+    """Return what the columns of a CSV file of ours were written from, so that they are written alike again."""
+    if path.name == "results.csv":
+        return {field.name: field.type for field in results.SCHEMA}
+    with path.open(encoding="utf-8", newline="") as file:
+        names = next(csv.reader(file), [])
+    types = dict.fromkeys(names, pa.string())
+    if path.name != _REJECTS:
+        own = {"Client": pa.int32(), **dict.fromkeys(FIELDS, pa.bool_())}
+        types |= {name: kind for name, kind in own.items() if name in types}
+    return types
+
+
+@contextmanager
+def _writing(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    if path.name.endswith(".parquet.new"):
+        with pq.ParquetWriter(path, schema) as parquet:
+            yield parquet.write_batch
+    else:
+        with pa.csv.CSVWriter(str(path), schema) as writer:
+            yield writer.write_batch
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_one_of(column: pa.Array, ids: Ids) -> Mask:
     if pa.types.is_integer(column.type):
         found = pc.is_in(column, pa.array(ids).cast(column.type))
     else:
-        found = pc.is_in(pc.utf8_trim_whitespace(column), pa.array([str(client) for client in ids.tolist()]))
-    return np.asarray(found.fill_null(False).to_numpy(), np.bool_)
+        # As exports write ids: blanks around them, zeros before, and .0 behind where a table kept them as floats.
+        text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"\.0*$", "")
+        text = pc.replace_substring_regex(text, r"^0+([0-9])", r"\1")
+        found = pc.is_in(text, pa.array([str(client) for client in ids.tolist()], pa.string()))
+    return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)

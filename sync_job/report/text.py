@@ -1,5 +1,6 @@
 """A summary in words, for the terminal."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ from sync_job.errors import Exit
 _EXITS = {
     Exit.OK: "all delivered",
     Exit.ATTENTION: "finished; read what was not done",
+    Exit.CONFIG: "mend what is said above; the next run carries on",
     Exit.ENDPOINT: "stopped by the endpoint; the next run carries on",
     Exit.HELD: "something was held back: approve it, or mend the export",
     Exit.OBLIGATION: "an opt-out is past its limit",
@@ -18,15 +20,15 @@ _EXITS = {
 }
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """Return the summary of a run as lines of text."""
-    return "\n".join(_lines(found))
+def summary(found: Mapping[str, Any], config: str = "") -> str:
+    """Return the summary of a run as lines of text; *config* is the file that a command in it has to name."""
+    return "\n".join(_lines(found, config))
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+def _lines(found: Mapping[str, Any], config: str) -> Iterator[str]:
     yield f"{found['kind']} {found['run']} on {found['target']}"
     yield from remarks(found)
-    yield from approval_lines(found)
+    yield from approval_lines(found, config)
     if export := found.get("export"):
         yield from export_lines(export)
         yield freshness(found, export)
@@ -72,21 +74,27 @@ def remarks(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  grants nothing: {found['restrict_only']}"
 
 
-def approval_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what may be approved and how, and what was."""
-    run = str(found.get("run") or "").split("-")[0].lstrip("0") or "RUN"
+def approval_lines(found: Mapping[str, Any], config: str = "") -> Iterator[str]:
+    """Yield what may be approved and by which command, and what was."""
+    run = str(found.get("run") or "").split("-")[0].lstrip("0")
+    said = "" if run else "when a run has held it: "  # a plan holds nothing that could be approved
+    where = f" --config {shlex.quote(config)}" if config else ""
     for what, count in (found.get("approvable") or {}).items():
         if count:
-            yield f'  approve    consent-sync approve {run} --{what} {count} --reason "…" --by "…"'
+            yield (
+                f'  approve    {said}consent-sync approve {run or "RUN"} --{what} {count} --reason "…" --by "…"{where}'
+            )
     for one in found.get("approvals") or []:
         yield f"  approved   {one['count']:>12,} {one['what']} of run {one['run']} by {one['by']}: {one['reason']}"
 
 
 def freshness(found: Mapping[str, Any], export: Mapping[str, Any]) -> str:
-    """Return how old the export is, as a line."""
+    """Return how old the export was when it was read, as a line."""
     if export.get("as_of") is None:
-        return f'  freshness  not checked ([export] as_of = "{found["as_of"]}")'
-    return f"  freshness  as of {moment(export['as_of'])}"
+        said = "not checked" if found["as_of"] == "none" else "not known"
+        return f'  freshness  {said} ([export] as_of = "{found["as_of"]}")'
+    hours = (found["started"] - export["as_of"]) / 3600
+    return f"  freshness  as of {moment(export['as_of'])}, {max(0.0, hours):,.1f} h old"
 
 
 def moment(seconds: float) -> str:
@@ -200,11 +208,18 @@ def clients(found: Sequence[Mapping[str, Any]]) -> str:
     """Return what is known and due of clients, as a table."""
     word = {True: "allowed", False: "denied", None: "-"}
     fields = [name for name in found[0] if name.startswith("Allow")] if found else []
-    rows = [["Client", *fields, "due"]]
-    rows += [
-        [str(one["Client"]), *(word[one[field]] for field in fields), one["due"] if one["known"] else "not known"]
-        for one in found
-    ]
+    rows = [["Client", *fields, "due", "withdrawn", "owed until"]]
+    for one in found:
+        limits = [owed["limit_at"] for owed in one["owed"]]
+        rows.append(
+            [
+                str(one["Client"]),
+                *(word[one[field]] for field in fields),
+                one["due"] if one["known"] else "not known",
+                " ".join(one["withdrawn"]) or "-",
+                (moment(min(limits)) + (", parked" if one["parked"] else "")) if limits else "-",
+            ]
+        )
     return table(rows)
 
 

@@ -44,8 +44,8 @@ def drained(found: Mapping[str, Any]) -> str:
 
 
 def _sent(found: Mapping[str, Any]) -> Iterator[str]:
-    if found["busy"]:
-        yield f"  not sent   {found['busy']}"
+    if said := found.get("error") or found["busy"]:
+        yield f"  not sent   {said}"
     for reason in found.get("reasons_of_run", []):
         yield f"  ! {reason}"
     if sent := found.get("sent"):
@@ -59,7 +59,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
         )
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
-    elif not found["busy"] and found["run"] is None:
+    elif not said and found["run"] is None:
         yield "  nothing was sent"
     if found["run"]:
         yield f"  run        {found['run']}"

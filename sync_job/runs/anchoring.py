@@ -50,11 +50,11 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "lost and this one is to go on, move its anchor away from there."
         )
     if standing in (Standing.SHRUNKEN, Standing.RESTORED) and not state.ledger.restored():
-        _deny_again(state)
+        deny_again(state)
     if standing is Standing.SHRUNKEN:
         state.ledger.note_restored("shrunken", found.run if found else 0)
         erasure.again(state, settings)
-    elif standing is Standing.RESTORED:
+    elif standing is Standing.RESTORED and state.ledger.restored() != "shrunken":  # which other lists do not mend
         state.ledger.note_restored("older", found.run if found else 0)
         erasure.again(state, settings)
         keep(state, settings)
@@ -68,7 +68,7 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         )
 
 
-def _deny_again(state: State) -> None:
+def deny_again(state: State) -> None:
     """Owe every denial again: what was granted by mistake since the backup is taken back, and nothing is granted."""
     holdings = state.holdings()
     no = denied(holdings.state)

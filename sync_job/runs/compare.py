@@ -8,6 +8,7 @@ from sync_job.config import Settings
 from sync_job.consent.channels import CHANNELS, SHIFTS, Bytes, allowed, spread
 from sync_job.consent.tables import union
 from sync_job.errors import Exit
+from sync_job.ledger import files
 from sync_job.report import lists
 from sync_job.report.counts import Summary
 from sync_job.runs import dump, limits, night
@@ -20,7 +21,8 @@ _VALUES = ("nothing", "denied", "allowed", "nothing")
 def compare(settings: Settings, path: str, watch: Watch) -> Summary:
     """Return how snapshot and dump differ, channel by channel; nothing is sent, and State stays what was acknowledged.
 
-    Who withdrew and is allowed on the platform is listed, and owed a denial from now on.
+    Who withdrew and is allowed on the platform is listed, and owed a denial from now on. A folder beside the reports of
+    runs has list and figures; the history of runs has nothing of it.
 
     Raises:
         ExportError, ConfigError: when the dump cannot be read, or not every row of it.
@@ -41,7 +43,8 @@ def compare(settings: Settings, path: str, watch: Watch) -> Summary:
         owed = state.ledger.obligations.add("compare", ids[which], wrong[which], started, until)
     folder = settings.report.path / f"compare-{night.name_at(now)}"
     lists.write_flags(folder / "withdrawn_but_allowed.csv", ids[which], spread(wrong[which]) & says[which])
-    return {
+    found: Summary = {
+        "kind": "compare",
         "target": settings.endpoint.target,
         "clients": len(holdings),
         "clients_of_the_dump": held.clients(),
@@ -53,6 +56,9 @@ def compare(settings: Settings, path: str, watch: Watch) -> Summary:
         "listed_in": str((folder / "withdrawn_but_allowed.csv").absolute()) if which.any() else None,
         "exit": int(Exit.ATTENTION if which.any() else Exit.OK),
     }
+    files.make_folder(folder)
+    files.replace_json(folder / "summary.json", found)
+    return found
 
 
 def _matrices(known: Bytes, says: Bytes) -> Summary:

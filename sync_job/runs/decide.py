@@ -182,7 +182,8 @@ def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
         0,
         owed.revoked & allowed(case.statements.of(owed.client)),
     ).astype(np.uint8)
-    if not case.terms.may_grant or case.judgement.only_owed:
+    # A part has no age: nobody can tell whether what it says is newer than what is owed.
+    if not case.terms.may_grant or case.judgement.only_owed or case.kind == "part":
         channels[:] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
 
@@ -280,6 +281,13 @@ def first_plan(
         # The export, being fresh, allows again what is owed a denial: that ends, and the plan is made without it.
         known_now, owing = look(less=taken_back)
         found = _guarded(case, known_now, owing, ledger, now)
+        held = tabulate(found.held.client, found.held.client, allowed(found.held.stated)).of(taken_back.client)
+        if (held & taken_back.channels).any():
+            # What a guard holds takes nothing back: that denial is still owed.
+            left = np.asarray(taken_back.channels & ~held, np.uint8)
+            taken_back = Channels(taken_back.client[left != 0], left[left != 0])
+            known_now, owing = look(less=taken_back)
+            found = plan(case, known_now, owing, now)
     return Planned(found, taken_back)
 
 

@@ -20,8 +20,11 @@ def read(settings: Settings, path: str, watch: Watch) -> Table:
     columns = own if own.Client in names and set(FIELDS) & set(names) else settings.export.columns
     columns = columns.model_copy(update={"consent_changed_at": ""})
     columns = columns.model_copy(update={name: "" for name in FIELDS if getattr(columns, name) not in names})
+    # How old exports are and what blanks of theirs mean says nothing of a dump: there a blank is nothing.
+    nothing = settings.export.blank.model_copy(update=dict.fromkeys(FIELDS, "nothing"))
+    plain = {"columns": columns, "kind": "full", "as_of": "none", "blank": nothing}
     found = loader.load(
-        settings.export.model_copy(update={"columns": columns, "kind": "full"}),
+        settings.export.model_copy(update=plain),
         settings.run.zone,
         where=path,
         first_look=True,

@@ -8,11 +8,11 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids, denied
 from sync_job.consent.known import Holdings
-from sync_job.consent.tables import Table
+from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, gravest
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
-from sync_job.report import scrub
+from sync_job.report import kept, scrub
 from sync_job.report.counts import Summary
 from sync_job.runs import limits
 
@@ -32,19 +32,23 @@ def tombstones(settings: Settings) -> Tombstones:
     return Tombstones.open(settings.state.keys, settings.endpoint.target)
 
 
-def among(settings: Settings, statements: Table) -> Ids:
-    """Return the clients of an export that were erased: nothing of them is sent or kept."""
+def among(settings: Settings, statements: Table, asked: Ids | None = None) -> Ids:
+    """Return the clients of an export that were erased: nothing of them is sent or kept.
+
+    Those who *asked* to be (ascending), and are owed a denial first, are granted nothing meanwhile: they count as such.
+    """
+    asked = np.zeros(0, np.int32) if asked is None else asked
+    asked = asked[statements.of(asked) != 0]
     buried = tombstones(settings)
     if not len(buried):
-        return np.zeros(0, np.int32)
+        return asked
     ids = statements.items()[0]
-    return ids[buried.of(ids)]
+    return union(ids[buried.of(ids)], asked)
 
 
 def ask(state: State, settings: Settings, ids: Ids, request_ref: str) -> int:
     """Keep who is to be erased, and owe a denial of what each is known to allow; return how many are owed one."""
     now = time.time()
-    state.ledger.forgetting.ask(ids, request_ref, now)
     holdings = state.holdings()
     here = np.isin(holdings.client, ids)
     # What is allowed, or due and not known to have been taken: after the erasure nobody would know of it.
@@ -53,21 +57,26 @@ def ask(state: State, settings: Settings, ids: Ids, request_ref: str) -> int:
     client = holdings.client[here][open_ != 0]
     started = np.full(len(client), now)
     until = limits.of(settings, started)
-    return state.ledger.obligations.add("erasure", client, open_[open_ != 0], started, until)
+    owed = state.ledger.obligations.add("erasure", client, open_[open_ != 0], started, until)
+    # Last: who is to be erased and is owed nothing is erased, so a crash before this erases nobody without a denial.
+    state.ledger.forgetting.ask(ids, request_ref, now)
+    return owed
 
 
 def complete(state: State, settings: Settings) -> int:
     """Erase those who were to be erased and to whom nothing is owed any more; return how many that were.
 
-    What is parked, because the platform does not know the client, counts as done.
+    What is parked, because the platform does not know the client, counts as done. An erasure that died before its end
+    is made good.
     """
     asked = state.ledger.forgetting.asked()
-    if not len(asked):
-        return 0
-    owed = state.ledger.obligations.owed(time.time())
+    if not len(asked) or state.ledger.unfinished():
+        return 0  # plan and journal of a run that could not be reported have them still
+    now = time.time()
+    owed = state.ledger.obligations.owed(now)
     ready = asked[~np.isin(asked, owed.client[~owed.parked])]
-    lingering = state.ledger.lingering()
-    ready = ready[~np.isin(ready, lingering.client)]
+    lingers, _ = state.ledger.lingering().of(ready, now)
+    ready = ready[~lingers]
     if len(ready):
         _erase(state, settings, ready)
     return len(ready)
@@ -85,20 +94,25 @@ def again(state: State, settings: Settings) -> None:
     named = state.ledger.withdrawals.named_since(back)
     back = back[~(named > since)]
     if len(back):
+        state.ledger.forgetting.ask(back, "", time.time())  # so that `complete` makes good what dies half-way
         _erase(state, settings, back)
 
 
 def _erase(state: State, settings: Settings, ids: Ids) -> None:
-    """Take clients out of everything; the tombstones come first, so that a crash in between is made good."""
+    """Take clients out of everything.
+
+    The tombstones come first, so that no export brings back who is half erased; that it is done comes last, so that
+    `complete` makes good what died in between. Done twice it is as done once.
+    """
     buried = tombstones(settings)
     buried.add(ids, time.time())
     holdings = state.holdings()
-    kept = ~np.isin(holdings.client, ids)
-    state.erase(ids, Holdings(holdings.client[kept], holdings.state[kept], holdings.due[kept]), time.time())
-    if settings.report.path.is_dir():
-        for folder in sorted(settings.report.path.iterdir()):
-            if folder.is_dir():
-                scrub.without(folder, ids, settings.export.columns.Client)
+    stays = ~np.isin(holdings.client, ids)
+    state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())
+    for folder in kept.folders(settings.report.path, settings.endpoint.target):
+        scrub.without(folder, ids, settings.export.columns.Client)
+    if not state.ledger.unfinished():
+        state.ledger.forgetting.done(ids)
     _log.info("clients.erased", clients=len(ids))
 
 

@@ -105,6 +105,8 @@ def init(
     laps.lap("read")
     listed = intake.read(settings, withdrawals, watch) if withdrawals else None
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)
+    if isinstance(held, Table):
+        held.values[held.slots.of(erasure.among(settings, held))] = 0
     first = start(held, export.statements, export.ungranted, _withdrawn(listed))
     if first.grants:
         approved = approve(first.grants)

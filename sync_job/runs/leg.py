@@ -247,6 +247,8 @@ def commit(
     lingering = state.ledger.lingering()
     after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s)
     settlement = settle(rows, endings, settled, not_found, lingering, started)
+    # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
+    settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
     if excused:
         settlement = settlement.without_refused()
     state.commit_leg(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.rows import Lane, Rows, obligations, still_so, without_withdrawn
+from sync_job.consent.rows import Lane, Rows, denials_alone, obligations, still_so, without_withdrawn
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
 from sync_job.errors import Exit
@@ -33,6 +33,7 @@ class Legs:
         self._wish = wish
         self._left = wish.limit
         self._number = 0
+        self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
 
     def owed(self) -> bool:
@@ -41,8 +42,11 @@ class Legs:
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
             # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
-            if stopped and not (stopped == {Exit.ENDPOINT} and len(rows) < HOPELESS):
+            if stopped - {Exit.ENDPOINT}:
                 return True
+            if stopped and len(rows) >= HOPELESS:
+                # It may be the rows all the same: others show, and would else wait for these for ever.
+                self._given_up = np.unique(rows.client)
             if not intake.absorb(self.state, self.settings):
                 return False
 
@@ -50,6 +54,7 @@ class Legs:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in."""
         self._number = max(self._number, 1)
         while True:
+            rows = rows.at(~np.isin(rows.client, self._given_up))
             stopped = self._send(rows, self._manner(rows))
             self._closed |= stopped == {Exit.ATTENTION}
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
@@ -73,12 +78,13 @@ class Legs:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile."""
         self._number = max(self._number, 1)
         while True:
-            rows = without_withdrawn(rows, self.state.ledger.withdrawals.in_force())
+            # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
+            rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
+            rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
             stopped = self._send(rows, self._manner(rows))
             self._closed |= stopped == {Exit.ATTENTION}
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
                 return
-            rows = still_so(rows, self.state.holdings())
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""

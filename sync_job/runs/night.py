@@ -71,7 +71,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
     now = time.time()
     ledger = state.ledger
     case = decide.judge(settings, findings, export, ledger, wish, now)
-    forgotten = erasure.among(settings, export.statements)
+    forgotten = erasure.among(settings, export.statements, ledger.forgetting.asked())
     decide.drop_forgotten(case, forgotten)
     if len(forgotten):  # rejects and the like were listed before anybody could tell
         scrub.without(folder, forgotten, settings.export.columns.Client)

@@ -3,7 +3,12 @@
 import time
 from pathlib import Path
 
+import numpy as np
+
 from sync_job.config import Settings
+from sync_job.consent.channels import allowed
+from sync_job.consent.rows import Rows
+from sync_job.consent.tables import tabulate
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import inbox, lock, tables
@@ -34,6 +39,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
         holdings, lingering, dead = view(state, settings)
+        last = _last(state)
         started = time.time()
         findings = Findings("plan", "", started)
         export, _ = decide.read(settings, watch, None, wish, first_look=False)
@@ -42,7 +48,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         watch.stage("deciding")
         ledger = state.ledger
         case = decide.judge(settings, findings, export, ledger, wish, started)
-        decide.drop_forgotten(case, erasure.among(settings, export.statements))
+        decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         as_of = export.as_of
         del export
         found = decide.first_plan(case, ledger, holdings, lingering, started, started).diff
@@ -56,6 +62,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         "restate": settings.endpoint.restate,
         "rules": decide.rules(settings),
         "base": tables.digest_of(holdings),
+        "last": last,
         "application": decide.noted(decide.application(case, found, "", as_of, started)),
     }
     if out is not None:
@@ -114,14 +121,22 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
+        # An export that says no to those who were denied already delivers nothing, and is the last word all the same.
+        if _last(state) != about.get("last"):
+            raise ConfigError(f"{path}: another run read an export since it was made. {again}")
+        if state.ledger.restored() and allowed(rows.sent).any():
+            raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
+        rows = _without_forgotten(rows, state, settings)
         findings = night.begin(state, settings, "apply", watch)
         findings.take(about)
+        findings.approvable = {}  # what it left out is known to no run: only one that reads the export can offer it
         if findings.guards or findings.doubts:
             findings.add(Exit.HELD, "the plan leaves out what was held when it was made")
         # The rejects of its export are those that the plan's reader saw; none is new by being applied.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         if about["application"]:
             state.ledger.applied.apply(Application(**about["application"] | {"run": findings.run, "at": time.time()}))
+        _overtake(state, rows)
         legs = Legs(state, settings, findings, watch, Wish(until=until))
         try:
             laps = Stopwatch()
@@ -131,3 +146,27 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             return night.conclude(state, settings, findings, watch, laps)
         finally:
             watch.end()
+
+
+def _last(state: State) -> str:
+    """Return the last run that read an export, or sent the plan of one; what drains send undoes no plan."""
+    return max((one.run for one in state.ledger.runs() if one.kind in ("init", "run", "apply")), default="")
+
+
+def _without_forgotten(rows: Rows, state: State, settings: Settings) -> Rows:
+    """Return *rows* less those of clients who were erased since, or are to be: of them nothing is sent but a denial."""
+    gone = erasure.tombstones(settings).of(rows.client) | np.isin(rows.client, state.ledger.forgetting.asked())
+    return rows.at(~gone)
+
+
+def _overtake(state: State, rows: Rows) -> None:
+    """End what is owed for revocations that the plan's export has taken back, as a run of it would have."""
+    ledger, now = state.ledger, time.time()
+    owed = ledger.obligations.owed(now)
+    order = np.argsort(rows.client, kind="stable")
+    ids = rows.client[order]
+    grants = tabulate(ids, ids, allowed(rows.sent[order]))
+    channels = owed.revoked & grants.of(owed.client) & ~ledger.withdrawals.in_force().of(owed.client)
+    which = channels != 0
+    if which.any():
+        ledger.obligations.overtake(owed.client[which], channels[which], now)

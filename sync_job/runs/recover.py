@@ -11,19 +11,22 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.known import Holdings, Lingering
-from sync_job.errors import Exit
+from sync_job.errors import CountsError, Exit, StorageError
 from sync_job.ledger import lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
-from sync_job.runs import anchoring, intake, report
+from sync_job.runs import anchoring, erasure, intake, report
 from sync_job.runs import leg as legs
 from sync_job.runs.report import Findings, Report, Stopwatch
 
 _log = structlog.get_logger()
 
 
-def recover(state: State, settings: Settings) -> list[Report]:
-    """Fold and report every run that died; the caller holds the lock. Return their reports, the oldest first."""
+def recover(state: State, settings: Settings, *, lists_only: bool = False) -> list[Report]:
+    """Fold and report every run that died; the caller holds the lock. Return their reports, the oldest first.
+
+    With *lists_only* a report that cannot be written is left to a later run: no opt-out waits for room in its folder.
+    """
     found = []
     unfinished = state.ledger.unfinished()
     for name in set(state.run_names()) - {run.run for run in unfinished}:
@@ -41,7 +44,12 @@ def recover(state: State, settings: Settings) -> list[Report]:
         if run.stage == "open":
             state.ledger.finish(run.run, time.time())
         _log.warning("run.recovered", run=run.run, kind=run.kind)
-        found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time()))
+        try:
+            found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time()))
+        except (StorageError, CountsError):
+            if not lists_only:
+                raise
+            _log.warning("run.unreported", run=run.run)
     return found
 
 
@@ -49,8 +57,9 @@ def recover(state: State, settings: Settings) -> list[Report]:
 def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
     """Hold the lock of the target's state while the block runs.
 
-    What dead runs left is finished first, and lists that came in are taken into the ledger. *lists_only* is for what
-    sends withdrawals alone: even a state that lost some may do that.
+    What dead runs left is finished first, lists that came in are taken into the ledger, and who was to be erased and
+    is owed nothing any more is erased. *lists_only* is for what sends withdrawals alone: even a state that lost some
+    may do that.
 
     Raises:
         StateError, BusyError: when there is no such state, it is not what it was, another run holds it, or it is
@@ -62,8 +71,13 @@ def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
     pause.refuse_if_paused(folder)
     with lock.held(folder), State.open(folder, target, write=True) as state:
         anchoring.check(state, settings, lists_only=lists_only)
-        recover(state, settings)
+        if recover(state, settings, lists_only=lists_only) and state.ledger.restored():
+            anchoring.deny_again(state)  # a dead run of the backup has made of it what it was
+        if state.ledger.restored():
+            erasure.again(state, settings)  # a dead run of the backup may have brought some back
         intake.absorb(state, settings)
+        erasure.complete(state, settings)
+        anchoring.keep(state, settings)  # who was here before may have died before it noted how far it came
         yield state
 
 

@@ -1,0 +1,129 @@
+"""Commands that look and change nothing: an export, the snapshot, the runs so far, and what is running now."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sync_job.cli import options
+from sync_job.errors import ConfigError
+
+_snapshot = typer.Typer(help="What the platform is known to hold, and what is due.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to *app*."""
+    for command in (check, runs, report, status):
+        app.command()(command)
+    app.add_typer(_snapshot, name="snapshot")
+
+
+def check(
+    export: options.ExportArgument = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")] = None,
+    as_of: options.AsOfOption = "",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Read configuration and export, and say what was seen. No request, no state.
+
+    Example: consent-sync check export.csv --config nightly.toml
+    """
+    from sync_job.config import ExportSettings, RunSettings
+    from sync_job.report import text
+    from sync_job.runs import look
+
+    if config is None:
+        settings, run_settings, made = ExportSettings(as_of="none"), RunSettings.model_validate({}), None
+    else:
+        loaded = options.load(config)
+        settings, run_settings = loaded.export, loaded.run
+        made = options.moment(as_of, loaded, "--as-of")
+    where = export or settings.path
+    if not where:
+        raise ConfigError("check: name an export, or a configuration with [export] path.")
+    found = look.check(settings, run_settings.zone, where, options.watch(False), made)
+    options.print_json(found) if as_json else typer.echo(text.check(found))
+
+
+@_snapshot.command()
+def show(
+    clients: Annotated[list[int], typer.Argument(metavar="CLIENT…", help="Ids of clients.")],
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Show what is known and due of single clients, what they withdrew, and what is owed to them.
+
+    Example: consent-sync snapshot show 12345 12346 --config nightly.toml
+    """
+    from sync_job.report import text
+    from sync_job.runs import explain, look
+
+    settings, silent = options.load(config), options.watch(True)
+    found = look.show(settings, clients)
+    for one in found:
+        known = explain.explain(settings, one["Client"], silent, with_export=False)
+        one["withdrawn"] = [channel for channel, said in known["channels"].items() if said["withdrawn"]]
+        one["owed"] = [
+            {name: owed[name] for name in ("owed", "source", "started", "limit_at")}
+            for owed in known["obligations"]
+            if owed["owed"]
+        ]
+        one["parked"] = bool(one["owed"] and known["waiting"] and known["waiting"]["not_found"])
+    options.print_json({"clients": found}) if as_json else typer.echo(text.clients(found))
+
+
+@_snapshot.command(name="export")
+def export_(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
+    config: options.ConfigOption,
+) -> None:
+    """Write the whole snapshot to a file: Client, the four flags, and what is due.
+
+    Example: consent-sync snapshot export snapshot.csv --config nightly.toml
+    """
+    from sync_job.runs import look
+
+    count = look.export(options.load(config), out)
+    typer.echo(f"{count:,} clients written to {out}")
+
+
+def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """List the runs so far.
+
+    Example: consent-sync runs --config nightly.toml
+    """
+    from sync_job.report import text
+    from sync_job.runs import look
+
+    found = look.history(options.load(config))
+    options.print_json({"runs": found}) if as_json else typer.echo(text.history(found))
+
+
+def report(
+    config: options.ConfigOption,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run's id or number; the last one if not given.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Show the report of a run again.
+
+    Example: consent-sync report --config nightly.toml
+    """
+    from sync_job.report import text
+    from sync_job.runs import look
+
+    found = look.report(options.load(config), name)
+    options.print_json(found) if as_json else typer.echo(text.summary(found, str(config)))
+
+
+def status(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Show what is running now.
+
+    Example: consent-sync status --config nightly.toml
+    """
+    from sync_job.report import text
+    from sync_job.runs import look
+
+    found = look.status(options.load(config))
+    options.print_json(found) if as_json else typer.echo(text.status(found))
