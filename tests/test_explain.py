@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 import sync_job
 from sync_job.cli import main
 from sync_job.consent.channels import CHANNELS, LETTERS, letters
+from sync_job.consent.known import Holdings
 from sync_job.consent.lists import scope_text
 from sync_job.errors import ConfigError, ExportError, NoStateError
 from sync_job.ledger import lock, tables
@@ -212,6 +214,24 @@ def test_what_a_guard_holds_is_told_with_its_numbers(
     found = explained(shop, 5)
     assert found["would_send"] == ("TTTT" if then == YES else "FFFF")
     assert not found["channels"]["Push"]["held"]
+
+
+def test_a_denial_that_is_due_waits_too_where_ids_look_renumbered(tmp_path: Path, platform: Standin) -> None:
+    """Nothing but obligations goes then, not even what is merely to be sent once more; and that is the reason."""
+    shop = Shop(tmp_path, platform.url, guards="changed = 1\nchanged_share = 0")
+    shop.write(dict.fromkeys(range(1, 50), NO))
+    shop.init("equal")
+    sync_job.run(shop.settings)
+    with shop.state(write=True) as state:
+        held = state.holdings()
+        due = np.where(held.client == 5, held.state, 0).astype(np.uint8)
+        state.replace_holdings(Holdings(held.client, held.state, due), time.time())
+    shop.write(dict.fromkeys(range(1, 40), NO) | dict.fromkeys(range(40, 50), YES))
+    found = explained(shop, 5)
+    assert (found["state"], found["due"], found["would_send"]) == ("FFFF", "FFFF", "----")
+    assert "10 changed clients" in found["channels"]["Push"]["why"]
+    assert found["why_nothing"] == "what would change is held"
+    assert not explained(shop, 6)["channels"]["Push"]["held"]
 
 
 def test_a_run_that_may_not_grant_says_why(tmp_path: Path, platform: Standin) -> None:

@@ -2,7 +2,7 @@
 
 import csv as python_csv
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -434,6 +434,9 @@ def _plain(row: Row) -> tuple[Any, ...] | None:
     except ValueError:
         return None
     good = 1 <= client < 2**31 and at <= NOW + 900 and left <= at + DAY
+    day = datetime.fromtimestamp(left, zone)
+    if day.time() == time():  # a day alone is all of it
+        left = datetime.combine(day, time(23, 59, 59), zone).timestamp()
     return (client, channels, at, left, ground, ref or "letter") if good else None
 
 

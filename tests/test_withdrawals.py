@@ -651,14 +651,14 @@ def test_closing_by_hand_ends_what_is_owed_and_keeps_the_withdrawal(ledger: Ledg
 
 
 def test_adding_owes_what_is_not_owed_yet(ledger: Ledger) -> None:
-    """As `compare` does; whoever is owed something new does not wait."""
+    """As `compare` and an erasure do; whoever is named does not wait."""
     _absorb(ledger, "a", [Row(1, SMS)])
     _settle(ledger, refused=[(1, ALL, False), (2, ALL, False)], started=NOW)
     many = _ids(1, 2), _bytes(SMS, ALL), _times(5.0, 5.0), _times(9.0, 9.0)
     assert ledger.obligations.add("compare", *many) == 1
     assert ledger.obligations.add("compare", *many) == 0
     assert _owed(ledger) == {1: SMS, 2: ALL}
-    assert ledger.obligations.waiting().client.tolist() == [1]
+    assert ledger.obligations.waiting().client.tolist() == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, time
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -140,6 +141,7 @@ def read_withdrawals(
         problems.add(blank, there["received_at"] or "received_at", "no time")
         problems.add(received > now + _AHEAD_S, there["received_at"] or "received_at", "in the future")
         problems.add(withdrawn > received + _DAY_S, there["withdrawn_at"] or "withdrawn_at", "after it was received")
+        withdrawn = _whole_days(withdrawn, zone)
         channels = _words(piece, there["scope"], scope, lists.scope, "scope")
         place = _words(piece, there["basis"], basis, _basis, "basis")
         refs = piece.column(there["request_ref"])
@@ -320,6 +322,23 @@ def _times(piece: _Piece, name: str, zone: ZoneInfo, default: float | None) -> n
         return np.full(piece.table.num_rows, fallback)
     times = cells.read_times(column, name, zone, piece.problems)
     return np.where(times == UNTIMED, fallback, times / 1e6)
+
+
+def _whole_days(times: npt.NDArray[np.float64], zone: ZoneInfo) -> npt.NDArray[np.float64]:
+    """Return *times* with the last second of the day in the place of its midnight, which is how a date alone reads.
+
+    Somebody consented again that morning and withdrew in the afternoon: what says the day alone must not lose to that.
+    """
+    whole = np.flatnonzero(np.isfinite(times) & (times % 900 == 0))  # where zones may have a midnight
+    found = times.copy()
+    moments, place = np.unique(times[whole], return_inverse=True)
+    ends = []
+    for moment in moments.tolist():
+        when = datetime.fromtimestamp(moment, zone)
+        last = datetime.combine(when.date(), time(23, 59, 59), zone).timestamp()
+        ends.append(last if when.time() == time() else moment)
+    found[whole] = np.array(ends, np.float64)[place]
+    return found
 
 
 def _words(piece: _Piece, name: str, default: str, meaning: Callable[[str], int], what: str) -> npt.NDArray[np.int64]:

@@ -94,6 +94,29 @@ def remove(path: Path) -> None:
     files.remove(path)
 
 
+_ASIDE = ".unreadable-"
+_LEFT_S = 3600.0  # after which nobody is still writing
+
+
+def set_aside(path: Path) -> None:
+    """Take a file that cannot be read out of the way of the others, and keep it."""
+    with files.storing(path):
+        path.rename(path.with_name(f"{_ASIDE}{path.name}"))
+    files.sync_folder(path.parent)
+
+
+def set_aside_files(folder: Path) -> list[Path]:
+    """Return the files that could not be read."""
+    return sorted((folder / "inbox").glob(f"{_ASIDE}*"))
+
+
+def sweep(folder: Path, now: float) -> None:
+    """Remove what a `put` that died has left."""
+    for path in (folder / "inbox").glob(".*"):
+        if not path.name.startswith(_ASIDE) and path.stat().st_mtime < now - _LEFT_S:
+            files.remove(path)
+
+
 def _reading(path: Path) -> Iterator[pa.RecordBatch]:
     with files.loading(path), pq.ParquetFile(path, pre_buffer=False) as file:
         yield from _batches(file)

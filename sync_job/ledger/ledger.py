@@ -329,6 +329,14 @@ class Ledger:
         if not self.is_anchored():
             self._note(anchored="yes")
 
+    def buried(self) -> int:
+        """Return how many tombstones there were: fewer beside the keys means that some were lost."""
+        return int(self._about("buried") or 0)
+
+    def note_buried(self, count: int) -> None:
+        """Note how many tombstones there are."""
+        self._note(buried=str(count))
+
     def restored(self) -> str:
         """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not."""
         return self._about("restored")

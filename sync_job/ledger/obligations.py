@@ -224,12 +224,12 @@ class Obligations:
     def add(
         self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats, *, run: str = ""
     ) -> int:
-        """Owe denials of channels for which nothing is owed yet, and return how many clients that are."""
+        """Owe denials of channels for which nothing is owed yet, to whoever waits too; return how many clients."""
         fresh = channels & ~self._open().of(client)
         which = np.flatnonzero(fresh)
         with self._writing():
             self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
-            self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client[which].tolist()))
+            self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
         return len(which)
 
     def close(self, client: int, reason: str, by: str, now: float) -> int:
@@ -268,6 +268,14 @@ class Obligations:
             },
             "by_source": dict(sources),
         }
+
+    def past_limit(self, now: float) -> int:
+        """Return how many obligations are past their limit, but for parked ones."""
+        query = (
+            "SELECT count(*) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "WHERE owed != 0 AND limit_at < ? AND coalesce(w.not_found, 0) = 0"
+        )
+        return int(self._rows(query, now)[0][0])
 
     def open_list(self, limit: int) -> list[dict[str, Any]]:
         """Return what is owed, the earliest limit first, for people."""

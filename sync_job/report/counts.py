@@ -1,5 +1,6 @@
 """The counts of a run, in one shape for files, terminal and `--json`, and the check that they add up."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -77,3 +78,22 @@ def check(summary: Mapping[str, Any]) -> None:
 def _hold(what: str, whole: int, parts: int) -> None:
     if whole != parts:
         raise CountsError(f"{what}: {whole}, but its parts add up to {parts}. This is a bug in consent-sync.")
+
+
+_IDS = re.compile(r"\d{4,}")  # a platform may name the client in what it says; summaries hold no ids
+
+
+def masked(text: str) -> str:
+    """Return what the platform said, without what may be a client's id."""
+    return _IDS.sub("…", text)
+
+
+def by_message(codes: Iterable[Mapping[str, Any]]) -> list[Summary]:
+    """Return how often each answer occurred in all legs together, the most frequent first, without ids."""
+    found: dict[tuple[Any, ...], int] = {}
+    for one in codes:
+        key = one["outcome"], one["status"], one["code"], masked(str(one["message"]))
+        found[key] = found.get(key, 0) + int(one["count"])
+    names = ("outcome", "status", "code", "message")
+    rows = [dict(zip(names, key, strict=True)) | {"count": count} for key, count in found.items()]
+    return sorted(rows, key=lambda one: -int(one["count"]))

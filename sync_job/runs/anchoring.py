@@ -25,6 +25,8 @@ def keep(state: State, settings: Settings) -> None:
     buried = len(erasure.tombstones(settings))
     anchor.write(keys, target, Anchor(target=target, written=time.time(), tombstones=buried, **state.ledger.place()))
     state.ledger.note_anchored()
+    if buried > state.ledger.buried():
+        state.ledger.note_buried(buried)
 
 
 def check(state: State, settings: Settings, *, lists_only: bool) -> None:
@@ -37,10 +39,12 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
     keys, target = settings.state.keys, settings.endpoint.target
     found = anchor.read(keys, target)
     place = state.ledger.place()
-    if found is not None and len(erasure.tombstones(settings)) < found.tombstones:
+    buried = max(found.tombstones if found else 0, state.ledger.buried())
+    if len(erasure.tombstones(settings)) < buried and not lists_only:
         raise StateError(
-            f"{keys.absolute()}: there were codes of {found.tombstones:,} erased clients, and fewer are left: the "
-            "others would be sent again. Restore the folder of keys from its backup. Nothing was sent."
+            f"{keys.absolute()}: there were codes of {buried:,} erased clients, and fewer are left: the "
+            "others would be sent again. Restore the folder of keys from its backup; or, if it is lost for good, say "
+            "so with `consent-sync state restored`. Nothing was sent."
         )
     standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
     folder = state.folder.absolute()

@@ -159,9 +159,10 @@ def known(
     if says is not None and len(owed.client):
         recent = waiting.client[waiting.since >= since]
         due |= owed.parked & (says.of(owed.client) != 0) & ~np.isin(owed.client, recent)
+    tried = waiting.since >= since if since else np.zeros(len(waiting.client), np.bool_)
     if retry:
-        due[:] = True
-    waits = (waiting.next_at > (np.inf if retry else now)) & ~np.isin(waiting.client, owed.client[due])
+        due |= ~np.isin(owed.client, waiting.client[tried])
+    waits = (waiting.next_at > now) & (tried | (not retry)) & ~np.isin(waiting.client, owed.client[due])
     return (
         Known(
             holdings,

@@ -31,13 +31,14 @@ class Drained:
     report: Report | None = None
     busy: str = ""
     list_state: Summary | None = None
+    past_limit: int = 0
 
     @property
     def exit_code(self) -> Exit:
         """What the command ends with for this target."""
         if self.busy:
             return Exit.BUSY
-        code = self.report.exit_code if self.report else Exit.OK
+        code = self.report.exit_code if self.report else Exit.OBLIGATION if self.past_limit else Exit.OK
         left = self.list_state and any(self.list_state[name] for name in ("open", "refused", "parked"))
         return gravest({code, Exit.ATTENTION}) if left else code
 
@@ -128,4 +129,9 @@ def _try_drain(result: Drained, watch: Watch) -> bool:
         if inbox.waiting(result.settings.state.path):
             return False
         result.busy = ""  # whoever holds the lock sends what is owed
+    if result.report is None and not result.busy:
+        # Nothing is to be sent now; what waits for its next try may be past its limit all the same.
+        with State.open(result.settings.state.path, result.settings.endpoint.target, write=False) as state:
+            now = time.time()
+            result.past_limit = state.ledger.obligations.past_limit(now)
     return True

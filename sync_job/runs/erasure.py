@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 # Said with every erasure, because nobody else will.
 OUT_OF_REACH = (
     "backups of the state and of reports, until they are overwritten",
-    "the exports and lists that were read",
+    "the exports and lists that were read, and plans that were saved with `plan -o`",
     "the CRM, which will export the client again unless it erases it too",
     "the loyalty platform, which was told to contact the client no more, and keeps what it keeps",
 )

@@ -13,7 +13,7 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
-from sync_job.errors import ConfigError
+from sync_job.errors import ConfigError, StateError
 from sync_job.exports import lists
 from sync_job.exports.lists import List
 from sync_job.ledger import inbox
@@ -139,14 +139,33 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
 def absorb(state: State, settings: Settings) -> bool:
     """Move what lies in the inbox into the ledger, list by list; return whether there was any. Needs the lock.
 
-    Raises:
-        StateError: for a list that cannot be read; it stays where it is.
+    A file that cannot be read is set aside, so that it keeps no other list waiting; `refuse_unreadable` speaks of it.
     """
     found = inbox.waiting(state.folder)
+    inbox.sweep(state.folder, time.time())
     for path in found:
-        batches, about = inbox.read(path)
+        try:
+            batches, about = inbox.read(path)
+        except StateError as exc:
+            inbox.set_aside(path)
+            _log.warning("list.unreadable", why=str(exc))
+            continue
         taken = state.ledger.withdrawals.absorb(batches, about, now=time.time(), limit_of=partial(limits.of, settings))
         anchoring.keep(state, settings)
         inbox.remove(path)
         _log.info("list.absorbed", list=str(about["digest"])[:12], **vars(taken))
     return bool(found)
+
+
+def refuse_unreadable(state: State) -> None:
+    """Refuse to go on while a file lies in the inbox that could not be read: it may be an opt-out.
+
+    Raises:
+        StateError: naming it.
+    """
+    found = inbox.set_aside_files(state.folder)
+    if found:
+        raise StateError(
+            f"{found[0]}: a file of the inbox that cannot be read: damaged, or of a newer version. It may be a list of "
+            "opt-outs. Run that version, or take the list in again from its source; then remove the file."
+        )

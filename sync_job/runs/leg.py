@@ -26,6 +26,7 @@ from sync_job.errors import Exit
 from sync_job.ledger import inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.state import Leg, State
+from sync_job.report import counts
 from sync_job.runs import anchoring, limits
 from sync_job.runs.delivered import Delivery
 from sync_job.runs.watch import Watch
@@ -184,12 +185,14 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
     where = settings.endpoint.base_url
     if stop.reason is Reason.CANARY and senders.refused_alike is not None:
         said = senders.refused_alike
-        why = f"{stop.why}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
+        why = (
+            f"{counts.masked(stop.why)}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
+        )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
     if stop.reason is Reason.ENDPOINT:
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
-        return Stopped(Exit.ENDPOINT, f"{where}: {stop.why}")
+        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
     if asked:
         return Stopped(asked[0], stop.why)
     if stop.reason is Reason.DEADLINE:

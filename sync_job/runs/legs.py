@@ -81,6 +81,7 @@ class Legs:
             # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
             rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
             rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
+            rows = rows.at(~np.isin(rows.client, self._given_up))
             stopped = self._send(rows, self._manner(rows))
             self._closed |= stopped == {Exit.ATTENTION}
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():

@@ -78,7 +78,10 @@ def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
         intake.absorb(state, settings)
         erasure.complete(state, settings)
         anchoring.keep(state, settings)  # who was here before may have died before it noted how far it came
+        if not lists_only:
+            intake.refuse_unreadable(state)
         yield state
+        intake.refuse_unreadable(state)
 
 
 def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[str]]:

@@ -65,6 +65,7 @@ class Findings:
     approvable: Summary = field(default_factory=dict)
     codes: set[Exit] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
+    said: list[tuple[Exit, str]] = field(default_factory=list)
     reject_keys: list[tuple[str, str]] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ class Findings:
         """Note a reason that the run did not end well."""
         self.codes.add(code)
         self.reasons.append(reason)
+        self.said.append((code, reason))
 
     def kept(self) -> Summary:
         """Return what is written with the plan, so that the report of a run that died can be made from it."""
@@ -86,12 +88,17 @@ class Findings:
             "approvals",
             "approvable",
         )
-        return {name: getattr(self, name) for name in kept}
+        held = [reason for code, reason in self.said if code is Exit.HELD]
+        return {name: getattr(self, name) for name in kept} | {"held": held}
 
     def take(self, kept: Mapping[str, Any]) -> None:
         """Take what was kept with the plan of a run that died, or was made before."""
         for name in self.kept():
-            setattr(self, name, kept.get(name) or getattr(self, name))
+            if name != "held":
+                setattr(self, name, kept.get(name) or getattr(self, name))
+        for reason in kept.get("held") or ():
+            if reason not in self.reasons:
+                self.add(Exit.HELD, reason)
 
 
 def folder_of(settings: Settings, run: str) -> Path:
@@ -156,7 +163,7 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
         "delivery": _added(findings.deliveries),
         "requests": requests,
         "requests_per_s": round(requests / span, 1) if span > 0 else 0.0,
-        "codes": sorted(codes, key=lambda one: -int(one["count"])),
+        "codes": counts.by_message(codes),
         "seconds": watch.seconds,
         "folder": str(folder.absolute()),
     }

@@ -6,7 +6,7 @@ from sync_job.config import Settings
 from sync_job.errors import ConfigError
 from sync_job.ledger import inbox
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, intake
+from sync_job.runs import anchoring, erasure, intake
 from sync_job.runs.intake import Listing
 from sync_job.runs.recover import holding
 from sync_job.runs.watch import Watch
@@ -29,6 +29,7 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch) -
         if found:
             inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
             intake.absorb(state, settings)
+        state.ledger.note_buried(len(erasure.tombstones(settings)))
         state.ledger.note_whole(f"{by.strip()}: {found.digest if found else 'no withdrawals since'}")
         anchoring.keep(state, settings)
         return {
