@@ -6,10 +6,7 @@ that set and not the next one.
 """
 
 import json
-import sqlite3
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from sync_job.consent.guards import Past
 from sync_job.consent.tables import Table, tabulate
 from sync_job.errors import ConfigError
 from sync_job.ledger import files, tables
+from sync_job.ledger.store import Store
 
 SCHEMA = """
 CREATE TABLE contents (
@@ -97,21 +95,8 @@ class Approval:
         return vars(self)
 
 
-class Applied:
+class Applied(Store):
     """Reads and writes these tables of one ledger; every method that writes is one transaction but `delivered`."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with files.transaction(self._db, self.path):
-            yield
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with files.loading(self.path):
-            return self._db.execute(query, values).fetchall()
 
     # Exports
 

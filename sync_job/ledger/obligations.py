@@ -4,11 +4,7 @@ An obligation ends when its last channel is acknowledged, by hand with a reason,
 an export revoked, or with the list, the withdrawal or the client that it comes from. It never just goes away.
 """
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +14,7 @@ from sync_job.consent.channels import Bytes, Ids, Mask
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
+from sync_job.ledger.store import Store
 
 SCHEMA = """
 CREATE TABLE obligations (
@@ -74,21 +71,8 @@ class Waiting:
     not_found: Mask
 
 
-class Obligations:
+class Obligations(Store):
     """Reads and writes obligations and waiting rows of one ledger."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with files.transaction(self._db, self.path):
-            yield
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with files.loading(self.path):
-            return self._db.execute(query, values).fetchall()
 
     def _columns(self, query: str, **kinds: type) -> npt.NDArray[Any]:
         with files.loading(self.path):

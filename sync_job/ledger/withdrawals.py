@@ -4,11 +4,8 @@ A withdrawal is ours to keep until a later, evidenced re-consent. Its identity i
 withdrawn and its reference: the same again is a repeat, whatever list it comes with. Obligations are `obligations`'s.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.lists import BASES, scope_text
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
+from sync_job.ledger.store import Store
 
 SCHEMA = """
 CREATE TABLE lists (
@@ -98,21 +96,8 @@ class Voided:
     kept: int
 
 
-class Withdrawals:
+class Withdrawals(Store):
     """Reads and writes withdrawals and re-consents of one ledger; every method that writes is one transaction."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with files.transaction(self._db, self.path):
-            yield
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with files.loading(self.path):
-            return self._db.execute(query, values).fetchall()
 
     def absorb(
         self, batches: Iterable[pa.RecordBatch], about: dict[str, Any], *, now: float, limit_of: LimitOf
