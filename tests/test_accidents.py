@@ -249,6 +249,27 @@ def test_a_wrong_list_taken_in(tmp_path: Path, platform: Standin) -> None:
     assert holds(platform.platform)[5] == YES
 
 
+def test_an_approval_is_spent_once(tmp_path: Path, platform: Standin) -> None:
+    """Who was granted by it and said no since is a new case: the old approval cannot be given again."""
+    no, yes = dict.fromkeys(range(1, 31), NO), dict.fromkeys(range(1, 31), YES)
+    shop = made(tmp_path, platform, crowd() | no)
+    shop.write(crowd() | yes)
+    first = sync_job.run(shop.settings).summary["run"]
+    approving.approve(shop.settings, first, "grants", 30, reason="a form", by="A")
+    with pytest.raises(ConfigError, match="held no grants"):
+        approving.approve(shop.settings, first, "grants", 30, reason="again", by="A")
+    assert sync_job.run(shop.settings).exit_code is Exit.OK
+    assert granted(platform) == set(range(1, 31))
+    shop.write(crowd() | no)
+    sync_job.run(shop.settings)
+    before = len(platform.platform.log)
+    shop.write(crowd() | yes)
+    assert sync_job.run(shop.settings).exit_code is Exit.HELD
+    with pytest.raises(ConfigError, match=f"Run {first} held nothing"):
+        approving.approve(shop.settings, first, "grants", 30, reason="again", by="A")
+    assert not any(any(entry.flags) for entry in platform.platform.log[before:])
+
+
 def test_a_backup_from_before_a_withdrawal(tmp_path: Path, platform: Standin) -> None:
     """It sends nothing but lists until somebody says what came in since; then every denial again, before any grant."""
     shop = made(tmp_path, platform, crowd(c5=YES, c6=YES))

@@ -96,7 +96,7 @@ def opt_out(
                 "clients": intake.count(one.found),
                 "rejected": one.found.rejected,
                 "reasons": dict(one.found.reasons),
-                "rejects": [vars(reject) for reject in one.found.rejects[:20]],
+                "rejects": [vars(reject) for reject in one.found.rejects],
                 **outcome,
                 "exit": int(gravest(codes)),
             }
@@ -216,7 +216,12 @@ def status(config: options.ConfigsOption, as_json: options.JsonOption = False) -
 def report(
     config: options.ConfigsOption,
     since: Annotated[str, typer.Option("--from", metavar="DATE", help="From this time on.")],
-    until: Annotated[str, typer.Option("--to", metavar="DATE", help="Up to this time; now by default.")] = "",
+    until: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="DATE", help="Up to this time, and without it: a day alone is its 00:00; now by default."
+        ),
+    ] = "",
     as_json: options.JsonOption = False,
 ) -> None:
     """Show what came in and what was acknowledged between two times, and how fast.

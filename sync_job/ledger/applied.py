@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sync_job.consent.channels import Bytes, Ids, allowed, denied, spread
+from sync_job.consent.channels import Bytes, Ids, allowed, denied, spread, stated
 from sync_job.consent.diff import Held
 from sync_job.consent.freshness import Before, Kind
 from sync_job.consent.guards import Past
@@ -170,6 +170,25 @@ class Applied(Store):
             if path.stem not in kept:
                 files.remove(path)
 
+    def narrow(self, run: str, statements: Table) -> None:
+        """Note that *run* has read another export: what earlier ones held is over, and each approval that it undoes.
+
+        An approval is for what the export said then. Who is denied meanwhile, and allowed again later, is a new case.
+        """
+        with self._writing():
+            self._db.execute("DELETE FROM holds WHERE run != ?", (run,))
+            rows = self._db.execute("SELECT client, approval, value FROM approved").fetchall()
+            if rows:
+                says = statements.of(np.array([row[0] for row in rows], np.int32))
+                values = np.array([row[2] for row in rows], np.uint8)
+                still = stated(values) & ~stated(values ^ says)
+                kept = (values & spread(still)).tolist()
+                self._db.executemany(
+                    "UPDATE approved SET value = ? WHERE client = ? AND approval = ?",
+                    ((value, row[0], row[1]) for row, value in zip(rows, kept, strict=True)),
+                )
+                self._db.execute("DELETE FROM approved WHERE value = 0")
+
     def held(self, run: str) -> HeldSet | None:
         """Return what a run held, none if it held nothing."""
         rows = self._rows("SELECT * FROM holds WHERE run = ?", run)
@@ -188,7 +207,7 @@ class Applied(Store):
             ConfigError: when it is another number, or nothing of the kind was held.
         """
         there = {"grants": one.grants, "revocations": one.revocations, "clients": one.clients}[what]
-        if what != "clients" and not there:
+        if not there:
             raise ConfigError(f"Run {one.run} held no {what}; its report says what it held. Nothing was approved.")
         if count != there:
             raise ConfigError(
@@ -204,6 +223,8 @@ class Applied(Store):
                 (one.run, what, count, one.digest, reason, by, now, now + APPROVED_S),
             )
             number = int(cursor.lastrowid or 0)
+            # Once: what is delivered by it must be asked about anew.
+            self._db.execute(f"UPDATE holds SET {what} = 0 WHERE run = ?", (one.run,))
             if what == "clients":
                 if one.kind == "full":
                     self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, now))

@@ -35,6 +35,8 @@ def _taken(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  ! {found['rejected']:,} rows could not be taken; mend and send them again as a list of their own"
         for reject in found["rejects"][:_SHOWN]:
             yield f"    line {reject['line']}: {reject['why']}: {reject['raw']}"
+        if found["rejected"] > _SHOWN:
+            yield f"    … and {found['rejected'] - _SHOWN:,} more; --json lists them"
     yield from _sent(found)
 
 
@@ -140,6 +142,8 @@ def report(found: Mapping[str, Any]) -> str:
     lines.append(
         f"  withdrawn, and allowed on the platform as far as we know: {found['withdrawn_and_allowed']:,} (must be 0)"
     )
+    if found["found_by_compare"]:
+        lines.append(f"  and {found['found_by_compare']:,} whom a dump showed as allowed, whose denial is owed")
     if found["withdrawn_and_owed"]:
         lines.append(f"  and {found['withdrawn_and_owed']:,} whose denial is owed and not acknowledged yet")
     return "\n".join(lines)

@@ -78,3 +78,9 @@ def deny_again(state: State) -> None:
     no = denied(holdings.state)
     due = (holdings.due & ~spread(no) | no).astype(np.uint8)
     state.replace_holdings(Holdings(holdings.client, holdings.state, due), time.time())
+
+
+def lacking(state: State, settings: Settings) -> int:
+    """Return how many withdrawals a state lacks that its anchor knows of."""
+    found = anchor.read(settings.state.keys, settings.endpoint.target)
+    return max(0, found.withdrawals - state.ledger.place()["withdrawals"]) if found else 0

@@ -33,6 +33,6 @@ def read(settings: Settings, path: str, watch: Watch) -> Table:
     if found.rejects:
         raise ConfigError(
             f"{path}: {found.rejects:,} rows of the dump cannot be read ({', '.join(list(found.reasons)[:3])}). "
-            "What the platform holds must be known for sure: mend the dump, or use --platform unknown."
+            "What the platform holds must be known for sure: mend the dump."
         )
     return found.statements

@@ -101,6 +101,8 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
 def _note(state: State, case: decide.Case, found: Diff, findings: Findings, as_of: float | None, now: float) -> None:
     """Note that the export is applied, and what of it is held, before anything of it is sent."""
     applied = state.ledger.applied
+    if case.kind != "part":
+        applied.narrow(findings.run, case.statements)
     if one := decide.application(case, found, findings.run, as_of, now):
         applied.apply(one)
     if held := decide.held_set(case, found.held, findings.run, now):

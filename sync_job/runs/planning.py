@@ -15,7 +15,7 @@ from sync_job.ledger import inbox, lock, tables
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import decide, erasure, night
+from sync_job.runs import anchoring, decide, erasure, night
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding, view
@@ -47,6 +47,12 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         laps.lap("read")
         watch.stage("deciding")
         ledger = state.ledger
+        if lacking := anchoring.lacking(state, settings):
+            findings.add(
+                Exit.STATE,
+                f"the state is a backup that lacks {lacking:,} withdrawals: a run sends nothing of this before "
+                "`consent-sync state restored`",
+            )
         case = decide.judge(settings, findings, export, ledger, wish, started)
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         as_of = export.as_of

@@ -26,6 +26,12 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch) -
         how = state.ledger.restored()
         if not how:
             raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
+        lacking = anchoring.lacking(state, settings)
+        if lacking and found is None:
+            raise ConfigError(
+                f"{state.folder.absolute()}: {lacking:,} withdrawals that there were are missing. Name them with "
+                "--withdrawals-since; --none is for a backup that lacks none."
+            )
         if found:
             inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
             intake.absorb(state, settings)

@@ -52,6 +52,7 @@ def report(settings: Settings, since: float, until: float) -> Summary:
         found = state.ledger.obligations.report(since, until)
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
         owed = state.ledger.obligations.owed(now)
+        by_source = state.ledger.obligations.status(now, 0.0)["by_source"]
     channels = allowed(holdings.state) & withdrawn.of(holdings.client)
     contradicting = holdings.client[channels != 0]
     not_owed = ~pa.compute.is_in(pa.array(contradicting), pa.array(owed.client)).to_numpy(zero_copy_only=False)
@@ -60,6 +61,7 @@ def report(settings: Settings, since: float, until: float) -> Summary:
         "from": since,
         "to": until,
         **found,
+        "found_by_compare": int(by_source.get("compare", 0)),
         "withdrawn_and_allowed": int(not_owed.sum()),
         "withdrawn_and_owed": len(contradicting) - int(not_owed.sum()),
     }
