@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak cost lock clean
+.PHONY: demo test check scenarios soak histories cost lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -22,6 +22,9 @@ scenarios: $(SET_UP)   ## how much of an endpoint's capacity is used, in virtual
 
 soak: $(SET_UP)   ## 100,000 rows to an endpoint that fails in every way (some minutes)
 	@CONSENT_SYNC_SOAK_ROWS=100000 $(BIN)/python -m pytest -q tests/test_delivery.py -k soak
+
+histories: $(SET_UP)   ## ten thousand histories of accidents, on all cores (most of an hour; CONSENT_SYNC_HISTORIES=N for less)
+	@$(BIN)/python -m tests.test_histories
 
 cost: $(SET_UP)   ## what the machinery of sending costs beside a bare aiohttp loop (needs nginx)
 	@$(BIN)/python -m benchmarks.cost

@@ -1,33 +1,38 @@
 """A shop, its platform and its accidents, step by step, and what must hold after each: the world of `test_histories`.
 
 Everything is the product's own: state folder, lists, exports, requests over loopback. What is expected is told by plain
-dictionaries that know nothing of bytes, snapshots or folds.
+dictionaries that know nothing of bytes, snapshots or folds. Clients are looked at by their place in the shop, so that a
+history reads the same whatever ids it was given.
 """
 
-import json
 import os
 import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sync_job.errors import ConfigError, ConsentSyncError, Exit, NoStateError, RestoredStateError
+from sync_job.config import Settings
+from sync_job.errors import ConfigError, RestoredStateError
 from sync_job.ledger.state import State
-from sync_job.runs import approving, drain, forgetting, night, restoring, withdrawing
+from sync_job.runs import approving, drain, forgetting, intake, night, restoring, withdrawing
 from sync_job.runs.decide import Wish
+from sync_job.runs.intake import Listing
 from sync_job.runs.report import Report
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin
+from sync_job.standin.contract import Flags, Update
 from sync_job.standin.faults import Fault
-from sync_job.standin.platform import Entry
+from sync_job.standin.platform import Entry, Platform
 from tests.shop import FIELDS, Consent, Shop
 
 CLIENTS = 5
+STRANGER_EVERY = 17  # ids that are a multiple of it are no members of the platform
 SCOPES = {"sms": (0,), "email": (1,), "marketing": (0, 1, 2), "all": (0, 1, 2, 3)}
 FLAGS: tuple[Consent, ...] = (
     (True, True, True, True),
@@ -37,23 +42,26 @@ FLAGS: tuple[Consent, ...] = (
     (None, None, None, None),
     (False, True, True, False),
 )
-SURE = (Fault.REFUSE, Fault.ERROR_BEFORE, Fault.UNAVAILABLE)
-UNSURE = (Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.GARBAGE, Fault.LATE)
-LINGER_S, LATE_S, TIMEOUT_S = 0.5, 0.3, 0.25
-GUARDS = """re_grants = 1
-re_grants_share = 0
-new_grants = 3
-new_grants_share = 0
-new_grants_nights = 0
-revocations = 2
-revocations_share = 0
-changed = 1000
-unknown = 1000
-shrinkage = 0
-shrinkage_share = 0
-"""
-NO_GUARDS = GUARDS.replace("re_grants = 1", "re_grants = 999").replace("new_grants = 3", "new_grants = 999")
-NO_GUARDS = NO_GUARDS.replace("revocations = 2", "revocations = 999").replace("shrinkage = 0", "shrinkage = 999")
+SURE = (Fault.REFUSE, Fault.UNAUTHORISED, Fault.REFUSE)
+UNSURE = (Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.GARBAGE, Fault.RESET_BEFORE, Fault.ERROR_BEFORE)
+SLOW = (Fault.LATE, Fault.STALL, Fault.LATE)
+_APPLIED = (None, Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.STALL)
+# A late request comes after what the next run sends, and long before its linger ends, also on a busy machine.
+LINGER_S, LATE_S, SLOW_TIMEOUT_S, TIMEOUT_S = 1.1, 0.5, 0.08, 10.0
+_NAMES = ("re_grants", "new_grants", "revocations", "changed", "unknown", "shrinkage")
+
+
+def _guards(**most: int) -> str:
+    shares = "".join(f"{name}_share = 0\n" for name in _NAMES)
+    return shares + "new_grants_nights = 0\n" + "".join(f"{name} = {most.get(name, 999)}\n" for name in _NAMES)
+
+
+GUARDS = _guards(re_grants=1, new_grants=2, revocations=2, changed=3, shrinkage=0)
+NO_GUARDS = _guards()
+
+# Which channel of which client: both by number.
+Channel = tuple[int, int]
+Happening = Callable[[], Fault | None]
 
 
 class Died(BaseException):
@@ -69,30 +77,53 @@ class Deadly(Watch):
 
     def stage(self, name: str, total: int = 0) -> None:
         """Die, or go on."""
-        if name == self._fatal:
-            self._left -= 1
-            if self._left <= 0:
-                raise Died(name)
+        self._left -= name == self._fatal
+        if self._left <= 0:
+            raise Died(name)
         super().stage(name, total)
 
 
 @dataclass
 class Faults:
-    """What the next requests meet: a fault, something to do while they are in flight, or nothing."""
+    """What the next requests meet: a fault, something that happens while they are in flight, or nothing.
 
-    waiting: deque[Fault | Callable[[], None] | None] = field(default_factory=deque)
-    late: bool = False  # whether a request will be applied late
+    *granting* is what may be granted just now. Of requests that are applied late it is kept until they are; *timely*
+    are the places in the log of all others. *doubted* are clients with a request that did not go well: what it said is
+    due, and no guard asks again. When *dead*, whoever sends is dead, and nothing arrives any more.
+    """
+
+    platform: Platform | None = None
+    waiting: deque[Fault | Happening | None] = field(default_factory=deque)
+    granting: frozenset[Channel] = frozenset()
+    late: dict[int, list[frozenset[Channel]]] = field(default_factory=dict)
+    timely: set[int] = field(default_factory=set)
+    doubted: set[int] = field(default_factory=set)
+    dead: bool = False
+    broken: Exception | None = None
 
     def script(self, number: int, client: int) -> Fault | None:
         """Return what a request meets."""
-        if not self.waiting:
+        assert self.platform is not None
+        fault = self._next()
+        if fault is not None:
+            self.doubted.add(client)
+        if fault is Fault.LATE:
+            self.late.setdefault(client, []).append(self.granting)
+        elif fault in _APPLIED:
+            self.timely.add(self.platform.entries)
+        return fault
+
+    def _next(self) -> Fault | None:
+        if self.dead:
+            return Fault.ERROR_BEFORE
+        found = self.waiting.popleft() if self.waiting else None
+        if not callable(found):
+            return found
+        try:
+            return found()
+        except Exception as exc:  # noqa: BLE001 - this is the platform's thread: it is raised again where the run is
+            self.broken = exc
             return None
-        found = self.waiting.popleft()
-        if callable(found):
-            found()
-            return None
-        self.late |= found is Fault.LATE
-        return found
 
 
 class Step(NamedTuple):
@@ -105,333 +136,627 @@ class Step(NamedTuple):
 
 
 class Withdrawal(NamedTuple):
-    """Who withdrew what, and when (epoch seconds)."""
+    """Who withdrew what, when (epoch seconds), in which lists, and how long the platform's log was then."""
 
     client: int
     scope: str
     at: float
+    lists: frozenset[str]
+    place: int
+
+
+class Copied(NamedTuple):
+    """Folders as they were at one moment."""
+
+    folders: list[Path]
+    files: list[tuple[Path, bytes, int]]
+
+    def put_back(self) -> None:
+        """Make the folders what they were."""
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, content, mode in self.files:
+            path.write_bytes(content)
+            path.chmod(mode)
+
+
+def copied(*folders: Path) -> Copied:
+    """Return folders as they are, at one moment, whoever writes to them meanwhile."""
+    last = None
+    while True:
+        try:
+            found = _read(folders)
+        except FileNotFoundError:
+            continue
+        if found == last:  # nothing changed between the end of one look and the beginning of the next
+            return found
+        last = found
+
+
+def _read(roots: Iterable[Path]) -> Copied:
+    folders: list[Path] = []
+    files = []
+    for root in roots:
+        there = sorted(root.rglob("*"))
+        folders += [root, *(path for path in there if path.is_dir())]
+        files += [
+            (path, path.read_bytes(), path.stat().st_mode & 0o777)
+            for path in there
+            if path.is_file() and not path.name.endswith("-shm") and path.name != "lock"
+        ]
+    return Copied(folders, files)
+
+
+class Backup(NamedTuple):
+    """A state folder of before, and what was so then."""
+
+    state: Copied
+    withdrawn: dict[str, Withdrawal]
+    lifted: dict[Channel, float]
+    newest: float
+    nights: int
 
 
 class World:
     """One history: its shop, and what a person would expect of it."""
 
     def __init__(self, folder: Path, platform: Standin, faults: Faults, first: int, beginning: str) -> None:
-        self.platform, self.faults = platform, faults
+        self.platform, self.faults, self.beginning = platform, faults, beginning
         self.ids = list(range(first, first + CLIENTS))
+        self.strangers = {client for client in self.ids if client % STRANGER_EVERY == 0}
+        faults.platform = platform.platform
         faults.waiting.clear()
+        faults.late.clear()
+        faults.doubted.clear()
         self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S, leg_s=0)
         text = self.shop.config.read_text().replace("attempts = 6", "attempts = 1")
         self.shop.config.write_text(text.replace('as_of = "none"', 'as_of = "mtime"'))
         self.settings = self.shop.settings
-        self.clock = time.time() - 10_000.0  # of exports, in whole seconds before now
-        self.began = self.clock
+        self.told: list[str] = [f"begins {beginning}, with {len(self.strangers)} whom the platform does not know"]
+        self.clock = float(int(time.time()) - 10_000)  # of exports
         self.says: dict[int, Consent] = {client: FLAGS[place % 3] for place, client in enumerate(self.ids)}
         self.published: list[dict[int, Consent]] = []
-        self.withdrawn: list[Withdrawal] = []
-        self.lifted: dict[tuple[int, int], float] = {}  # (client, channel) and when it was granted again
-        self.pending: set[int] = set()  # withdrawn by a list that came in during the run that is under way
-        self.forgotten: dict[int, int] = {}  # and the length of the log then
+        self.newest = 0.0  # as-of of the newest export that was surely applied
+        self.small_ones_pass = False  # a person said once that an export with fewer clients is right
+        self.withdrawn: dict[str, Withdrawal] = {}  # by the reference of the request
+        self.lifted: dict[Channel, float] = {}  # and when it was granted again
+        self.references = 0
+        self.asked: set[int] = set()  # to be erased, and not yet
+        self.forgotten: set[int] = set()
+        self.closed: set[int] = set()  # by hand: what was owed to them was once given up
+        self.named: set[int] = set()  # by a list, since they were erased
         self.held: Report | None = None
-        self.approved = False
-        self.backup: tuple[Path, int] | None = None
-        self.as_saved: dict[str, object] = {}
-        self.restored = False  # and nobody has said yet what the state lacks
-        self.was_restored = False
-        # Then what is taken as allowed may not be: an error under-contacts.
-        self.under_contacts = beginning == "unknown"
-        self.seen = len(platform.platform.log)
-        self.open: dict[int, tuple[int, int]] = {}
-        self.lists = 0
+        self.backup: Backup | None = None
+        self.had: set[str] = set()  # the withdrawals that a restored state knows
+        self.nights = 0
+        self.restored = self.was_restored = False
+        self.suspect: set[Channel] = set()  # allowed on the platform by what a restored state does not know
+        self.open: dict[int, int] = {}  # obligations that are not ended, and whose
+        self.stated: set[Channel] = set()  # in some request
+        self._on_the_platform(platform.platform)
+        self.place = platform.platform.entries
         self._publish(self.says)
+        self.assumed = (
+            {(client, k) for client, flags in self.says.items() for k, flag in enumerate(flags) if flag}
+            if beginning == "unknown"
+            else set()
+        )
         self.shop.init(beginning)
+
+    def _on_the_platform(self, platform: Platform) -> None:
+        """Let the platform hold what the beginning says that it does."""
+        for place, (client, flags) in enumerate(self.says.items()):
+            there = flags if self.beginning == "equal" else FLAGS[(place + 1) % len(FLAGS)]
+            if self.beginning != "empty":
+                platform.apply(Update(client, Flags(*there)))
+                self.faults.timely.add(platform.entries - 1)
 
     # What happens
 
     def step(self, step: Step) -> None:
         """Let it happen, and hold the laws."""
-        client = self.ids[step.client % CLIENTS]
-        getattr(self, f"_{step.kind}")(client, step.one, step.two)
+        self.told.append(f"{step.kind} {step.client} {step.one} {step.two}")
+        getattr(self, f"_{step.kind}")(self.ids[step.client % CLIENTS], step.one, step.two)
         self._check()
 
     def _crm(self, client: int, one: int, two: int) -> None:
+        """Let the CRM say something else of one client, or of two."""
         self.says = self.says | {client: FLAGS[one % len(FLAGS)]}
         if two % 3 == 0:
             self.says |= {self.ids[two % CLIENTS]: FLAGS[two % len(FLAGS)]}
 
+    def _crm_all(self, client: int, one: int, two: int) -> None:
+        """Let the CRM say something else of most, as after an accident."""
+        self.says = self.says | dict.fromkeys(self.ids[: 3 + two % 3], FLAGS[one % len(FLAGS)])
+
     def _night(self, client: int, one: int, two: int) -> None:
-        self._fault(one, two)
+        settings = self._meeting(one, two)
         self._publish(self.says)
-        self._run(self.says, fresh=True)
+        self._run(self.says, settings=settings)
 
     def _stale(self, client: int, one: int, two: int) -> None:
+        """Let an old export come in again, with its old time."""
         old = self.published[one % len(self.published)]
-        self._publish(old, age_s=self.clock - self.began + two + 1.0)  # older than all that was applied
-        self._run(old, fresh=False)
+        self._publish(old, age_s=two * 40 + 1.0)
+        self._run(old, as_of=self.clock - two * 40 - 1.0)
 
     def _part(self, client: int, one: int, two: int) -> None:
-        self._publish({client: self.says[client]}, count=False)
-        self._run({client: self.says[client]}, fresh=True, wish=Wish(part=True))
+        self._publish({client: self.says[client]}, new=False)
+        self._run({client: self.says[client]}, wish=Wish(part=True), settings=self._meeting(one, two))
 
     def _truncated(self, client: int, one: int, two: int) -> None:
         some = {c: f for c, f in self.says.items() if c != client}
-        self._publish(some, count=False)
-        self._run(some, fresh=False)
+        self._publish(some, new=False)
+        self._run(some, truncated=True)
+
+    def _blemished(self, client: int, one: int, two: int) -> None:
+        """Export a cell that cannot be read: that client is granted nothing."""
+        self._publish(self.says, new=False)
+        lines = self.shop.export.read_text().splitlines()
+        place = 1 + self.ids.index(client)
+        cells = lines[place].split(",")
+        cells[1 + one % 4] = "maybe"
+        lines[place] = ",".join(cells)
+        self.shop.export.write_text("\n".join([*lines, ""]))
+        os.utime(self.shop.export, (self.clock, self.clock))
+        flags = tuple(None if k == one % 4 else flag for k, flag in enumerate(self.says[client]))
+        self._run(self.says | {client: flags}, ungranted={client})
+
+    def _restrict_only(self, client: int, one: int, two: int) -> None:
+        self._publish(self.says)
+        self._run(self.says, wish=Wish(restrict_only=True), settings=self._meeting(one, two))
 
     def _killed(self, client: int, one: int, two: int) -> None:
-        self._fault(one, two)
+        """Let the night die at a stage."""
+        settings = self._meeting(one, two)
         self._publish(self.says)
         stage = ("deciding", "sending", "folding", "reporting")[two % 4]
-        with suppress(Died):
-            self._run(self.says, fresh=True, watch=Deadly(stage, 1 + one % 2))
+        self._run(self.says, watch=Deadly(stage, 1 + one % 2), settings=settings)
+
+    def _cut(self, client: int, one: int, two: int) -> None:
+        """Let the night die while a request is in flight, perhaps after a list came in."""
+        if two % 5 == 0:
+            self.faults.waiting.append(lambda: self._list([(client, list(SCOPES)[one % len(SCOPES)])]))
+        self.faults.waiting.extend([None] * (one % 4))
+        kept: list[Copied] = []
+
+        def dies() -> Fault:
+            kept.append(copied(self.settings.state.path, self.settings.state.keys))
+            self.faults.dead = True
+            return Fault.RESET_AFTER if two % 2 else Fault.RESET_BEFORE
+
+        self.faults.waiting.append(dies)
+        reports = self.settings.report.path
+        before = {path.name for path in reports.iterdir()}
+        self._publish(self.says)
+        self._run(self.says, survives=False)
+        if kept:
+            self.told.append("  and is dead")
+            kept[0].put_back()
+            for path in reports.iterdir():
+                if path.name not in before:
+                    shutil.rmtree(path)
+            self.faults.doubted.update(self.ids)  # whatever was to be sent soon may have been
 
     def _withdraw(self, client: int, one: int, two: int) -> None:
-        self._list([client] if two % 2 else [client, self.ids[two % CLIENTS]], list(SCOPES)[one % len(SCOPES)])
+        scope = list(SCOPES)[one % len(SCOPES)]
+        clients = [client] if two % 2 else list(dict.fromkeys([client, self.ids[two % CLIENTS]]))
+        # Now and then a list says again what another said before.
+        again = [ref for ref, one_ in self.withdrawn.items() if one_.client not in clients][: 2 * (two % 4 == 3)]
+        self._list([(one_, scope) for one_ in clients], again)
         if two % 3 == 0:
             self._drain(client, one, two)
 
     def _withdraw_during(self, client: int, one: int, two: int) -> None:
+        """Let a list come in while a request is in flight, one in doubt perhaps."""
         scope = list(SCOPES)[two % len(SCOPES)]
-        self.faults.waiting.extend([None] * (one % 3))
-        self.faults.waiting.append(lambda: self._list([client], scope, pending=True))
+        settings = self._meeting(one, two) if two % 3 else self.settings
+        del list(self.faults.waiting)[one % 3 :]
+        self.faults.waiting.appendleft(lambda: self._list([(client, scope)]))
+        self.faults.waiting.extendleft([None] * (one % 3))
         self._publish(self.says)
-        self._run(self.says, fresh=True)
+        self._run(self.says, settings=settings)
 
     def _drain(self, client: int, one: int, two: int) -> None:
-        self._fault(one, two)
-        with self._sending(set()):
-            drain.drain(self.settings, "drain", Watch())
+        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
+        settings = self._meeting(one, two)
+        with self._granting(frozenset()), suppress(Died):
+            drain.drain(settings, "drain", watch)
 
     def _reconsent(self, client: int, one: int, two: int) -> None:
         scope = list(SCOPES)[one % len(SCOPES)]
-        now = time.time()
+        client = self._one_of({w.client for w in self.withdrawn.values()}, client)
         path = self.shop.folder / "evidence.csv"
-        granted = now - 1 if two % 4 else now - 5000
+        granted = time.time() if two % 4 else time.time() - 5000
         path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{client},{scope},{_iso(granted)},form,f-1\n")
-        with suppress(RestoredStateError):
+        with self._granting(frozenset()), suppress(RestoredStateError):
             found = withdrawing.reconsent(self.settings, str(path), {})
             if found["lifted"]:
-                for channel in SCOPES[scope]:
-                    self.lifted[client, channel] = max(granted, self.lifted.get((client, channel), 0.0))
+                self.told.append(f"  lifted {scope}")
+                for k in SCOPES[scope]:
+                    self.lifted[client, k] = max(granted, self.lifted.get((client, k), 0.0))
 
     def _forget(self, client: int, one: int, two: int) -> None:
-        self._fault(one, two)
-        with suppress(RestoredStateError), self._sending(set()):
-            found = forgetting.forget(self.settings, forgetting.clients(self.settings, [client], None), "R", Watch())
-            if found["forgotten"]:
-                self._gone(client)
+        settings = self._meeting(one, two)
+        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
+        with self._granting(frozenset()), suppress(RestoredStateError, Died):
+            ids = forgetting.clients(settings, [client], None)
+            # That it was asked is durable before the first request; when it is done `_check` sees.
+            self.asked.add(client)
+            forgetting.forget(settings, ids, "R", watch)
 
     def _approve(self, client: int, one: int, two: int) -> None:
+        """Approve what the last night held, or a wrong number of it."""
         if self.held is None:
             return
         for what, count in self.held.summary["approvable"].items():
             if count:
-                with suppress(ConfigError, RestoredStateError):
-                    approving.approve(self.settings, self.held.summary["run"], what, count, reason="r", by="b")
-                    self.approved = True
+                with self._granting(frozenset()), suppress(ConfigError, RestoredStateError):
+                    said = count + (two % 5 == 0)
+                    approving.approve(self.settings, self.held.summary["run"], what, said, reason="r", by="b")
+                    assert said == count, "a wrong number was approved"
+                    self.told.append(f"  {what}: {count}")
+                    self.small_ones_pass |= what == "clients"
         self.held = None
 
+    def _close(self, client: int, one: int, two: int) -> None:
+        client = self._one_of(set(self.open.values()), client)
+        with self._granting(frozenset()), suppress(ConfigError):
+            withdrawing.close(self.settings, client, reason="r", by="b")
+            self.closed.add(client)
+
+    def _void(self, client: int, one: int, two: int) -> None:
+        """Take a list back, as two people may."""
+        lists = sorted({digest for one_ in self.withdrawn.values() for digest in one_.lists})
+        if not lists:
+            return
+        digest = lists[one % len(lists)]
+        with self._granting(frozenset()), suppress(ConfigError):
+            withdrawing.void(self.settings, digest, reason="r", by="a", approved_by="b")
+            self.told.append(f"  {digest[:8]}")
+            left = {ref: w._replace(lists=w.lists - {digest}) for ref, w in self.withdrawn.items()}
+            self.withdrawn = {ref: w for ref, w in left.items() if w.lists}
+
     def _save(self, client: int, one: int, two: int) -> None:
-        place = self.shop.folder / "backup"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.settings.state.path, place)
-        self.backup = place, len(self.withdrawn)
-        self.as_saved = self._come()
+        if self.restored:  # of what such a state lacks nobody could tell later
+            return
+        state = copied(self.settings.state.path)
+        self.backup = Backup(state, dict(self.withdrawn), dict(self.lifted), self.newest, self.nights)
 
     def _restore(self, client: int, one: int, two: int) -> None:
+        """Put the state of before back, and not the keys."""
         if self.backup is None:
+            self._save(client, one, two)
+        if self.backup is None or self.nights == self.backup.nights or self.restored:
             return
-        shutil.rmtree(self.settings.state.path)
-        shutil.copytree(self.backup[0], self.settings.state.path)
-        if self._come() != self.as_saved:  # else it is no older than it was
-            self.restored = self.was_restored = self.under_contacts = True
-            self.open = {}
+        if self._inbox():  # of a list that no holder of the lock has seen the anchor cannot know
+            self._drain(0, 0, 0)
+        if self._inbox():
+            return
+        self.backup.state.put_back()
+        self.restored = self.was_restored = True
+        self.had = set(self.backup.withdrawn)
+        self.withdrawn |= {ref: w for ref, w in self.backup.withdrawn.items() if w.client not in self.forgotten}
+        self.lifted, self.newest, self.held = dict(self.backup.lifted), self.backup.newest, None
+        self.asked, self.open = self._asked() - self.forgotten, {}
+        state = self.platform.platform.state
+        self.suspect = {
+            (client, k)
+            for client, flags in state.items()
+            for k, flag in enumerate(flags)
+            if flag and client in self.ids and self.covered(client, k)
+        }
 
     def _say_restored(self, client: int, one: int, two: int) -> None:
-        since = self.withdrawn[self.backup[1] :] if self.backup else []
-        with suppress(ConfigError):
-            listing = None
-            if since:
-                rows = "".join(f"{w.client},{w.scope},{_iso(w.at)}\n" for w in since)
-                path = self.shop.folder / "since.csv"
-                path.write_text(f"Client,scope,received_at\n{rows}")
-                listing = self.shop.listing({}, received_at=None)
-                listing = type(listing)(str(path), basis="objection")
+        """Say which withdrawals the restored state lacks."""
+        since = {ref: w for ref, w in self.withdrawn.items() if ref not in self.had}
+        listing = None
+        if since:
+            listing = self._listing("since.csv", [(w.client, w.scope, w.at, ref) for ref, w in since.items()])
+        with self._granting(frozenset()), suppress(ConfigError):
             restoring.restored(self.settings, listing, "b", Watch())
-        with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
-            self.restored = bool(state.ledger.restored())
+            with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
+                self.restored = bool(state.ledger.restored())
 
     def _wait(self, client: int, one: int, two: int) -> None:
-        time.sleep(LINGER_S + LATE_S)
+        """Time passes until nobody lingers."""
+        self._let_land()
+        with self.shop.state() as found:
+            until = found.ledger.lingering().until
+        time.sleep(max(0.0, (float(until.max()) if len(until) else 0.0) - time.time()) + 0.005)
 
     # How it happens
 
-    def _fault(self, one: int, two: int) -> None:
-        if two % 4 == 1:
-            self.faults.waiting.extend([None] * (one % 3) + [SURE[one % len(SURE)]])
-        elif two % 4 == 2:
-            self.faults.waiting.extend([None] * (one % 2) + [UNSURE[one % len(UNSURE)]])
+    def _meeting(self, one: int, two: int) -> Settings:
+        """Let a request of the next run meet a fault, or none; return the settings of that run."""
+        kind = {1: SURE, 2: UNSURE, 4: SLOW}.get(two % 6)
+        if kind is None:
+            return self.settings
+        fault = kind[one % len(kind)]
+        self.faults.waiting.extend([None] * (one % 3) + [fault])
+        timeout_s = SLOW_TIMEOUT_S if kind is SLOW else TIMEOUT_S
+        if kind is SLOW:
+            self.faults.doubted.update(self.ids)  # others may be too slow for it as well
+        delivery = self.settings.delivery.model_copy(update={"timeout_s": timeout_s, "attempts": 1 + (one == 3)})
+        return self.settings.model_copy(update={"delivery": delivery})
 
-    def _publish(self, says: dict[int, Consent], *, age_s: float = 0.0, count: bool = True) -> None:
+    def _publish(self, says: dict[int, Consent], *, age_s: float = 0.0, new: bool = True) -> None:
         self.shop.write(says)
-        if not age_s and count:
-            self.published.append(dict(says))
-        self.clock += 1.0 if not age_s else 0.0
+        if not age_s:
+            self.clock += 1.0
+            if new:
+                self.published.append(dict(says))
         os.utime(self.shop.export, (self.clock - age_s, self.clock - age_s))
 
-    def _list(self, clients: list[int], scope: str, *, pending: bool = False) -> None:
-        self.lists += 1
-        at = time.time() - 60.0
-        self.shop.withdraw(dict.fromkeys(clients, scope), received_at=at, request_ref=f"r{self.lists}")
-        self.withdrawn += [Withdrawal(client, scope, at) for client in dict.fromkeys(clients)]
-        if pending:
-            self.pending.update(clients)
+    def _list(self, rows: list[tuple[int, str]], again: Iterable[str] = ()) -> None:
+        """Take a list in; it binds from the moment that this returns."""
+        at = int(time.time() * 1000) / 1000
+        new = {}
+        for client, scope in rows:
+            self.references += 1
+            new[f"r{self.references}"] = client, scope
+        said = [(client, scope, at, ref) for ref, (client, scope) in new.items()]
+        said += [(self.withdrawn[ref].client, self.withdrawn[ref].scope, self.withdrawn[ref].at, ref) for ref in again]
+        listing = self._listing(f"list-{self.references}.csv", said)
+        (taken,) = intake.take_in([self.settings], lambda _: listing, lambda count, _: count, Watch())
+        digest, place = taken.found.digest, self.platform.platform.entries
+        for ref, (client, scope) in new.items():
+            self.withdrawn[ref] = Withdrawal(client, scope, at, frozenset([digest]), place)
+            self.named.add(client)
+        for ref in again:
+            self.withdrawn[ref] = self.withdrawn[ref]._replace(lists=self.withdrawn[ref].lists | {digest})
+
+    def _listing(self, name: str, rows: list[tuple[int, str, float, str]]) -> Listing:
+        path = self.shop.folder / name
+        lines = [f"{client},{scope},{_iso(at)},{ref}" for client, scope, at, ref in rows]
+        path.write_text("\n".join(["Client,scope,received_at,request_ref", *lines, ""]))
+        return Listing(str(path), basis="objection")
 
     def _run(
-        self, says: dict[int, Consent], *, fresh: bool, wish: Wish | None = None, watch: Watch | None = None
+        self,
+        says: dict[int, Consent],
+        *,
+        as_of: float | None = None,
+        truncated: bool = False,
+        ungranted: Iterable[int] = (),
+        wish: Wish | None = None,
+        watch: Watch | None = None,
+        settings: Settings | None = None,
+        survives: bool = True,
     ) -> None:
-        stated = {(c, k) for c, flags in says.items() for k, flag in enumerate(flags) if flag}
-        allowed = stated if fresh and not self.restored else set()
-        before = {c: tuple(flags) for c, flags in self.platform.platform.state.items()}
-        approved, place = self.approved, len(self.platform.platform.log)
-        with suppress(RestoredStateError), self._sending(allowed):
-            report = night.run(self.settings, wish or Wish(), watch or Watch())
-            if report.exit_code is Exit.HELD:
-                self.held = report
-            tripped = {one["guard"] for one in report.summary["guards"]}
-            if "re-grants" in tripped and not approved:
-                for entry in self._mine(place):
-                    for k, flag in enumerate(entry.flags):
-                        known = before.get(entry.client, (None,) * 4)[k]
-                        assert not (flag and known is False and not self.was_restored), (
-                            f"a held re-grant was sent: {entry}"
-                        )
-            self.approved = False if fresh else self.approved
+        """Run a night, and hold it to what this export may grant."""
+        wish, as_of = wish or Wish(), self.clock if as_of is None else as_of
+        fresh = wish.part or (as_of >= self.newest and (not truncated or self.small_ones_pass))
+        none = {*ungranted, *self.forgotten, *self.asked}
+        may = {(c, k) for c, flags in says.items() for k, flag in enumerate(flags) if flag and c not in none}
+        if not fresh or self.restored or wish.restrict_only:
+            may.clear()
+        # What the platform holds and the product cannot know, it is not held to.
+        known = {(c, k) for c in self.ids for k in range(4)} if self.beginning != "unknown" else set(self.stated)
+        before = {
+            client: Flags(*(flag if (client, k) in known else None for k, flag in enumerate(flags)))
+            for client, flags in self.platform.platform.state.items()
+        }
+        place = self.platform.platform.entries
+        owing = set(self.open.values()) | {w.client for w in self.withdrawn.values()}
+        report = None
+        granted = frozenset(one for one in may if not self.covered(*one))
+        with self._granting(granted), suppress(RestoredStateError, Died):
+            report = night.run(settings or self.settings, wish, watch or Watch())
+        if report is None or not survives:
+            return
+        self.nights += 1
+        summary = report.summary
+        self.told.append(f"  exit {summary['exit']}: {'; '.join(summary['reasons'])}")
+        renumbered = "changed clients" in {one["guard"] for one in summary["guards"]}
+        if summary["export"] is not None and not wish.part and not summary["doubts"] and not renumbered:
+            self.newest = max(self.newest, as_of)
+        self.held = report if any(summary["approvable"].values()) else self.held
+        if not summary["approvals"] and not self.was_restored:
+            self._hold_guards(summary["guards"], before, place, owing)
 
-    def _sending(self, allowed: set[tuple[int, int]]) -> "_Watching":
-        return _Watching(self, allowed)
+    def _hold_guards(
+        self, trips: list[dict[str, object]], before: dict[int, Flags], place: int, owing: set[int]
+    ) -> None:
+        """Hold what guards held to not having been sent."""
+        tripped = {one["guard"] for one in trips}
+        held = {one["channel"] for one in trips if one["guard"] == "revocations"}
+        for entry in self._since(place):
+            for k, flag in enumerate(entry.flags):
+                known = before.get(entry.client, Flags())[k]
+                surely = entry.client not in self.faults.doubted
+                if flag and entry.sequence - 1 in self.faults.timely:
+                    assert "changed clients" not in tripped, f"{self._shown(entry)}: nothing but obligations is sent"
+                    assert known is not False or not (surely and "re-grants" in tripped), (
+                        f"{self._shown(entry)}: it was held"
+                    )
+                    new = "new grants" in tripped and self.beginning == "equal" and surely
+                    assert known is not None or not new, f"{self._shown(entry)}: it was held"
+                if flag is False and known and FIELDS[k].removeprefix("Allow") in held and surely:
+                    assert entry.client in owing, f"{self._shown(entry)}: the revocation was held"
 
-    def _come(self) -> dict[str, object]:
-        """Return how far the state had come by its anchor, which lies outside of it."""
-        (path,) = self.settings.state.keys.glob("*.anchor.json")
-        found: dict[str, object] = json.loads(path.read_text())
-        return {name: found[name] for name in ("run", "snapshot", "withdrawals", "reconsents")}
+    def _one_of(self, clients: set[int], client: int) -> int:
+        """Return one of these, chosen by *client*, or just that one where there are none."""
+        return sorted(clients)[client % len(clients)] if clients else client
+
+    def _granting(self, may: frozenset[Channel]) -> "_Granting":
+        return _Granting(self, may)
 
     def _gone(self, client: int) -> None:
-        self.forgotten[client] = len(self.platform.platform.log)
-        self.withdrawn = [one for one in self.withdrawn if one.client != client]
-        if self.backup is not None:
-            self.backup = self.backup[0], min(self.backup[1], len(self.withdrawn))
+        """Note that a client was erased."""
+        self.told.append(f"  {self.ids.index(client)} is erased")
+        self.forgotten.add(client)
+        self.named.discard(client)
+        self.withdrawn = {ref: w for ref, w in self.withdrawn.items() if w.client != client}
         self.lifted = {key: at for key, at in self.lifted.items() if key[0] != client}
-        self.open = {key: value for key, value in self.open.items() if value[0] != client}
+        self.open = {number: whose for number, whose in self.open.items() if whose != client}
+        flags = self.platform.platform.state.get(client, Flags())
+        if not self.was_restored and self.beginning != "unknown" and client not in self.closed:
+            assert True not in flags, f"{self.ids.index(client)} was erased, and is allowed"
 
-    def _mine(self, place: int) -> list[Entry]:
+    def _since(self, place: int) -> list[Entry]:
         return [entry for entry in self.platform.platform.log[place:] if entry.client in self.ids]
+
+    def _shown(self, entry: Entry) -> str:
+        late = "" if entry.sequence - 1 in self.faults.timely else ", late"
+        return f"{self.ids.index(entry.client)}: {''.join('-FT'[(f is not None) + bool(f)] for f in entry.flags)}{late}"
+
+    def _inbox(self) -> set[str]:
+        return {path.stem for path in (self.settings.state.path / "inbox").iterdir()}
+
+    def _asked(self) -> set[int]:
+        return {client for (client,) in self._query("SELECT client FROM forgetting")}
+
+    def _query(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.settings.state.path / "ledger.db")) as db:
+            return db.execute(query).fetchall()
+
+    def _let_land(self) -> None:
+        """Let time pass until every late request was applied."""
+        while self.faults.late:
+            time.sleep(0.01)
+            self.look(self.faults.granting)
 
     # What must hold
 
-    def covered(self, client: int, channel: int, *, but: set[int] | None = None) -> bool:
+    def covered(self, client: int, channel: int) -> bool:
         """Return whether a withdrawal covers a channel, as a person would say."""
-        return any(
-            one.client == client and channel in SCOPES[one.scope] and one.at >= self.lifted.get((client, channel), 0.0)
-            for one in self.withdrawn
-            if not (but and one.client in but)
-        )
+        return any(w.client == client and self._stands(w, channel) for w in self.withdrawn.values())
 
-    def rows(self) -> list[tuple[int, int, int, int, str | None]]:
-        """Return id, client, channels, what is still owed and how it ended, of every obligation."""
-        with closing(sqlite3.connect(self.settings.state.path / "ledger.db")) as db:
-            return db.execute("SELECT id, client, channels, owed, ended FROM obligations").fetchall()
+    def _stands(self, one: Withdrawal, channel: int) -> bool:
+        return channel in SCOPES[one.scope] and one.at >= self.lifted.get((one.client, channel), 0.0)
+
+    def look(self, may: frozenset[Channel]) -> None:
+        """Hold every request since the last look to what was allowed when it was sent."""
+        entries = self._since(self.place)
+        self.place = self.platform.platform.entries
+        denied: set[Channel] = set()  # since the list came in that withdrew it
+        for entry in entries:
+            shown, place = self._shown(entry), entry.sequence - 1
+            self.told.append(f"  {shown}")
+            timely = place in self.faults.timely
+            if not timely:
+                outstanding = self.faults.late[entry.client]
+                of = next((one for one in outstanding if self._within(entry, one)), None)
+                assert of is not None, f"{shown}: not stated by a fresh export, or withdrawn"
+                outstanding.remove(of)
+                if not outstanding:
+                    del self.faults.late[entry.client]
+            for k, flag in enumerate(entry.flags):
+                if flag is None:
+                    continue
+                self.stated.add((entry.client, k))
+                if flag and timely:
+                    assert (entry.client, k) in may, f"{shown}: not stated by a fresh export, or withdrawn"
+                    assert (entry.client, k) not in denied, f"{shown}: withdrawn, denied, and allowed again"
+                withdrawn = [w for w in self.withdrawn.values() if w.client == entry.client and w.place <= place]
+                if not flag and timely and any(self._stands(w, k) for w in withdrawn):
+                    denied.add((entry.client, k))
+            if entry.client in self.forgotten and timely:
+                # A denial that a list asked for stays due when the list is taken back.
+                assert entry.client in self.named, f"{shown}: erased, and no list asks for it"
+
+    @staticmethod
+    def _within(entry: Entry, may: frozenset[Channel]) -> bool:
+        return all((entry.client, k) in may for k, flag in enumerate(entry.flags) if flag)
 
     def _check(self) -> None:
-        rows = self.rows()
-        there = {row[0]: row for row in rows}
-        for number, (client, _) in self.open.items():
-            assert number in there, f"an obligation of {client} vanished"
+        """Hold the laws that are about what is kept and what the platform holds."""
+        asked = self._asked()
+        for client in self.asked - asked:
+            self._gone(client)
+        self.asked = asked
         state = self.platform.platform.state
-        for number, client, channels, owed, ended in rows:
+        self.suspect = {(c, k) for c, k in self.suspect if state[c][k] is not False}
+        rows = self._query("SELECT id, client, owed, ended, source, request_ref FROM obligations")
+        there = {row[0] for row in rows}
+        for number, client in self.open.items():
+            assert number in there, f"an obligation of {self.ids.index(client)} vanished"
+        self.open = {}
+        kept: dict[str, tuple[int, str | None]] = {}
+        for number, client, owed, ended, source, reference in rows:
             if owed:
-                assert ended is None, ended
-                self.open[number] = client, channels
+                assert ended is None
+                if not (self.restored and client in self.forgotten):  # who is soon erased again
+                    self.open[number] = client
             else:
-                assert ended in ("acknowledged", "lifted", "overtaken", "void"), ended
-                if ended == "acknowledged" and number in self.open:
-                    del self.open[number]
-                    for k in range(4):
-                        if channels >> 2 * k & 1 and self.covered(client, k) and client not in self.forgotten:
-                            flags = state.get(client)
-                            assert (flags or (None,) * 4)[k] is False, f"{client} {k} is not denied"
+                assert ended in ("acknowledged", "by hand", "lifted", "overtaken", "void"), (
+                    f"an obligation ended by {ended}"
+                )
+            if source == "withdrawal":
+                kept[reference] = owed, ended
+        inbox = self._inbox()
+        for reference, one in self.withdrawn.items():
+            who = f"{self.ids.index(one.client)}, who withdrew {one.scope} ({reference})"
+            stands = [k for k in SCOPES[one.scope] if self._stands(one, k)]
+            if self.restored or not stands or one.lists & inbox:
+                continue
+            assert reference in kept, f"nothing was ever owed to {who}"
+            owed, ended = kept[reference]
+            assert owed or ended in ("acknowledged", "by hand"), f"what is owed to {who} ended by {ended}"
+            for k in stands:
+                if ended == "acknowledged" and (one.client, k) not in self.suspect:
+                    assert state.get(one.client, Flags())[k] is False, f"{FIELDS[k]} of {who} is not denied"
         folder = self.settings.state.path
         assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
 
     def end(self) -> None:
         """Let everything be well again, and hold that the platform is what the rules say."""
-        self.faults.waiting.clear()
-        text = self.shop.config.read_text().replace(GUARDS, NO_GUARDS)
-        self.shop.config.write_text(text)
+        self.told.append("all is well again")
+        text = self.shop.config.read_text()
+        assert GUARDS in text
+        self.shop.config.write_text(text.replace(GUARDS, NO_GUARDS))
         self.settings = self.shop.settings
-        time.sleep(LATE_S if not self.was_restored else LINGER_S)
-        for _ in range(6):  # what lingers is sent once more
+        for _ in range(2):
             if self.restored:
                 self._say_restored(0, 0, 0)
-            place = len(self.platform.platform.log)
+            self._wait(0, 0, 0)
             self._publish(self.says)
-            self._run(self.says, fresh=True, wish=Wish(retry=True))
+            self._run(self.says, wish=Wish(retry=True))
             self._check()
-            with self.shop.state() as found:
-                lingering = found.ledger.lingering()
-            lingers = bool((lingering.until > time.time()).any())
-            if not self._mine(place) and not lingers:
-                break
-            time.sleep(LINGER_S if lingers else 0)
-        else:
-            raise AssertionError("it never comes to rest: each run of the same sends something")
+        self._wait(0, 0, 0)
         state = self.platform.platform.state
-        for client in self.ids:
-            if client in self.forgotten:
-                continue
-            flags = state.get(client) or (None,) * 4
+        for client in set(self.ids) - self.strangers - self.forgotten:
+            flags = state.get(client, Flags())
             for k, says in enumerate(self.says[client]):
+                who = f"{FIELDS[k]} of {self.ids.index(client)} is {flags[k]}"
                 if self.covered(client, k):
-                    assert flags[k] is not True, f"{client} withdrew {FIELDS[k]} and is allowed"
-                elif says is not None and not (says and self.under_contacts):
-                    assert flags[k] is says, f"{client} {FIELDS[k]} is {flags[k]}, and the CRM says {says}"
-        assert self.shop.owed() == {}, "something is still owed"
+                    assert flags[k] is not True, f"{who} and withdrawn"
+                elif says is False:
+                    assert flags[k] is False, f"{who}, and the CRM says no"
+                elif says and not self.was_restored and ((client, k) in self.stated or (client, k) not in self.assumed):
+                    assert flags[k] is True, f"{who}, and the CRM says yes"
+        assert not set(self.shop.owed()) - self.strangers, "something is still owed"
+        place = self.platform.platform.entries
+        self._publish(self.says)
+        self._run(self.says)
+        again = [self._shown(entry) for entry in self._since(place) if entry.client not in self.strangers]
+        assert not again, f"a second night of the same sends {again}"
 
 
-class _Watching:
-    """Holds the requests of a block to what may be allowed in it."""
+class _Granting:
+    """Holds the requests of a block to what may be granted in it."""
 
-    def __init__(self, world: World, allowed: set[tuple[int, int]]) -> None:
-        self._world, self._allowed = world, allowed
+    def __init__(self, world: World, may: frozenset[Channel]) -> None:
+        self._world, self._may = world, may
 
     def __enter__(self) -> None:
-        self._place = len(self._world.platform.platform.log)
-        self._forgotten = set(self._world.forgotten)
+        self._world.look(self._may)  # what was applied late since the last one
+        self._world.faults.granting = self._may
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         world = self._world
-        if world.faults.late:
-            time.sleep(LATE_S)  # what was sent here is applied here
-            world.faults.late = False
-        for entry in world._mine(self._place):
-            for k, flag in enumerate(entry.flags):
-                if flag:
-                    assert (entry.client, k) in self._allowed, f"{entry} was not stated, or the run may not grant"
-                    # What came in during this very leg is denied by the next one.
-                    assert not world.covered(entry.client, k, but=world.pending), f"{entry} was withdrawn"
-            if entry.client in self._forgotten:
-                listed = any(one.client == entry.client for one in world.withdrawn)
-                assert listed, f"{entry} was forgotten"
-        world.pending.clear()
+        world.platform.capacity()  # what has arrived is served by now, whoever has given up on it
         world.faults.waiting.clear()
-        with suppress(ConsentSyncError, NoStateError), world.shop.state() as state:
-            asked = set(state.ledger.forgetting.asked().tolist())
-            for client in getattr(world, "asked", set()) - asked:
-                world._gone(client)
-            world.asked = asked  # type: ignore[attr-defined]
+        world.faults.dead = False
+        broken, world.faults.broken = world.faults.broken, None
+        if kind is None or issubclass(kind, (Died, ConfigError, RestoredStateError)):
+            world.look(self._may)
+            if broken:
+                raise broken
 
 
 def _iso(seconds: float) -> str:
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(seconds, UTC).isoformat()
