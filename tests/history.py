@@ -85,7 +85,7 @@ class Deadly(Watch):
 
 @dataclass
 class Faults:
-    """What the next requests meet: a fault, something that happens while they are in flight, or nothing.
+    """What the next requests meet, and the next one *to* a client: a fault, something that happens, or nothing.
 
     *granting* is what may be granted just now. Of requests that are applied late it is kept until they are; *timely*
     are the places in the log of all others. *doubted* are clients with a request that did not go well: what it said is
@@ -94,6 +94,7 @@ class Faults:
 
     platform: Platform | None = None
     waiting: deque[Fault | Happening | None] = field(default_factory=deque)
+    to: dict[int, Fault] = field(default_factory=dict)
     granting: frozenset[Channel] = frozenset()
     late: dict[int, list[frozenset[Channel]]] = field(default_factory=dict)
     timely: set[int] = field(default_factory=set)
@@ -104,7 +105,7 @@ class Faults:
     def script(self, number: int, client: int) -> Fault | None:
         """Return what a request meets."""
         assert self.platform is not None
-        fault = self._next()
+        fault = self._next(client)
         if fault is not None:
             self.doubted.add(client)
         if fault is Fault.LATE:
@@ -113,9 +114,11 @@ class Faults:
             self.timely.add(self.platform.entries)
         return fault
 
-    def _next(self) -> Fault | None:
+    def _next(self, client: int) -> Fault | None:
         if self.dead:
             return Fault.ERROR_BEFORE
+        if client in self.to:
+            return self.to.pop(client)
         found = self.waiting.popleft() if self.waiting else None
         if not callable(found):
             return found
@@ -208,6 +211,7 @@ class World:
         self.strangers = {client for client in self.ids if client % STRANGER_EVERY == 0}
         faults.platform = platform.platform
         faults.waiting.clear()
+        faults.to.clear()
         faults.late.clear()
         faults.doubted.clear()
         self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S, leg_s=0)
@@ -359,6 +363,27 @@ class World:
         self._publish(self.says)
         self._run(self.says, settings=settings)
 
+    def _cross(self, client: int, one: int, two: int) -> None:
+        """Let a grant be on its way, late or in doubt, when its client withdraws and is denied."""
+        self.says = self.says | {client: FLAGS[0]}
+        self._publish(self.says)
+        self.faults.to[client] = (*SLOW, *UNSURE)[two % 8]
+        self._run(self.says, settings=self._slowly(slow=two % 8 < len(SLOW)))
+        self._list([(client, list(SCOPES)[one % len(SCOPES)])])
+        self._drain(client, 0, 0)
+
+    def _regret(self, client: int, one: int, two: int) -> None:
+        """Let the CRM allow what it denied, take that back, and lose the state of both nights."""
+        self.says = self.says | {client: FLAGS[1]}
+        for flags in (FLAGS[1], FLAGS[0]):
+            self.says = self.says | {client: flags}
+            self._publish(self.says)
+            self._run(self.says)
+            if flags == FLAGS[1]:
+                self._save(client, one, two)
+        self._restore(client, one, two)
+        self.says = self.says | {client: FLAGS[1]}
+
     def _drain(self, client: int, one: int, two: int) -> None:
         watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
         settings = self._meeting(one, two)
@@ -381,11 +406,14 @@ class World:
     def _forget(self, client: int, one: int, two: int) -> None:
         settings = self._meeting(one, two)
         watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
-        with self._granting(frozenset()), suppress(RestoredStateError, Died):
+        with self._granting(frozenset()), suppress(Died):
             ids = forgetting.clients(settings, [client], None)
             # That it was asked is durable before the first request; when it is done `_check` sees.
-            self.asked.add(client)
-            forgetting.forget(settings, ids, "R", watch)
+            asked, self.asked = self.asked, self.asked | {client}
+            try:
+                forgetting.forget(settings, ids, "R", watch)
+            except RestoredStateError:
+                self.asked = asked
 
     def _approve(self, client: int, one: int, two: int) -> None:
         """Approve what the last night held, or a wrong number of it."""
@@ -467,8 +495,8 @@ class World:
         """Time passes until nobody lingers."""
         self._let_land()
         with self.shop.state() as found:
-            until = found.ledger.lingering().until
-        time.sleep(max(0.0, (float(until.max()) if len(until) else 0.0) - time.time()) + 0.005)
+            lingering = found.ledger.lingering()
+        time.sleep(max(0.0, max([lingering.everyone, *lingering.until]) - time.time()) + 0.005)
 
     # How it happens
 
@@ -478,11 +506,18 @@ class World:
         if kind is None:
             return self.settings
         fault = kind[one % len(kind)]
-        self.faults.waiting.extend([None] * (one % 3) + [fault])
-        timeout_s = SLOW_TIMEOUT_S if kind is SLOW else TIMEOUT_S
-        if kind is SLOW:
+        if two < 6:
+            self.faults.waiting.extend([None] * (one % 3) + [fault])
+        else:
+            self.faults.to[self.ids[one % CLIENTS]] = fault
+        return self._slowly(slow=kind is SLOW, attempts=1 + (one == 3))
+
+    def _slowly(self, *, slow: bool, attempts: int = 1) -> Settings:
+        """Return the settings of a run that does not wait long for an answer, or does."""
+        timeout_s = SLOW_TIMEOUT_S if slow else TIMEOUT_S
+        if slow:
             self.faults.doubted.update(self.ids)  # others may be too slow for it as well
-        delivery = self.settings.delivery.model_copy(update={"timeout_s": timeout_s, "attempts": 1 + (one == 3)})
+        delivery = self.settings.delivery.model_copy(update={"timeout_s": timeout_s, "attempts": attempts})
         return self.settings.model_copy(update={"delivery": delivery})
 
     def _publish(self, says: dict[int, Consent], *, age_s: float = 0.0, new: bool = True) -> None:
@@ -753,6 +788,7 @@ class _Granting:
         world = self._world
         world.platform.capacity()  # what has arrived is served by now, whoever has given up on it
         world.faults.waiting.clear()
+        world.faults.to.clear()
         world.faults.dead = False
         broken, world.faults.broken = world.faults.broken, None
         if kind is None or issubclass(kind, (Died, ConfigError, RestoredStateError)):

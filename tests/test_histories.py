@@ -25,8 +25,19 @@ from tests.history import CLIENTS, LATE_S, STRANGER_EVERY, Faults, Step, World
 SHORT, LONG, SHARD = 16, 10_000, 50
 KINDS = (
     *("crm", "crm", "crm_all", "night", "night", "night", "night", "stale", "part", "truncated", "blemished"),
-    *("restrict_only", "killed", "killed", "cut", "cut", "withdraw", "withdraw", "withdraw", "withdraw_during"),
-    *("withdraw_during", "drain", "reconsent", "reconsent", "forget", "approve", "approve", "close", "void"),
+    *("restrict_only", "killed", "killed", "cut", "cut", "withdraw", "withdraw", "cross", "cross", "regret"),
+    *(
+        "withdraw_during",
+        "withdraw_during",
+        "drain",
+        "reconsent",
+        "reconsent",
+        "forget",
+        "approve",
+        "approve",
+        "close",
+        "void",
+    ),
     *("save", "restore", "restore", "restore", "say_restored", "wait"),
 )
 STEPS = st.lists(

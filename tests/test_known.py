@@ -37,6 +37,16 @@ def test_clients_of_whom_nothing_is_known_do_not_linger() -> None:
         assert not part.any()
 
 
+def test_everyone_lingers_after_a_restore_and_only_what_came_after_it_was_acknowledged() -> None:
+    """An end of one's own that is later counts; one that is earlier was acknowledged by a state that was lost."""
+    restored = LINGERING._replace(everyone=200.0, acknowledged=np.array([True, True, True]))
+    ids = _ids(1, 3, 5, 9)
+    assert [part.tolist() for part in restored.of(ids, 150.0)] == [[True] * 4, [False, False, True, True]]
+    assert [part.tolist() for part in restored.of(ids, 200.0)] == [[False, False, False, True]] * 2
+    assert restored.ends(ids).tolist() == [200.0, 200.0, 200.0, 300.0]
+    assert [part.tolist() for part in no_lingering()._replace(everyone=1.0).of(ids, 0.0)] == [[True] * 4, [False] * 4]
+
+
 OWED = Obligations(_ids(3, 5), np.array([0b0101, 0b0100], np.uint8), np.array([70.0, 60.0]))
 
 

@@ -300,23 +300,24 @@ def _values(part: Folded | Rows) -> list[list[float]]:
         return [column.tolist() for column in (part.client, part.state, part.due, part.sent, part.lane)]
     holdings, lingering = part
     columns = (holdings.client, holdings.state, holdings.due)
-    return [*(column.tolist() for column in columns), *(column.tolist() for column in lingering)]
+    return [*(column.tolist() for column in columns), *(np.asarray(column).tolist() for column in lingering)]
 
 
+EVERYONE = st.sampled_from([0.0, NOW + 5, NOW + 50])
 LATE = st.dictionaries(IDS, st.tuples(st.sampled_from([NOW + 50, NOW + 5]), st.booleans()), max_size=4)
 
 
-def _lingering(late: dict[int, tuple[float, bool]]) -> Lingering:
+def _lingering(late: dict[int, tuple[float, bool]], everyone: float) -> Lingering:
     ids = sorted(late)
     until, acknowledged = ([late[client][place] for client in ids] for place in range(2))
-    return Lingering(_ids(ids), np.array(until, np.float64), np.array(acknowledged, np.bool_))
+    return Lingering(_ids(ids), np.array(until, np.float64), np.array(acknowledged, np.bool_), everyone)
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=WORLDS, late=LATE)
-def test_folding_twice_is_folding_once(world: World, late: dict[int, tuple[float, bool]]) -> None:
+@given(world=WORLDS, late=LATE, everyone=EVERYONE)
+def test_folding_twice_is_folding_once(world: World, late: dict[int, tuple[float, bool]], everyone: float) -> None:
     """A leg folded again onto its own result, by who lingered when it was planned, changes nothing."""
-    holdings, lingering = _holdings(world), _lingering(late)
+    holdings, lingering = _holdings(world), _lingering(late, everyone)
     rows = _diff(world, holdings, lingering, NOW).rows
     endings = _endings(world, rows, repeated=True)
     once = _fold(holdings, lingering, rows, endings)
@@ -324,10 +325,12 @@ def test_folding_twice_is_folding_once(world: World, late: dict[int, tuple[float
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=WORLDS, late=LATE, cut=st.integers(0, 8))
-def test_folding_in_parts_is_folding_at_once(world: World, late: dict[int, tuple[float, bool]], cut: int) -> None:
+@given(world=WORLDS, late=LATE, everyone=EVERYONE, cut=st.integers(0, 8))
+def test_folding_in_parts_is_folding_at_once(
+    world: World, late: dict[int, tuple[float, bool]], everyone: float, cut: int
+) -> None:
     """The rows of a leg settle one by one: cut anywhere and folded last part first, they make the same holdings."""
-    holdings, lingering = _holdings(world), _lingering(late)
+    holdings, lingering = _holdings(world), _lingering(late, everyone)
     rows = _diff(world, holdings, lingering, NOW).rows
     endings = _endings(world, rows, repeated=True)
     places = np.arange(len(rows))

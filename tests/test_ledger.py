@@ -95,10 +95,12 @@ def test_lingering_is_replaced_by_each_commit(tmp_path: Path) -> None:
         run = ledger.begin("run", 1.0, "n")
         _commit(ledger, run, 0, lingering=some)
         found = ledger.lingering()
-        assert [each.tolist() for each in found] == [each.tolist() for each in some]
-        assert [each.dtype for each in found] == [each.dtype for each in some]
+        assert [np.asarray(each).tolist() for each in found] == [np.asarray(each).tolist() for each in some]
+        assert [each.dtype for each in found[:3]] == [each.dtype for each in some[:3]]
+        ledger.note_everyone_lingers(30.5)
         _commit(ledger, run, 1)
         assert len(ledger.lingering().client) == 0
+        assert ledger.lingering().everyone == 30.5, "that is not of a leg"
 
 
 def test_a_ledger_that_is_not_there_is_told_by_its_absolute_path(

@@ -177,8 +177,7 @@ def _linger_on(
     """Return who lingers at *now*: the old whose time is not over, and each row with an attempt in doubt."""
     doubt = endings.doubt != 0
     own_until = np.where(doubt, endings.doubt_at + linger_s, 0.0)
-    place = np.minimum(np.searchsorted(lingering.client, client), max(0, len(lingering.client) - 1))
-    old_until = np.where(lingers, lingering.until[place], 0.0) if len(lingering.client) else np.zeros(len(client))
+    old_until = np.where(lingers, lingering.ends(client), 0.0)
     # Only a row delivered whole lets its client wait: a denial that any other ending leaves due goes out in the next
     # leg, though an older row was acknowledged, or this one's denials alone.
     acknowledged = endings.outcome == Outcome.DELIVERED
@@ -191,4 +190,5 @@ def _linger_on(
         ids[order],
         np.concatenate([lingering.until[others], until[mine]])[order],
         np.concatenate([lingering.acknowledged[others], acknowledged[mine]])[order],
+        lingering.everyone,
     )

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from sync_job.consent.channels import Bytes, Ids, Mask
 from sync_job.consent.tables import Table, tabulate
 
+Seconds = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holdings:
@@ -23,20 +25,36 @@ class Holdings:
 
 
 class Lingering(NamedTuple):
-    """Clients with an attempt in doubt not long ago, ascending: int32 ids, end in epoch seconds, acknowledged since."""
+    """Clients with an attempt in doubt not long ago, ascending: int32 ids, end in epoch seconds, acknowledged since.
+
+    Until *everyone*, in epoch seconds, all others linger too: nobody knows what a restored backup had on its way. What
+    ended before that was acknowledged before it, and counts no more.
+    """
 
     client: Ids
-    until: npt.NDArray[np.float64]
+    until: Seconds
     acknowledged: Mask
+    everyone: float = 0.0
 
     def of(self, ids: Ids, now: float) -> tuple[Mask, Mask]:
         """Return which of *ids* still linger at *now*, and which of those were acknowledged meanwhile."""
-        found = np.zeros(len(ids), np.bool_)
+        found = self.ends(ids) > now
         if not len(self.client):
-            return found, found.copy()
-        place = np.minimum(np.searchsorted(self.client, ids), len(self.client) - 1)
-        found = (self.client[place] == ids) & (self.until[place] > now)
-        return found, found & self.acknowledged[place]
+            return found, np.zeros(len(ids), np.bool_)
+        place = self._place(ids)
+        own = (self.client[place] == ids) & (self.until[place] >= self.everyone)
+        return found, found & own & self.acknowledged[place]
+
+    def ends(self, ids: Ids) -> Seconds:
+        """Return until when each of *ids* lingers, in epoch seconds; 0 for who never did."""
+        ends = np.full(len(ids), self.everyone)
+        if len(self.client):
+            place = self._place(ids)
+            ends = np.where(self.client[place] == ids, np.maximum(self.until[place], ends), ends)
+        return ends
+
+    def _place(self, ids: Ids) -> npt.NDArray[np.intp]:
+        return np.minimum(np.searchsorted(self.client, ids), len(self.client) - 1)
 
 
 def no_lingering() -> Lingering:

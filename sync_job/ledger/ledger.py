@@ -345,6 +345,10 @@ class Ledger:
         """Note that it is a restored backup; its next run is numbered after *run*, the last one before it was."""
         self._note(restored=how, last_run=str(run))
 
+    def note_everyone_lingers(self, until: float) -> None:
+        """Note that what nobody knows to be on its way may be applied *until* then, in epoch seconds."""
+        self._note(lingering_until=str(until))
+
     def note_whole(self, words: str) -> None:
         """Note in *words* why it is no longer taken for a restored backup."""
         self._note(restored="", made_whole=words)
@@ -370,6 +374,7 @@ class Ledger:
             np.array([row[0] for row in rows], np.int32),
             np.array([row[1] for row in rows], np.float64),
             np.array([row[2] for row in rows], np.bool_),
+            float(self._about("lingering_until") or 0),
         )
 
     def undone(self) -> set[tuple[str, str]]:

@@ -54,7 +54,7 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "lost and this one is to go on, move its anchor away from there."
         )
     if standing in (Standing.SHRUNKEN, Standing.RESTORED) and not state.ledger.restored():
-        deny_again(state)
+        deny_again(state, settings)
     if standing is Standing.SHRUNKEN:
         state.ledger.note_restored("shrunken", found.run if found else 0)
         erasure.again(state, settings)
@@ -72,12 +72,17 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         )
 
 
-def deny_again(state: State) -> None:
-    """Owe every denial again: what was granted by mistake since the backup is taken back, and nothing is granted."""
+def deny_again(state: State, settings: Settings) -> None:
+    """Owe every denial again: what was granted by mistake since the backup is taken back, and nothing is granted.
+
+    Nobody knows what was on its way when the state was lost, so everyone lingers.
+    """
+    now = time.time()
+    state.ledger.note_everyone_lingers(now + settings.delivery.linger_s)
     holdings = state.holdings()
     no = denied(holdings.state)
     due = (holdings.due & ~spread(no) | no).astype(np.uint8)
-    state.replace_holdings(Holdings(holdings.client, holdings.state, due), time.time())
+    state.replace_holdings(Holdings(holdings.client, holdings.state, due), now)
 
 
 def lacking(state: State, settings: Settings) -> int:

@@ -72,7 +72,7 @@ def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
     with lock.held(folder), State.open(folder, target, write=True) as state:
         anchoring.check(state, settings, lists_only=lists_only)
         if recover(state, settings, lists_only=lists_only) and state.ledger.restored():
-            anchoring.deny_again(state)  # a dead run of the backup has made of it what it was
+            anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
         if state.ledger.restored():
             erasure.again(state, settings)  # a dead run of the backup may have brought some back
         intake.absorb(state, settings)
