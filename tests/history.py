@@ -17,10 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sync_job.config import Settings
 from sync_job.errors import ConfigError, RestoredStateError
 from sync_job.ledger.state import State
-from sync_job.runs import approving, drain, forgetting, intake, night, restoring, withdrawing
+from sync_job.runs import approving, drain, erasure, forgetting, intake, night, restoring, withdrawing
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
 from sync_job.runs.report import Report
@@ -647,6 +649,10 @@ class World:
     def _asked(self) -> set[int]:
         return {client for (client,) in self._query("SELECT client FROM forgetting")}
 
+    def _buried(self) -> set[int]:
+        ids = np.array(self.ids, np.int32)
+        return set(ids[erasure.tombstones(self.settings).of(ids)].tolist())
+
     def _query(self, query: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.settings.state.path / "ledger.db")) as db:
             return db.execute(query).fetchall()
@@ -710,6 +716,9 @@ class World:
         self.suspect = {(c, k) for c, k in self.suspect if state[c][k] is not False}
         rows = self._query("SELECT id, client, owed, ended, source, request_ref FROM obligations")
         there = {row[0] for row in rows}
+        vanished = {client for number, client in self.open.items() if number not in there}
+        for client in vanished & self.asked & self._buried():
+            self._gone(client)  # and asked for once more since
         for number, client in self.open.items():
             assert number in there, f"an obligation of {self.ids.index(client)} vanished"
         self.open = {}

@@ -416,7 +416,7 @@ def test_the_commands_print_words_or_one_object(made: Made, capsys: pytest.Captu
         ("explain", ("6", shop.export), 0, "the platform acknowledged all of it before"),
         ("history", ("5",), 0, "1 requests in the reports that are kept"),
         ("compare", (dump,), 1, "1 clients withdrew and are allowed on the platform"),
-        ("forget", ("--client", "5", "--request-ref", "R-77"), 0, "1 clients erased"),
+        ("forget", ("--client", "5", "--request-ref", "R-77"), 0, "1 client erased"),
         ("forget", ("--client", "6", "--client", "7"), 0, "2 clients erased"),
     ):
         dump.write_text("Client,AllowSms\n5,true\n")

@@ -47,15 +47,6 @@ def test_resume_ends_it_and_says_what_it_was(tmp_path: Path) -> None:
     assert pause.resume(tmp_path) is None
 
 
-def test_the_last_word_counts(tmp_path: Path) -> None:
-    """A second pause replaces the first, and one resume ends both."""
-    _pause(tmp_path)
-    _pause(tmp_path, reason="an audit", by="the auditor")
-    assert (pause.paused(tmp_path) or {})["by"] == "the auditor"
-    pause.resume(tmp_path)
-    pause.refuse_if_paused(tmp_path)
-
-
 def test_the_file_is_private(tmp_path: Path) -> None:
     """It names a person: only this user reads it."""
     _pause(tmp_path)

@@ -28,6 +28,7 @@ _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 _ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header
+_END_OF_DAY = time(23, 59, 59)
 REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
 
 Progress = Callable[[int, int], None]
@@ -324,6 +325,11 @@ def _times(piece: _Piece, name: str, zone: ZoneInfo, default: float | None) -> n
     return np.where(times == UNTIMED, fallback, times / 1e6)
 
 
+def is_whole_day(when: datetime) -> bool:
+    """Return whether a local time is how a list's date alone is kept as a withdrawal."""
+    return when.time() == _END_OF_DAY
+
+
 def _whole_days(times: npt.NDArray[np.float64], zone: ZoneInfo) -> npt.NDArray[np.float64]:
     """Return *times* with the last second of the day in the place of its midnight, which is how a date alone reads.
 
@@ -335,7 +341,7 @@ def _whole_days(times: npt.NDArray[np.float64], zone: ZoneInfo) -> npt.NDArray[n
     ends = []
     for moment in moments.tolist():
         when = datetime.fromtimestamp(moment, zone)
-        last = datetime.combine(when.date(), time(23, 59, 59), zone).timestamp()
+        last = datetime.combine(when.date(), _END_OF_DAY, zone).timestamp()
         ends.append(last if when.time() == time() else moment)
     found[whole] = np.array(ends, np.float64)[place]
     return found

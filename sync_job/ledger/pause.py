@@ -10,10 +10,7 @@ from sync_job.ledger import files
 
 
 def pause(folder: Path, *, reason: str, by: str, now: float) -> None:
-    """Let nothing be sent from now on, durably; a run that is under way goes on. *now* is in epoch seconds.
-
-    Who paused it before is no longer known: the last word counts, and one `resume` ends it.
-    """
+    """Let nothing be sent from now on, durably; a run that is under way goes on. *now* is in epoch seconds."""
     files.replace_json(folder / "paused.json", {"reason": reason, "by": by, "at": now})
 
 

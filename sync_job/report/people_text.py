@@ -21,8 +21,8 @@ def _explained(found: Mapping[str, Any]) -> Iterator[str]:
         yield "  no row of the export names it"
     if found["why_not"]:
         yield f"  no grant: {found['why_not']}"
-    for trip in found["guards"]:
-        yield f"  guard: {trip}"
+    if any(one["held"] for one in found["channels"].values()):
+        yield from (f"  guard: {trip}" for trip in found["guards"])
     for one in found["held"]:
         yield f"  held by run {one['run']}: {one['stated']} ({'; '.join(one['guards'])})"
     rows = [["channel", "export", "State", "Due", "withdrawn", "rule", "target", "because"]]
@@ -59,7 +59,7 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
         force = f"in force for {one['in_force']}" if one["in_force"] else "not in force any more"
         void = ", its list is void" if one["voided"] else ""
         yield (
-            f"  withdrew {one['channels']} at {text.moment(one['withdrawn_at'])} ({one['basis']}), received "
+            f"  withdrew {one['channels']} {_withdrawn(one)} ({one['basis']}), received "
             f"{text.moment(one['received_at'])}, list {one['list'][:12]}{_reference(one['request_ref'])}: {force}{void}"
         )
     for one in found["reconsents"]:
@@ -74,6 +74,10 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
         at = f" at {text.moment(one['closed'])}" if one["closed"] else ""
         by = f" by {one['by']}: {one['reason']}" if one["by"] else ""
         yield f"  denial of {one['channels']} since {text.moment(one['started'])} ({one['source']}), {state}{at}{by}"
+
+
+def _withdrawn(one: Mapping[str, Any]) -> str:
+    return f"on {one['withdrawn_on']}" if one["withdrawn_on"] else f"at {text.moment(one['withdrawn_at'])}"
 
 
 def _reference(text_: str) -> str:
@@ -106,7 +110,10 @@ def history(found: Mapping[str, Any]) -> str:
 
 def forgotten(found: Mapping[str, Any]) -> str:
     """Return who was erased, and what that cannot reach, as lines."""
-    lines = [f"{found['forgotten']:,} clients erased at {found['target']}"]
+    unknown = f", {found['unknown']:,} of whom nothing was known" if found["unknown"] else ""
+    lines = [f"{text.counted(found['forgotten'], 'client')} erased at {found['target']}{unknown}"]
+    if found["denied"]:
+        lines.append(f"  {found['denied']:,} were allowed something or owed a denial: the platform is told first")
     if found["waiting"]:
         lines.append(f"  ! {found['waiting']:,} more are erased by the run or drain that delivers what is owed to them")
     lines.append("  not reached, and yours to see to:")

@@ -19,6 +19,8 @@ _EXITS = {
     Exit.TERMINATED: "ended from outside; the next run carries on",
 }
 
+RESTORED = "the state is a restored backup: nothing is granted until `consent-sync state restored` says what it lacks"
+
 
 def summary(found: Mapping[str, Any], config: str = "") -> str:
     """Return the summary of a run as lines of text; *config* is the file that a command in it has to name."""
@@ -29,6 +31,11 @@ def _lines(found: Mapping[str, Any], config: str) -> Iterator[str]:
     yield f"{found['kind']} {found['run']} on {found['target']}"
     yield from remarks(found)
     yield from approval_lines(found, config)
+    if made := found.get("made"):
+        yield (
+            f"  made       {made['clients']:>12,} clients in {made['state']}; the next run sends "
+            f"{made['denials_due']:,} of them a denial and {made['grants_due']:,} an *allowed*"
+        )
     if export := found.get("export"):
         yield from export_lines(export)
         yield freshness(found, export)
@@ -167,6 +174,11 @@ def plan_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {channel:<18} {named(changes, *changes)}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count and what it counts, in the plural where it is not one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def named(counts: Mapping[str, int], *names: str) -> str:
     """Return counts with their names, with commas."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names)
@@ -250,6 +262,7 @@ def status(found: Mapping[str, Any]) -> str:
         lines.append("nothing is running")
     if paused := found["paused"]:
         lines.append(f"paused by {paused['by']} since {moment(paused['at'])}: {paused['reason']}")
+    lines += [RESTORED] if found["restored"] else []
     lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
     if found["last"]:
         lines.append(f"the last run, {found['last']['run']}, ended with exit {found['last']['exit']}")

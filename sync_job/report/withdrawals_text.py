@@ -30,14 +30,18 @@ def taken(found: Mapping[str, Any]) -> str:
 
 
 def _taken(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"list {found['list'][:12]} is taken in for {found['target']}: {found['clients']:,} clients"
+    yield f"list {found['list'][:12]} is taken in for {found['target']}: {text.counted(found['clients'], 'client')}"
     if found["rejected"]:
         yield f"  ! {found['rejected']:,} rows could not be taken; mend and send them again as a list of their own"
-        for reject in found["rejects"][:_SHOWN]:
-            yield f"    line {reject['line']}: {reject['why']}: {reject['raw']}"
-        if found["rejected"] > _SHOWN:
-            yield f"    … and {found['rejected'] - _SHOWN:,} more; --json lists them"
+        yield from _rejects(found)
     yield from _sent(found)
+
+
+def _rejects(found: Mapping[str, Any]) -> Iterator[str]:
+    for reject in found["rejects"][:_SHOWN]:
+        yield f"    line {reject['line']}: {reject['why']}: {reject['raw']}"
+    if found["rejected"] > _SHOWN:
+        yield f"    … and {found['rejected'] - _SHOWN:,} more; --json lists them"
 
 
 def drained(found: Mapping[str, Any]) -> str:
@@ -55,10 +59,13 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             f"  list       {sent['fresh']:>12,} new, {sent['repeats']:,} repeats, {sent['superseded']:,} lifted by "
             "later evidence"
         )
+        stands = "sent      " if found["run"] or sent["fresh"] else "stands at "
         yield (
-            f"  sent       {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
+            f"  {stands} {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
             f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
         )
+        if not found["run"]:
+            yield "  nothing was sent: this list was taken in and sent before"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
     elif not said and found["run"] is None:
@@ -73,7 +80,8 @@ def reconsented(found: Mapping[str, Any]) -> str:
         f"evidence for {found['target']}: {found['lifted']:,} of {found['rows']:,} rows lift a withdrawal; the next "
         "export that says allowed may grant again",
     ]
-    lines += [f"    {count:>8,} rows: {reason}" for reason, count in found["reasons"].items()]
+    if found["rejected"]:
+        lines += [f"  ! {found['rejected']:,} rows are no evidence that can be read", *_rejects(found)]
     lines += [f"    client {one['client']}: {one['rule']}" for one in found["refused"][:50]]
     if len(found["refused"]) > 50:
         lines.append(f"    … and {len(found['refused']) - 50:,} more; --json lists all")
@@ -86,9 +94,12 @@ def status(found: Mapping[str, Any]) -> str:
 
 
 def _status(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"owed at {found['target']}: {found['open']:,} clients, {found['parked']:,} more are parked"
+    yield f"owed at {found['target']}: {text.counted(found['open'], 'client')}, {found['parked']:,} more are parked"
     if found["lists_waiting"]:
-        yield f"  {found['lists_waiting']} lists in the inbox are not counted yet"
+        waiting = text.counted(found["lists_waiting"], "list")
+        yield f"  ! {waiting} in the inbox not counted yet: the next run or drain does"
+    if found["restored"]:
+        yield f"  ! {text.RESTORED}"
     if found["past_limit"]:
         yield f"  ! {found['past_limit']:,} are past their limit"
     if found["open"]:

@@ -116,13 +116,15 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     _log.info("clients.erased", clients=len(ids))
 
 
-def result(forgotten: int, waiting: int, exit_code: Exit, target: str) -> Summary:
-    """Return what an erasure came to, and what it cannot reach."""
+def result(forgotten: int, waiting: int, unknown: int, denied: int, exit_code: Exit, target: str) -> Summary:
+    """Return what an erasure came to, in clients, and what it cannot reach."""
     codes = {exit_code} | ({Exit.ATTENTION} if waiting else set())
     return {
         "target": target,
         "forgotten": forgotten,
         "waiting": waiting,
+        "unknown": unknown,
+        "denied": denied,
         "out_of_reach": list(OUT_OF_REACH),
         "exit": int(gravest(codes)),
     }

@@ -4,7 +4,9 @@ It changes nothing and needs no lock. Which reports tell of the client is `histo
 """
 
 import time
+from datetime import datetime
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from sync_job.consent.rows import Rows, obligations
 from sync_job.consent.rules import FREE, Change, Ruling, decide
 from sync_job.delivery import wire
 from sync_job.errors import StateError
-from sync_job.exports import loader
+from sync_job.exports import lists, loader
 from sync_job.ledger import inbox, lock, tables
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
@@ -115,7 +117,7 @@ def explain(settings: Settings, client: int, watch: Watch, *, with_export: bool,
         "lingers": bool(lingers[0]),
         "acknowledged_since": one.acknowledged,
         "approved": letters(one.approved),
-        **readable(said),
+        **readable(said, settings.run.zone),
         "coming": coming,
         "would_send": letters(sent),
         "why_nothing": "" if sent else _why_nothing(one, channels, with_export=with_export),
@@ -346,8 +348,11 @@ def _rows_of(batch: Any, client: int) -> list[dict[str, Any]]:
     return rows
 
 
-def readable(said: dict[str, Any]) -> Summary:
-    """Return what the ledger has of a client, with channels as names."""
+def readable(said: dict[str, Any], zone: ZoneInfo) -> Summary:
+    """Return what the ledger has of a client, with channels as names, and the day where that is all that is known."""
+    for one in said.get("withdrawals", ()):
+        at = datetime.fromtimestamp(one["withdrawn_at"], zone)
+        one["withdrawn_on"] = str(at.date()) if lists.is_whole_day(at) else ""
     for name in ("withdrawals", "reconsents", "obligations"):
         for one in said.get(name, ()):
             for column in ("channels", "in_force", "owed"):

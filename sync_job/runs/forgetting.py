@@ -47,7 +47,8 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch) -> Summ
     """
     tls.context(settings.endpoint)
     with holding(settings) as state:
-        erasure.ask(state, settings, ids, request_ref)
+        known = np.isin(ids, state.holdings().client) | np.isin(ids, state.ledger.withdrawals.clients())
+        denied = erasure.ask(state, settings, ids, request_ref)
         exit_code = Exit.OK
         if len(legs.owed_now(state, time.time())):
             findings = night.begin(state, settings, "forget", watch)
@@ -59,4 +60,5 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch) -> Summ
         erasure.complete(state, settings)
         anchoring.keep(state, settings)
         waiting = int(np.count_nonzero(np.isin(state.ledger.forgetting.asked(), ids)))
-        return erasure.result(len(ids) - waiting, waiting, exit_code, settings.endpoint.target)
+        unknown = int(np.count_nonzero(~known))
+        return erasure.result(len(ids) - waiting, waiting, unknown, denied, exit_code, settings.endpoint.target)

@@ -37,7 +37,7 @@ def history(settings: Settings, client: int) -> Summary:
                 said |= {name: row[name].isoformat() if row[name] is not None else None for name in _TIMES}
                 rows.append({"run": folder.name} | said)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
-        said = readable(state.ledger.withdrawals.of(client))
+        said = readable(state.ledger.withdrawals.of(client), settings.run.zone)
     return {"client": client, "target": settings.endpoint.target, "sent": rows, **said}
 
 

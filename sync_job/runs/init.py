@@ -124,6 +124,12 @@ def init(
             intake.absorb(state, settings)
         state.ledger.applied.apply(_application(export, settings, findings.run, first, started))
         state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)
+        findings.made = {
+            "state": str(folder.absolute()),
+            "clients": len(first.holdings),
+            "denials_due": int(np.count_nonzero(denied(first.holdings.due))),
+            "grants_due": first.grants,
+        }
         made = night.conclude(state, settings, findings, watch, laps)
         watch.end()
         return made

@@ -144,6 +144,7 @@ def status(settings: Settings) -> Summary:
     with _open(settings) as state:
         last = [run for run in state.ledger.runs() if run.stage == "reported"]
         dead = [run.run for run in state.ledger.unfinished()]
+        restored = state.ledger.restored()
     busy = lock.is_held(settings.state.path)
     found = lock.running(settings.state.path) if busy else {}
     if "started" in found:
@@ -152,6 +153,7 @@ def status(settings: Settings) -> Summary:
         "running": found or None,
         "busy": busy,
         "paused": pause.paused(settings.state.path),
+        "restored": restored,
         "died": [] if busy else dead,
         "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
     }

@@ -13,12 +13,14 @@ def pause(settings: Settings, *, reason: str, by: str) -> str:
     """Let nothing be sent from now on, and return a word about it.
 
     Raises:
-        ConfigError: when nobody says why.
+        ConfigError: when nobody says why, or it is paused already: whoever did that waits for something.
     """
     if not reason.strip() or not by.strip():
         raise ConfigError("pause: say why (--reason) and who (--by); whoever finds it paused reads it.")
     folder = settings.state.path
     State.open(folder, settings.endpoint.target, write=False).close()
+    if before := pauses.paused(folder):
+        raise ConfigError(f"{folder.absolute()}: paused already by {before['by']}: {before['reason']}. `resume` first.")
     pauses.pause(folder, reason=reason.strip(), by=by.strip(), now=time.time())
     busy = f" {lock.describe(lock.running(folder))}, and goes on to its end." if lock.is_held(folder) else ""
     return f"paused: nothing is sent until `consent-sync resume`.{busy}"

@@ -55,6 +55,7 @@ class Findings:
     run: str
     started: float
     restrict_only: str = ""
+    made: Summary | None = None
     export: Summary | None = None
     decided: Summary | None = None
     changes: Summary = field(default_factory=dict)
@@ -153,6 +154,7 @@ def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch
         "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": withdrawals,
+        "made": findings.made,
         "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,

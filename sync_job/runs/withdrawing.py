@@ -32,9 +32,11 @@ def status(settings: Settings) -> Summary:
         found = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
         listed = state.ledger.obligations.open_list(_SHOWN)
         lists_taken = state.ledger.withdrawals.lists(10)
+        restored = state.ledger.restored()
     return {
         "target": settings.endpoint.target,
         **found,
+        "restored": restored,
         "lists_waiting": len(inbox.waiting(settings.state.path)),
         "oldest": listed,
         "lists": lists_taken,
@@ -141,6 +143,7 @@ def reconsent(settings: Settings, path: str, columns: dict[str, str]) -> Summary
         "rows": found.rows,
         "rejected": found.rejected,
         "reasons": dict(found.reasons),
+        "rejects": [vars(reject) for reject in found.rejects],
         "lifted": lifted.lifted,
         "refused": [{"client": client, "rule": rule} for client, rule in lifted.refused],
     }
