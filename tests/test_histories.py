@@ -111,7 +111,7 @@ def main(histories: int, first: int) -> int:
     count = sum(total.values()) - total["histories"]
     seconds = time.monotonic() - began
     sys.stdout.write(
-        f"{total['histories']:,} histories, {count:,} steps, {seconds:,.0f} s: {broken or 'no'} broke a law\n{steps}\n"
+        f"{total['histories']:,} histories, {count:,} steps, {seconds:,.0f} s: {broken or 'none'} broke a law\n{steps}\n"
     )
     return min(broken, 1)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sync_job.cli import clients, guarding, looking, options, trying, withdrawals
+from sync_job.cli import clients, guarding, looking, options, state, trying, withdrawals
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
 
 app = typer.Typer(
@@ -204,7 +204,7 @@ def apply(
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
-for commands in (looking, withdrawals, guarding, clients, trying):
+for commands in (looking, withdrawals, guarding, state, clients, trying):
     commands.add_to(app)
 
 
