@@ -109,10 +109,8 @@ def main(histories: int, first: int) -> int:
             sys.stderr.write(f"{total['histories']:,} of {histories:,}\n")
     steps = ", ".join(f"{count:,} {kind}" for kind, count in sorted(total.items()) if kind != "histories")
     count = sum(total.values()) - total["histories"]
-    seconds = time.monotonic() - began
-    sys.stdout.write(
-        f"{total['histories']:,} histories, {count:,} steps, {seconds:,.0f} s: {broken or 'none'} broke a law\n{steps}\n"
-    )
+    played = f"{total['histories']:,} histories, {count:,} steps, {time.monotonic() - began:,.0f} s"
+    sys.stdout.write(f"{played}: {broken or 'none'} broke a law\n{steps}\n")
     return min(broken, 1)
 
 
