@@ -235,6 +235,7 @@ class World:
         self.named: set[int] = set()  # by a list, since they were erased
         self.held: Report | None = None
         self.backup: Backup | None = None
+        self.voided: dict[str, Withdrawal] = {}
         self.had: set[str] = set()  # the withdrawals that a restored state knows
         self.nights = 0
         self.restored = self.was_restored = False
@@ -447,6 +448,7 @@ class World:
             withdrawing.void(self.settings, digest, reason="r", by="a", approved_by="b")
             self.told.append(f"  {digest[:8]}")
             left = {ref: w._replace(lists=w.lists - {digest}) for ref, w in self.withdrawn.items()}
+            self.voided |= {ref: self.withdrawn[ref] for ref, w in left.items() if not w.lists}
             self.withdrawn = {ref: w for ref, w in left.items() if w.lists}
 
     def _save(self, client: int, one: int, two: int) -> None:
@@ -483,12 +485,17 @@ class World:
         }
 
     def _say_restored(self, client: int, one: int, two: int) -> None:
-        """Say which withdrawals the restored state lacks."""
+        """Say which withdrawals the restored state lacks; those of a list that is void are named, and voided again."""
+        void = {ref: w for ref, w in self.voided.items() if ref not in self.had and w.client not in self.forgotten}
         since = {ref: w for ref, w in self.withdrawn.items() if ref not in self.had}
         listing = None
         if since:
             listing = self._listing("since.csv", [(w.client, w.scope, w.at, ref) for ref, w in since.items()])
         with self._granting(frozenset()), suppress(ConfigError):
+            if void and self.restored:
+                said = self._listing("void.csv", [(w.client, w.scope, w.at, ref) for ref, w in void.items()])
+                (taken,) = intake.take_in([self.settings], lambda _: said, lambda count, _: count, Watch())
+                withdrawing.void(self.settings, taken.found.digest, reason="r", by="a", approved_by="b")
             restoring.restored(self.settings, listing, "b", Watch())
             with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
                 self.restored = bool(state.ledger.restored())
