@@ -1,14 +1,49 @@
-"""What all tests share: a skip is a failure where everything that tests need is said to be there."""
+"""What all tests share: temporary files in memory, the command line within the process, and skips that are failures."""
 
+import compileall
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Generator
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.commands import Cli, called
+
 # Machines are shared and noisy: no example fails for having been slow.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# Nearly all that tests write is made durable, a few bytes at a time: on a disk, some of them do little but wait for it.
+# Nothing that they look at depends on it; whoever wants a disk all the same says TMPDIR.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - open to all as every folder for temporary files is
+_ROOM_BYTES = 1 << 30
+if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
+    os.environ["TMPDIR"] = str(_MEMORY)
+    tempfile.tempdir = None  # it is looked for again
+
+# Where Python was told to keep no bytecode, each of the many processes that tests start would compile the product anew.
+if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
+    compileall.compile_dir(Path(__file__).parent.parent / "sync_job", quiet=2)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line within this process."""
+    return partial(called, capsys)
+
+
+# Files whose tests wait more than they compute: first, and so by one worker, while another takes all the others.
+_WAITING = {f"test_{name}.py" for name in ("delivery", "docs", "histories", "kill", "night", "opt_out", "review")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: at the end no worker waits for the last of them."""
+    items.sort(key=lambda item: item.path.name not in _WAITING)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from sync_job.cli import main, options
+from sync_job.cli import options
 from sync_job.cli.app import app, exit_codes
 from sync_job.errors import (
     BusyError,
@@ -35,6 +35,7 @@ from sync_job.ledger import tables
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.options import Options
+from tests.commands import Cli, Said
 from tests.test_files import small_disk
 from tests.test_lock import held_elsewhere
 
@@ -62,34 +63,6 @@ timeout_s = 5
 max_outage_s = 0.2
 linger_s = 0.2
 """
-
-
-class Said(NamedTuple):
-    """What a command ended with and printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Said]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line within this process; a traceback is never printed."""
-
-    def call(*arguments: str | Path) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return Said(code or 0, out, err)
-
-    return call
 
 
 class Target:
@@ -878,26 +851,18 @@ def test_a_large_list_is_taken_in_by_its_number_alone(target: Target, standin: S
 
 @pytest.mark.parametrize(("typed", "code"), [("3", 0), ("2", 2), ("", 2)])
 def test_on_a_terminal_the_number_of_a_large_list_is_typed(
-    target: Target, standin: Standin, typed: str, code: int
+    target: Target, standin: Standin, monkeypatch: pytest.MonkeyPatch, typed: str, code: int
 ) -> None:
     """The person reads how many it has, and types that; anything else takes nothing in."""
     target.configure("[delivery]", _SMALL)
     path = _withdrawals(target, 1, 2, 3)
     ours, theirs = os.openpty()
-    try:
-        os.write(ours, f"{typed}\n".encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "sync_job", "opt-out", path, *SAID, "--config", target.config],
-            stdin=theirs,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert done.returncode == code, done.stderr
-    assert "The list has 3 clients" in done.stderr
+    with os.fdopen(ours, "wb", 0) as person, os.fdopen(theirs) as terminal:
+        person.write(f"{typed}\n".encode())
+        monkeypatch.setattr(sys, "stdin", terminal)
+        said = target("opt-out", path, *SAID)
+    assert said.code == code, said.err
+    assert "The list has 3 clients" in said.err
     assert standin.requests == (0 if code else 3)
 
 
@@ -1298,6 +1263,7 @@ def test_a_plan_says_what_a_run_would_hold(careful: Target, standin: Standin) ->
 
 def test_a_restored_backup_grants_nothing_until_somebody_says_what_it_lacks(target: Target, standin: Standin) -> None:
     """Exit 4 while it lacks a withdrawal; a list still goes; then `state restored`, signed."""
+    target.configure("linger_s = 0.2", "linger_s = 0.01")  # over by the next command: until then everyone lingers
     _known(target, standin)
     backup = target.folder / "backup"
     shutil.copytree(target.state, backup)

@@ -126,12 +126,12 @@ def test_a_bad_endpoint_ends_with_every_client_right(tmp_path: Path, format_: st
         latency_ms=2,
         jitter_ms=5,
         rates=faults,
-        every={Fault.UNAVAILABLE_RETRY_AFTER: 211},
+        every={Fault.UNAVAILABLE_RETRY_AFTER: 211},  # each of them costs a second
         retry_after_s=1,
         seed=5,
         requests_per_connection=50,
     )
-    first = people(500)
+    first = people(300)
     second = changed(first, 0.3)
     with running(options) as platform:
         shop = Shop(tmp_path, platform.url, format_=format_, concurrency=32, timeout_s=1.0)

@@ -19,6 +19,7 @@ from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
+from tests.commands import Cli
 from tests.shop import Shop, holds, people
 
 _PATIENCE_S = 60.0
@@ -162,7 +163,7 @@ def test_a_list_is_refused_whole_or_taken_in_whole(tmp_path: Path) -> None:
         assert inbox.waiting(one.settings.state.path) == []
 
 
-def test_several_brands_are_durable_before_the_first_request(tmp_path: Path) -> None:
+def test_several_brands_are_durable_before_the_first_request(tmp_path: Path, cli: Cli) -> None:
     """A folder of configurations is a host with several brands; each of them gets the list."""
     with running(Options()) as platform:
         (tmp_path / "configs").mkdir()
@@ -175,17 +176,16 @@ def test_several_brands_are_durable_before_the_first_request(tmp_path: Path) -> 
             text = f"{made.config.read_text()}{state}[report]\npath = '../{name}/reports'\n"
             (tmp_path / "configs" / f"{name}.toml").write_text(text)
         (tmp_path / "list.csv").write_text("1\n")
-        ended = command(
+        said = cli(
             "opt-out", tmp_path / "list.csv", "--received-at", "2026-11-01", "-c", tmp_path / "configs", "--json"
         )
-        out, err = ended.communicate(timeout=_PATIENCE_S)
-        assert ended.returncode == Exit.OK, out + err
-        found = json.loads(out)
+        assert said.code == Exit.OK, said
+        found = json.loads(said.out)
         assert [one["sent"]["acknowledged"] for one in found["targets"]] == [1, 1]
         assert platform.requests == 2
 
 
-def test_a_large_list_is_taken_in_only_by_its_number(tmp_path: Path) -> None:
+def test_a_large_list_is_taken_in_only_by_its_number(tmp_path: Path, cli: Cli) -> None:
     """Off a terminal without --expect nothing is taken in (exit 2), nor with another number."""
     with running(Options()) as platform:
         made = Shop(tmp_path, platform.url, guards="list = 10")
@@ -194,21 +194,18 @@ def test_a_large_list_is_taken_in_only_by_its_number(tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text("".join(f"{client}\n" for client in range(1, 13)))
         arguments = ("opt-out", tmp_path / "list.csv", "--received-at", "2026-11-24", "-c", made.config)
         for expect in ([], ["--expect", "11"]):
-            ended = command(*arguments, *expect)
-            _, err = ended.communicate(timeout=_PATIENCE_S)
-            assert ended.returncode == Exit.CONFIG
-            assert "say --expect 12" in err
+            said = cli(*arguments, *expect)
+            assert said.code == Exit.CONFIG
+            assert "say --expect 12" in said.err
             assert inbox.waiting(made.settings.state.path) == []
-        ended = command(*arguments, "--expect", "12", "--no-send")
-        ended.communicate(timeout=_PATIENCE_S)
-        assert ended.returncode == Exit.OK
+        assert cli(*arguments, "--expect", "12", "--no-send").code == Exit.OK
         assert len(inbox.waiting(made.settings.state.path)) == 1
         assert platform.requests == 0
 
 
 def test_an_opt_out_gets_through_while_a_long_run_holds_the_lock(tmp_path: Path) -> None:
     """The run ends its leg, denies who withdrew first, and goes on; no older decision is sent after it."""
-    with running(Options(latency_ms=20)) as platform:
+    with running(Options(workers=2, service_ms=20)) as platform:
         made = Shop(tmp_path, platform.url, concurrency=2, leg_s=0.5)
         made.write(dict.fromkeys(range(1, 1001), ALL))
         made.init("empty")
@@ -227,6 +224,7 @@ def test_an_opt_out_gets_through_while_a_long_run_holds_the_lock(tmp_path: Path)
         assert found["run"] is None, "the run that held the lock sent it"
         at = {entry.client: place for place, entry in enumerate(platform.platform.log)}
         assert at[990] < 700, f"not after everything else; it took {took:.1f} s"
+        platform.capacity(workers=0)  # the rest need not take its time
         out, err = run.communicate(timeout=_PATIENCE_S)
         assert run.returncode == 0, err
         summary = json.loads(out)
@@ -239,7 +237,7 @@ def test_an_opt_out_gets_through_while_a_long_run_holds_the_lock(tmp_path: Path)
 
 def test_a_client_that_is_being_granted_ends_denied(tmp_path: Path) -> None:
     """A withdrawal that comes in after the grant was sent in the same run is sent after it."""
-    with running(Options(latency_ms=20)) as platform:
+    with running(Options(workers=2, service_ms=20)) as platform:
         made = Shop(tmp_path, platform.url, concurrency=2, leg_s=0.2)
         made.write(dict.fromkeys(range(1, 1001), ALL))
         made.init("empty")
@@ -249,6 +247,9 @@ def test_a_client_that_is_being_granted_ends_denied(tmp_path: Path) -> None:
             time.sleep(0.01)
         early = platform.platform.log[0].client
         made.withdraw({early: "all"})
+        while len(sent(platform)[early]) < 2 and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        platform.capacity(workers=0)  # the rest need not take its time
         out, err = run.communicate(timeout=_PATIENCE_S)
         assert run.returncode in (0, 1), out + err
         assert sent(platform)[early] == [ALL, (False, False, False, False)]

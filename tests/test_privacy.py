@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sync_job.standin.background import running
 from sync_job.standin.contract import Answer
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
+from tests.commands import Cli
 from tests.shop import Shop
 
 FIRST = 1_987_654_321  # an id that nothing else looks like
@@ -22,24 +24,36 @@ ENVIRONMENT = {
 }
 
 
-def command(shop: Shop, *arguments: object, level: str = "info") -> str:
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return everything that a command prints and logs."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    def call(shop: Shop, *arguments: str | int | Path) -> str:
+        said = cli("--log-format", "json", *arguments, "--config", shop.config)
+        assert said.code in (0, 1, 6, 7), said
+        return said.out + said.err
+
+    return call
+
+
+def process(shop: Shop, *arguments: str) -> str:
+    """Return everything that a command writes in a process of its own, from its start to its end."""
     ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "sync_job", "--log-format", "json", "--log-level", level),
-            *(*map(str, arguments), "--config", str(shop.config)),
-        ],
+        [sys.executable, "-m", "sync_job", "--log-format", "json", *arguments, "--config", shop.config],
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | ENVIRONMENT,
     )
     assert ended.returncode in (0, 1, 6, 7), ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
 
-def test_ids_stand_in_lists_alone_and_secrets_nowhere(tmp_path: Path) -> None:
+def test_ids_stand_in_lists_alone_and_secrets_nowhere(tmp_path: Path, command: Command) -> None:
     """Not in logs, words, summaries or what a run shows of itself; also when the platform names a client."""
     refusal = Answer(3, f"Client {FIRST + 2} is locked")
     script = {FIRST + 2: Fault.REFUSE}
@@ -48,7 +62,7 @@ def test_ids_stand_in_lists_alone_and_secrets_nowhere(tmp_path: Path) -> None:
         shop.write({FIRST + place: (True, place % 2 == 0, False, False) for place in range(30)})
         said = command(shop, "init", shop.export, "--platform", "unknown", "--no-withdrawals")
         (tmp_path / "list.csv").write_text("".join(f"{FIRST + place}\n" for place in (2, 5, 7)) + "no id\n")
-        said += command(shop, "run", "--json")
+        said += process(shop, "run", "--json")
         said += command(shop, "opt-out", tmp_path / "list.csv", "--received-at", "2026-11-24")
         said += command(shop, "plan")
         said += command(shop, "run")
@@ -65,7 +79,7 @@ def test_ids_stand_in_lists_alone_and_secrets_nowhere(tmp_path: Path) -> None:
             assert secret not in said, [line for line in said.splitlines() if secret in line]
 
 
-def test_everything_with_ids_is_for_this_user_alone(tmp_path: Path) -> None:
+def test_everything_with_ids_is_for_this_user_alone(tmp_path: Path, command: Command) -> None:
     """State, keys, reports: files 0600 (the key 0400), folders 0700, whatever the umask."""
     with running(Options()) as platform:
         before = os.umask(0)
@@ -86,16 +100,13 @@ def test_everything_with_ids_is_for_this_user_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "keys"])
-def test_looser_modes_are_refused(tmp_path: Path, name: str) -> None:
+def test_looser_modes_are_refused(tmp_path: Path, cli: Cli, name: str) -> None:
     """A folder that others may enter ends in 4, with the command that mends it."""
     with running(Options()) as platform:
         shop = Shop(tmp_path, platform.url)
         shop.write({1: (True, False, None, None)})
         shop.init("equal")
         (tmp_path / name).chmod(0o750)
-        ended = subprocess.run(
-            [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
-        )  # fmt: skip
-        assert ended.returncode == 4
-        assert f"chmod 700 {tmp_path / name}" in ended.stderr
+        said = cli("run", "--config", shop.config)
+        assert said.code == 4
+        assert f"chmod 700 {tmp_path / name}" in said.err

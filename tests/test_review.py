@@ -21,6 +21,7 @@ from sync_job.standin.background import Standin, running
 from sync_job.standin.contract import Answer
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
+from tests.commands import Cli
 from tests.shop import FIELDS, Shop, holds
 
 YES, NO = (True, True, True, True), (False, False, False, False)
@@ -104,7 +105,7 @@ def test_a_plan_grants_nothing_on_a_restored_state(tmp_path: Path, platform: Sta
     assert granted(platform) == set()
 
 
-def test_one_broken_target_does_not_keep_the_others_waiting(tmp_path: Path, platform: Standin) -> None:
+def test_one_broken_target_does_not_keep_the_others_waiting(tmp_path: Path, platform: Standin, cli: Cli) -> None:
     """`drain` of several brands sends what is owed at each that can be sent, and ends in the gravest code."""
     shops = []
     for name in ("a", "b"):
@@ -115,11 +116,8 @@ def test_one_broken_target_does_not_keep_the_others_waiting(tmp_path: Path, plat
         shops.append(shop)
     shops[1].withdraw({5: "all"})
     shutil.rmtree(shops[0].settings.state.path)
-    ended = subprocess.run(
-        [sys.executable, "-m", "sync_job", "drain", "-c", str(shops[0].config), "-c", str(shops[1].config)],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert ended.returncode == Exit.STATE, ended.stderr
+    said = cli("drain", "-c", shops[0].config, "-c", shops[1].config)
+    assert said.code == Exit.STATE, said.err
     assert shops[1].owed() == {}
     assert platform.requests == 1
 
@@ -145,20 +143,16 @@ def test_some_rows_that_always_end_badly_do_not_stop_the_export(tmp_path: Path) 
 
 @pytest.mark.parametrize(("option", "word"), [("--scope", "smss"), ("--basis", "because"), ("--scope", ",")])
 def test_a_word_that_means_nothing_is_an_error_of_use(
-    tmp_path: Path, platform: Standin, option: str, word: str
+    tmp_path: Path, platform: Standin, cli: Cli, option: str, word: str
 ) -> None:
     """A wrong --scope or --basis ends in 2 with the words there are, not in a traceback."""
     shop = Shop(tmp_path, platform.url)
     shop.write({5: YES})
     shop.init("equal")
     (tmp_path / "list.csv").write_text("5\n")
-    ended = subprocess.run(
-        [sys.executable, "-m", "sync_job", "opt-out", str(tmp_path / "list.csv"), "--received-at", "2026-11-24",
-         "-c", str(shop.config), option, word],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert ended.returncode == Exit.CONFIG, ended.stderr
-    assert "Traceback" not in ended.stderr
+    said = cli("opt-out", tmp_path / "list.csv", "--received-at", "2026-11-24", "-c", shop.config, option, word)
+    assert said.code == Exit.CONFIG, said.err
+    assert "Traceback" not in said.err
 
 
 def test_who_is_to_be_erased_is_granted_nothing_meanwhile(tmp_path: Path) -> None:
@@ -329,7 +323,7 @@ def test_a_withdrawal_on_the_day_of_a_consent_is_not_lost(tmp_path: Path, platfo
 
 def test_a_dead_run_of_a_backup_does_not_settle_what_is_to_be_denied_again(tmp_path: Path) -> None:
     """A backup made in the middle of a run: folding that run does not take back that every denial is due again."""
-    with running(Options(latency_ms=30)) as platform:
+    with running(Options(workers=2, service_ms=30)) as platform:
         blanks = "".join(f'{name} = "nothing"\n' for name in FIELDS)
         shop = Shop(tmp_path, platform.url, concurrency=2, more=f"[export.blank]\n{blanks}")
         clients = range(1, 121)
@@ -345,6 +339,7 @@ def test_a_dead_run_of_a_backup_does_not_settle_what_is_to_be_denied_again(tmp_p
         run.kill()
         run.wait()
         shutil.copytree(shop.settings.state.path, tmp_path / "backup")
+        platform.capacity(workers=0)  # what follows need not take its time
         sync_job.run(shop.settings)
         shutil.rmtree(shop.settings.state.path)
         shutil.copytree(tmp_path / "backup", shop.settings.state.path)
