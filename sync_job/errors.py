@@ -73,6 +73,10 @@ class StateDamagedError(StateError):
     """A file of the state is not what was written there."""
 
 
+class OlderStateError(StateError):
+    """The ledger is of an older version, and whoever wants to read it cannot write."""
+
+
 class ForeignStateError(StateError):
     """The state belongs to another platform or operator."""
 

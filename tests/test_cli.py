@@ -409,7 +409,7 @@ def test_a_held_lock_ends_in_75(target: Target, standin: Standin) -> None:
             assert "run 0007-x" in said.err
         status = json.loads(target("status", "--json").out)
         assert status["running"]["stage"] == "sending"
-        assert "0007-x is sending, 3 of 9" in target("status").out
+        assert "run 0007-x, since 0 s: sending 3 of 9 (33.3%)" in target("status").out
         assert standin.requests == 0
     assert target("run").code == 0
 

@@ -70,3 +70,17 @@ def test_nothing_more_is_known_unless_it_is_said() -> None:
     assert len(holdings) == 2
     assert known.withdrawn.clients() == known.waiting.clients() == nobody().clients() == 0
     assert len(known.owed.client) == len(known.lingering.client) == 0
+
+
+def test_holdings_are_found_by_client_and_replaced() -> None:
+    """Who is not there has nothing; who has nothing left is dropped; all stay in ascending order."""
+    holdings = Holdings(_ids(2, 5, 9), np.array([1, 2, 3], np.uint8), np.array([0, 1, 0], np.uint8))
+    assert [part.tolist() for part in holdings.of(_ids(9, 1, 5, 10))] == [[3, 0, 2, 0], [0, 0, 1, 0]]
+    assert holdings.has(_ids(9, 1, 5)).tolist() == [True, False, True]
+    rows = Holdings(_ids(1, 5, 9, 11), np.array([4, 0, 6, 0], np.uint8), np.array([0, 0, 7, 0], np.uint8))
+    after = holdings.replaced(rows)
+    assert [part.tolist() for part in (after.client, after.state, after.due)] == [[1, 2, 9], [4, 1, 6], [0, 0, 7]]
+    nobody_ = Holdings(_ids(), np.zeros(0, np.uint8), np.zeros(0, np.uint8))
+    assert nobody_.replaced(rows).client.tolist() == [1, 9]
+    assert holdings.replaced(nobody_) is holdings
+    assert not nobody_.has(_ids(1)).any()

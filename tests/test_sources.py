@@ -13,7 +13,7 @@ TEXT = b"Client,AllowSms\n1,1\n"
 
 
 def _names(found: list[sources.Source]) -> list[str]:
-    return [source.path.name for source in found]
+    return [Path(source.name).name for source in found]
 
 
 def test_a_folder_stands_for_its_exports_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -163,4 +163,4 @@ def test_the_digest_is_of_all_bytes(tmp_path: Path) -> None:
     """SHA-256, as `sha256sum` prints it."""
     path = tmp_path / "a.csv"
     path.write_bytes(TEXT * 100_000)
-    assert sources.digest(path) == hashlib.sha256(TEXT * 100_000).hexdigest()
+    assert sources.digest(sources.LocalFile(path)) == hashlib.sha256(TEXT * 100_000).hexdigest()

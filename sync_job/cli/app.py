@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sync_job.cli import clients, guarding, looking, options, state, trying, withdrawals
+from sync_job.cli import again, clients, guarding, looking, options, state, trying, withdrawals
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
 
 app = typer.Typer(
@@ -138,7 +138,7 @@ def run(
 
     Example: consent-sync run export.csv --config nightly.toml
     """
-    from sync_job.runs import night
+    from sync_job.runs import backfills, night
     from sync_job.runs.decide import Wish
 
     settings = options.load(config, options.one_of(export, part))
@@ -152,7 +152,9 @@ def run(
         retry=retry_refused,
     )
     watch = options.watch(quiet)
-    report = options.waiting(wait_s, watch, lambda: night.run(settings, wish, watch))
+    report = options.waiting(
+        wait_s, watch, lambda: backfills.taking_over(settings, lambda: night.run(settings, wish, watch), watch)
+    )
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -204,7 +206,7 @@ def apply(
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
-for commands in (looking, withdrawals, guarding, state, clients, trying):
+for commands in (again, looking, withdrawals, guarding, state, clients, trying):
     commands.add_to(app)
 
 

@@ -14,6 +14,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(approve)
     app.command()(pause)
     app.command()(resume)
+    app.command()(purge)
 
 
 def approve(
@@ -89,3 +90,15 @@ def resume(config: options.ConfigOption) -> None:
     from sync_job.runs import pausing
 
     typer.echo(pausing.resume(options.load(config)))
+
+
+def purge(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Remove now what names clients in reports older than [report] keep_days; every run does it at its end.
+
+    Example: consent-sync purge --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import purging
+
+    found = purging.purge(options.load(config))
+    options.print_json(found) if as_json else typer.echo(state_text.purged(found))

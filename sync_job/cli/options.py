@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -14,6 +15,7 @@ from sync_job.errors import BusyError, ConfigError, PausedError
 
 if TYPE_CHECKING:
     from sync_job.config import Settings
+    from sync_job.runs.decide import Wish
     from sync_job.runs.watch import Watch
 
 T = TypeVar("T")
@@ -126,15 +128,15 @@ def time_of_day(text: str) -> str:
         raise ConfigError(f"--until: {exc}.") from exc
 
 
-def watch(quiet: bool) -> "Watch":
-    """Return what shows a run's progress: a bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
+def watch(quiet: bool, *, lines: bool = False) -> "Watch":
+    """Return what shows a run's progress: a bar on a terminal; elsewhere nothing, or *lines*, one a minute."""
+    if quiet or not (lines or sys.stderr.isatty()):
         from sync_job.runs.watch import Watch
 
         return Watch()
-    from sync_job.cli.progress import Bar
+    from sync_job.cli.progress import Bar, Lines
 
-    return Bar()
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def print_json(found: object) -> None:
@@ -158,6 +160,13 @@ def typed(said: str, to: str) -> int | None:
     typer.echo(said, err=True)
     answer = typer.prompt(f"Type that number to {to}", err=True, default="", show_default=False)
     return int(answer) if answer.strip().isdigit() else None
+
+
+def approved(wish: "Wish", grants: int) -> "Wish":
+    """Return the wish with the number of clients that a person typed, where *grants* are to be sent an *allowed*."""
+    if not grants or not sys.stdin.isatty():
+        return wish
+    return replace(wish, approved=typed(f"It would send an *allowed* to {grants:,} clients.", "approve it"))
 
 
 def one_of(export: str | None, part: str | None) -> str | None:

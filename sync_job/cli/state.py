@@ -1,5 +1,6 @@
 """Commands about the state folder itself: what it is worth, where it came from, and where it goes."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,3 +49,110 @@ def restored(
         listing = Listing(withdrawals_since, received, scope, basis)
     found = restoring.restored(settings, listing, by, options.watch(quiet))
     options.print_json(found) if as_json else typer.echo(plan_text.restored(found))
+
+
+@_commands.command()
+def check(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Say of everything on disk what it is worth: whole, an orphan, too open, damaged. Changes nothing.
+
+    Example: consent-sync state check --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import inspecting
+
+    found = inspecting.check(options.load(config))
+    options.print_json(found) if as_json else typer.echo(state_text.checked(found))
+    raise typer.Exit(found["exit"])
+
+
+@_commands.command()
+def repair(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Remove what is provably nobody's, and mend modes; damage is left as it is.
+
+    Example: consent-sync state repair --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import inspecting
+
+    found = inspecting.repair(options.load(config))
+    options.print_json(found) if as_json else typer.echo(state_text.repaired(found))
+    raise typer.Exit(found["exit"])
+
+
+@_commands.command()
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where the backup goes; it must not be there yet.")],
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Write the state to one file, also while a run is under way. The folder of keys is not in it.
+
+    Example: consent-sync state backup backup.tar --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import backups
+
+    found = backups.backup(options.load(config), path)
+    options.print_json(found) if as_json else typer.echo(state_text.backup(found))
+
+
+@_commands.command()
+def restore(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="What `state backup` wrote.")],
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Put a backup into place where there is no state; runs grant nothing until `state restored`.
+
+    Example: consent-sync state restore backup.tar --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import backups
+
+    found = backups.restore(options.load(config), path)
+    options.print_json(found) if as_json else typer.echo(state_text.restored(found))
+
+
+@_commands.command()
+def renumber(
+    path: Annotated[Path, typer.Argument(metavar="MAP", help="CSV or Parquet with old_id and new_id.")],
+    config: options.ConfigOption,
+    reason: options.ReasonOption = "",
+    by: options.ByOption = "",
+    check: Annotated[bool, typer.Option("--check", help="Say what would move, and change nothing.")] = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Give clients the new ids that the platform has given them, everywhere in the state at once.
+
+    Example: consent-sync state renumber ids.csv --reason migration --by operations --config nightly.toml
+    """
+    from sync_job.report import plan_text
+    from sync_job.runs import renumber as runs
+
+    settings, watch = options.load(config), options.watch(quiet)
+    found = runs.check(settings, path, watch) if check else runs.renumber(settings, path, watch, reason=reason, by=by)
+    options.print_json(found) if as_json else typer.echo(plan_text.renumbered(found))
+
+
+@_commands.command()
+def retarget(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The new address; the configuration may have old or new.")],
+    config: options.ConfigOption,
+    same_platform: Annotated[
+        bool, typer.Option("--same-platform", help="Clients, and what is held of them, are the same there.")
+    ] = False,
+    reason: options.ReasonOption = "",
+    by: options.ByOption = "",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Let the state go on at the platform's new address; another platform needs a state of its own.
+
+    Example: consent-sync state retarget https://new.example/api --same-platform --reason "new host" --by operations
+    --config nightly.toml
+    """
+    from sync_job.report import state_text
+    from sync_job.runs import retargeting
+
+    found = retargeting.retarget(options.load(config), url, same_platform=same_platform, reason=reason, by=by)
+    options.print_json(found) if as_json else typer.echo(state_text.retargeted(found))

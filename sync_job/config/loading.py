@@ -18,6 +18,7 @@ from sync_job.errors import ConfigError
 
 _PATHS = (
     ("export", "path"),
+    ("export", "id_map"),
     ("endpoint", "tls", "ca"),
     ("endpoint", "tls", "certificate"),
     ("endpoint", "tls", "key"),

@@ -79,6 +79,9 @@ class ExportSettings(Section):
         '"filename:PATTERN" or "flag"'
     )
     max_age_h: float = Field(36, gt=0, description="hours; an export that is older grants nothing")
+    id_map: values.OptionalPath = Field(
+        None, description="a map from the CRM's ids to the platform's (crm_id, platform_id), for exports and lists"
+    )
     absent: Literal["report", "deny"] = Field(
         "report", description="what it means that a full export no longer has a client: report: nothing; deny: a denial"
     )
@@ -278,6 +281,7 @@ class ReportSettings(Section):
         le=1,
         description="the share of an export's rows that may stay undone, if known, before a run ends in 1",
     )
+    keep_days: int = Field(100, ge=1, le=36500, description="days after which a report keeps its summary alone")
 
 
 class Settings(BaseSettings):

@@ -23,6 +23,7 @@ LETTERS = "-FT-"  # the letter of each value, in results and proofs: T allowed, 
 # One bit a channel, at the channel's lower bit: the form in which channels are chosen and compared.
 LOW_BITS = np.uint8(0b01010101)
 ALL_BLANK = 0xFF  # in the export, nothing stated
+NOBODY = np.zeros(0, np.int32)
 FIRST_ID, LAST_ID = 1, 2**31 - 1  # the platform's `Client` is a signed 32-bit integer (its help page)
 
 

@@ -148,26 +148,8 @@ def fold(
     lingers = lingering.of(rows.client, started)[0]
     state, due = fold_rows(rows, endings, lingers)
     return Folded(
-        _replaced(holdings, Holdings(rows.client, state, due)),
+        holdings.replaced(Holdings(rows.client, state, due)),
         _linger_on(lingering, rows.client, endings, lingers, now=now, linger_s=linger_s),
-    )
-
-
-def _replaced(holdings: Holdings, rows: Holdings) -> Holdings:
-    """Return *holdings* with *rows* in place of what they held; clients with nothing left are dropped."""
-    if not len(rows):
-        return holdings
-    kept = np.ones(len(holdings), np.bool_)
-    if len(holdings):
-        place = np.minimum(np.searchsorted(holdings.client, rows.client), len(holdings) - 1)
-        kept[place[holdings.client[place] == rows.client]] = False
-    full = (rows.state | rows.due) != 0
-    client = np.concatenate([holdings.client[kept], rows.client[full]])
-    order = np.argsort(client, kind="stable")
-    return Holdings(
-        client[order],
-        np.concatenate([holdings.state[kept], rows.state[full]])[order],
-        np.concatenate([holdings.due[kept], rows.due[full]])[order],
     )
 
 

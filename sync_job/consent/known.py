@@ -23,6 +23,39 @@ class Holdings:
     def __len__(self) -> int:
         return len(self.client)
 
+    def has(self, ids: Ids) -> Mask:
+        """Return which of *ids* anything is known or owed of."""
+        return self._here(ids)[0]
+
+    def of(self, ids: Ids) -> tuple[Bytes, Bytes]:
+        """Return State and Due of each of *ids*, 0 for those of whom nothing is known."""
+        here, place = self._here(ids)
+        state, due = np.zeros(len(ids), np.uint8), np.zeros(len(ids), np.uint8)
+        state[here], due[here] = self.state[place[here]], self.due[place[here]]
+        return state, due
+
+    def replaced(self, rows: "Holdings") -> "Holdings":
+        """Return the holdings with *rows* in place of what they held; clients with nothing left are dropped."""
+        if not len(rows):
+            return self
+        kept = np.ones(len(self), np.bool_)
+        here, place = self._here(rows.client)
+        kept[place[here]] = False
+        full = (rows.state | rows.due) != 0
+        client = np.concatenate([self.client[kept], rows.client[full]])
+        order = np.argsort(client, kind="stable")
+        return Holdings(
+            client[order],
+            np.concatenate([self.state[kept], rows.state[full]])[order],
+            np.concatenate([self.due[kept], rows.due[full]])[order],
+        )
+
+    def _here(self, ids: Ids) -> tuple[Mask, npt.NDArray[np.intp]]:
+        if not len(self):
+            return np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.intp)
+        place = np.minimum(np.searchsorted(self.client, ids), len(self) - 1)
+        return self.client[place] == ids, place
+
 
 class Lingering(NamedTuple):
     """Clients with an attempt in doubt not long ago, ascending: int32 ids, end in epoch seconds, acknowledged since.

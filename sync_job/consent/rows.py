@@ -88,10 +88,7 @@ def obligations(holdings: Holdings, owed: Obligations, lingering: Lingering | No
     What a lingering client acknowledged meanwhile waits for the linger to end.
     """
     ids = owed.client
-    place = np.minimum(np.searchsorted(holdings.client, ids), max(0, len(holdings) - 1))
-    known = np.zeros(len(ids), np.bool_) if not len(holdings) else holdings.client[place] == ids
-    state, due = np.zeros(len(ids), np.uint8), np.zeros(len(ids), np.uint8)
-    state[known], due[known] = holdings.state[place[known]], holdings.due[place[known]]
+    state, due = holdings.of(ids)
     acknowledged = (lingering or no_lingering()).of(ids, now)[1]
     sent = np.where(acknowledged, owed.channels & ~(denied(state) & denied(due)), owed.channels).astype(np.uint8)
     # An answer is taken as the client's: a due denial that the row left out would wait for the linger to end with it.
@@ -121,10 +118,23 @@ def denials_alone(rows: Rows, owing: Ids) -> Rows:
     return Rows(rows.client, rows.state, rows.due, sent, rows.lane).at(sent != 0)
 
 
+def sampled(rows: Rows, count: int, rng: np.random.Generator) -> tuple[Rows, int]:
+    """Return *rows* with *count* random ones of each kind first, in their order, and how many those are.
+
+    A kind is what is known of the client, and what it is sent.
+    """
+    kind = rows.state.astype(np.uint32) << np.uint32(16) | rows.due.astype(np.uint32) << np.uint32(8) | rows.sent
+    drawn = rng.permutation(len(rows))
+    order = drawn[np.argsort(kind[drawn], kind="stable")]
+    _, first, sizes = np.unique(kind[order], return_index=True, return_counts=True)
+    within = np.arange(len(rows)) - np.repeat(first, sizes)
+    chosen = np.zeros(len(rows), np.bool_)
+    chosen[order[within < count]] = True
+    places = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)])
+    return rows.at(places), int(np.count_nonzero(chosen))
+
+
 def still_so(rows: Rows, holdings: Holdings) -> Rows:
     """Return those of *rows* whose client still has the State and Due that they were planned for."""
-    place = np.minimum(np.searchsorted(holdings.client, rows.client), max(0, len(holdings) - 1))
-    here = holdings.client[place] == rows.client if len(holdings) else np.zeros(len(rows), np.bool_)
-    state, due = np.zeros(len(rows), np.uint8), np.zeros(len(rows), np.uint8)
-    state[here], due[here] = holdings.state[place[here]], holdings.due[place[here]]
+    state, due = holdings.of(rows.client)
     return rows.at((state == rows.state) & (due == rows.due))

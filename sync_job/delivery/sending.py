@@ -63,6 +63,7 @@ class Reason(Enum):
     DEADLINE = "the time is up"
     ENDPOINT = "the endpoint"
     CANARY = "the canary rows"
+    HANDOVER = "another run takes over"
 
 
 class Stop:

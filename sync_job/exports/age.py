@@ -25,9 +25,9 @@ def as_of(how: str, files: list[sources.Source], newest: int, told: float | None
     if told is not None and how != "flag":
         raise ConfigError(f'--as-of is for [export] as_of = "flag"; this configuration says {how!r}.')
     if how == "mtime":
-        return min(_changed(one.path) for one in files)
+        return min(one.place.changed() for one in files)
     if how.startswith("filename:"):
-        return min(_named(one.path, how.removeprefix("filename:"), zone) for one in files)
+        return min(_named(Path(one.name), how.removeprefix("filename:"), zone) for one in files)
     if how.startswith("column:"):
         return None if newest == UNTIMED else newest / 1e6
     if how == "flag" and told is None:
@@ -44,11 +44,6 @@ def check(where: str, made: float | None, now: float | None) -> None:
     if made is not None and now is not None and made > now + _AHEAD_S:
         said = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
         raise ExportError(f"{where}: as of {said}, which is in the future. Mend the clock, or [export] as_of.")
-
-
-def _changed(path: Path) -> float:
-    with sources.reading(path):
-        return path.stat().st_mtime
 
 
 def _named(path: Path, pattern: str, zone: ZoneInfo) -> float:

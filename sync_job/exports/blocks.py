@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from sync_job.config import ColumnSettings
 from sync_job.consent.channels import ALL_BLANK, BLANK, DENIED, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
+from sync_job.consent.renumber import Lookup
 from sync_job.consent.tables import UNTIMED, Times
 from sync_job.exports import cells
 
@@ -28,6 +29,7 @@ class Columns:
     changed_at: str
     as_of: str = ""
     blanks: tuple[int, ...] = (BLANK, BLANK, BLANK, BLANK)  # what a blank cell of each channel says
+    lookup: Lookup | None = None  # the platform's ids, where the column has others
 
     def all(self) -> list[str]:
         """Return the columns that are read."""
@@ -35,7 +37,12 @@ class Columns:
 
     @classmethod
     def within(
-        cls, settings: ColumnSettings, header: list[str], as_of: str = "", blanks: tuple[str, ...] = ("", "", "", "")
+        cls,
+        settings: ColumnSettings,
+        header: list[str],
+        as_of: str = "",
+        blanks: tuple[str, ...] = ("", "", "", ""),
+        lookup: Lookup | None = None,
     ) -> "Columns":
         """Return the mapped columns that *header* has; *as_of* names one with times of which the newest counts."""
         return cls(
@@ -44,6 +51,7 @@ class Columns:
             settings.consent_changed_at if settings.consent_changed_at in header else "",
             as_of if as_of in header else "",
             tuple(DENIED if blank == "denied" else BLANK for blank in blanks),
+            lookup,
         )
 
 
@@ -107,6 +115,8 @@ def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> 
     """Return what the rows of *table*, which has at least the mapped columns, state."""
     problems = cells.Problems(table.num_rows)
     ids = cells.read_ids(_one(table, columns.client), columns.client, problems)
+    if columns.lookup is not None:
+        ids = translated(ids, columns.client, columns.lookup, problems)
     values = np.zeros(table.num_rows, np.uint8)
     tokens: Tokens = {}
     for shift, name, channel, blank in zip(SHIFTS, columns.channels, FIELDS, columns.blanks, strict=True):
@@ -123,6 +133,13 @@ def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> 
         aside = cells.Problems(table.num_rows)  # a row without a readable time says nothing of the export's age
         newest = int(cells.read_times(_one(table, columns.as_of), columns.as_of, zone, aside).max())
     return Read(ids, values, times, tokens, problems, newest)
+
+
+def translated(ids: Ids, column: str, lookup: Lookup, problems: cells.Problems) -> Ids:
+    """Return the platform's id of each of *ids*, 0 where *problems* says that the map lists none."""
+    found = lookup.of(ids)
+    problems.add((found == 0) & (ids != 0), column, "not in id_map")
+    return found
 
 
 def split(

@@ -18,14 +18,13 @@ import pyarrow.csv
 
 from sync_job.consent.channels import FIRST_ID, LAST_ID, Ids
 from sync_job.errors import ExportError
-from sync_job.exports import blocks, cells, records, sources
+from sync_job.exports import blocks, cells, records, sources, streams
 from sync_job.exports.blocks import Block, Columns
 from sync_job.exports.records import Dialect
 
 BLOCK_BYTES = 8 << 20
 _LIST_BYTES = 1 << 20  # of a list, of which every column is kept: small pieces need little beside
 _LONGEST_RECORD_BYTES = 64 << 20
-_BOM = b"\xef\xbb\xbf"
 csv.field_size_limit(_LONGEST_RECORD_BYTES + BLOCK_BYTES)  # 128 KiB otherwise, and a longer field an exception
 _TEXT = pa.binary()
 _TOKENS = pa.dictionary(pa.int32(), pa.binary())  # few distinct values: looked up, not parsed one by one
@@ -60,21 +59,19 @@ def header(source: sources.Source, dialect: Dialect) -> Header:
     Raises:
         ExportError: when it cannot be read.
     """
-    with sources.reading(source.path), source.path.open("rb") as file:
-        start = file.read(1 << 20)
-    bom = len(_BOM) if start.startswith(_BOM) else 0
-    text = start[bom:]
+    with streams.opened(source) as stream:
+        text = stream.read(1 << 20)
     found = records.locate(text, dialect)
     if not len(found.starts):
-        raise ExportError(f"{source.path}: only blank lines. Check whether the export has run to its end.")
+        raise ExportError(f"{source.name}: only blank lines. Check whether the export has run to its end.")
     if found.stops[0] >= records.cut(text, dialect) and records.is_open(text, dialect):
-        raise ExportError(f"{source.path}:{found.lines[0]}: {_never_closed(len(text))}")
+        raise ExportError(f"{source.name}:{found.lines[0]}: {_never_closed(len(text))}")
     try:
         first = text[found.starts[0] : found.stops[0]].rstrip(b"\r\n").decode()
     except UnicodeDecodeError as exc:
-        raise ExportError(f"{source.path}: the header is not UTF-8: {exc}. Save the export as UTF-8.") from exc
+        raise ExportError(f"{source.name}: the header is not UTF-8: {exc}. Save the export as UTF-8.") from exc
     size = min(int(found.stops[0]) + 1, len(text))
-    return Header(_fields(first, dialect), bom + size, records.count_lines(text[:size]))
+    return Header(_fields(first, dialect), size, records.count_lines(text[:size]))
 
 
 def _fields(text: str, dialect: Dialect) -> list[str]:
@@ -98,11 +95,13 @@ def read(
         ExportError: when it cannot be read, or a quote is never closed.
     """
     threads = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, "export") as pool, sources.reading(source.path):
+    with ThreadPoolExecutor(threads, "export") as pool:
         waiting: deque[Future[Block]] = deque()
         try:
-            for text in _texts(source, head, digest, dialect):
-                waiting.append(pool.submit(_block, text, str(source.path), head.names, columns, zone, dialect, wanted))
+            for text, size_bytes in _texts(source, head, digest, dialect):
+                waiting.append(
+                    pool.submit(_block, text, size_bytes, source.name, head.names, columns, zone, dialect, wanted)
+                )
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -112,11 +111,9 @@ def read(
                 future.cancel()
 
 
-def headless(source: sources.Source, head: Header, name: str) -> Header:
+def headless(name: str) -> Header:
     """Return the header of a file that has none: its first record is a row, of one column that is called *name*."""
-    with sources.reading(source.path), source.path.open("rb") as file:
-        bom = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-    return Header([name], bom, 0)
+    return Header([name], 0, 0)
 
 
 def tables(source: sources.Source, head: Header, names: list[str], dialect: Dialect) -> Iterator[TextBlock]:
@@ -126,12 +123,11 @@ def tables(source: sources.Source, head: Header, names: list[str], dialect: Dial
         ExportError: when it cannot be read, or a quote is never closed.
     """
     line = head.lines
-    with sources.reading(source.path):
-        for text in _texts(source, head, hashlib.sha256(), dialect, _LIST_BYTES):
-            text = _readable(text)
-            table, ragged = _parse(text, head.names, dict.fromkeys(names, _TEXT), dialect)
-            yield TextBlock(table, str(source.path), line, bool(ragged), partial(_rows, text, ragged, dialect))
-            line += records.count_lines(text)
+    for text, _ in _texts(source, head, hashlib.sha256(), dialect, _LIST_BYTES):
+        text = _readable(text)
+        table, ragged = _parse(text, head.names, dict.fromkeys(names, _TEXT), dialect)
+        yield TextBlock(table, source.name, line, bool(ragged), partial(_rows, text, ragged, dialect))
+        line += records.count_lines(text)
 
 
 def _rows(text: bytes, ragged: list[tuple[int, str]], dialect: Dialect) -> tuple[list[tuple[int, str]], list[int]]:
@@ -144,26 +140,31 @@ def _rows(text: bytes, ragged: list[tuple[int, str]], dialect: Dialect) -> tuple
 
 def _texts(
     source: sources.Source, head: Header, digest: "hashlib._Hash", dialect: Dialect, size_bytes: int | None = None
-) -> Iterator[bytes]:
-    """Yield what comes after the header in pieces of whole records."""
+) -> Iterator[tuple[bytes, int]]:
+    """Yield what comes after the header in pieces of whole records, each with how far it brings us in the file."""
     line = head.lines + 1
-    rest = b""
-    with source.path.open("rb") as file:
-        digest.update(file.read(head.size_bytes))
-        while piece := file.read(size_bytes or BLOCK_BYTES):
-            digest.update(piece)
+    rest, told = b"", 0
+    with streams.opened(source, digest) as stream:
+        _skip(stream, head.size_bytes)
+        while piece := stream.read(size_bytes or BLOCK_BYTES):
             text = rest + piece
             length = records.cut(text, dialect)
             if length:
-                yield text[:length]
+                yield text[:length], stream.position - told
+                told = stream.position
                 line += records.count_lines(text[:length])
             elif len(text) > _LONGEST_RECORD_BYTES:
-                raise ExportError(f"{source.path}:{line}: {_never_closed(len(text))}")
+                raise ExportError(f"{source.name}:{line}: {_never_closed(len(text))}")
             rest = text[length:]
     if rest:
         if records.is_open(rest, dialect):
-            raise ExportError(f"{source.path}:{line}: {_never_closed(len(rest))}")
-        yield rest
+            raise ExportError(f"{source.name}:{line}: {_never_closed(len(rest))}")
+        yield rest, stream.position - told
+
+
+def _skip(stream: streams.Text, size_bytes: int) -> None:
+    while size_bytes and (found := stream.read(size_bytes)):
+        size_bytes -= len(found)
 
 
 def _never_closed(size_bytes: int) -> str:
@@ -212,6 +213,7 @@ def _readable(text: bytes) -> bytes:
 
 def _block(
     text: bytes,
+    size_bytes: int,
     file: str,
     names: list[str],
     columns: Columns,
@@ -219,7 +221,6 @@ def _block(
     dialect: Dialect,
     wanted: int | None,
 ) -> Block:
-    size_bytes = len(text)
     text = _readable(text)
     kinds = dict.fromkeys(columns.all(), _TOKENS)
     for timed in (columns.changed_at, columns.as_of):
@@ -327,4 +328,5 @@ def _ids_of(ragged: list[tuple[int, str]], names: list[str], columns: Columns, d
     texts = pa.array([one[0].strip() if one else "" for one in found], pa.string())
     digits = pc.match_substring_regex(texts, r"^[0-9]{1,18}$")
     numbers = pc.cast(pc.if_else(digits, texts, pa.scalar("0")), pa.int64()).to_numpy()
-    return np.where((numbers >= FIRST_ID) & (numbers <= LAST_ID), numbers, 0).astype(np.int32)
+    ids = np.where((numbers >= FIRST_ID) & (numbers <= LAST_ID), numbers, 0).astype(np.int32)
+    return ids if columns.lookup is None else columns.lookup.of(ids)

@@ -17,17 +17,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_job.config import Settings
+from sync_job.config import ExportSettings, Settings
 from sync_job.consent import lists
+from sync_job.consent.channels import Ids
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
-from sync_job.exports import cells, csv, parquet, sources
+from sync_job.exports import blocks, cells, csv, id_map, parquet, sources
 from sync_job.exports.records import Dialect
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 _ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header
+_PLATFORM_ID = id_map.OF_THE_CRM.new  # of lists that we wrote, where there is a map: their ids are not the CRM's
 _END_OF_DAY = time(23, 59, 59)
 REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
 
@@ -129,12 +131,12 @@ def read_withdrawals(
     scope, basis = scope.strip() or settings.withdrawals.scope, basis.strip() or settings.withdrawals.basis
     _check_said("--scope", scope, lists.scope)
     _check_said("--basis", basis, _basis)
-    found = _Gathered()
+    found, mapped = _Gathered(), id_map.of_export(settings.export)
     zone = settings.run.zone
-    for piece, there in _pieces(where, named, columns or {}, settings.export.columns.Client, progress):
+    for piece, there in _pieces(where, named, columns or {}, settings.export, progress):
         _require(where, there, named, received_at=received_at, scope=scope, basis=basis)
         problems = piece.problems
-        ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
+        ids = _ids(piece, there["client"], mapped)
         received = _times(piece, there["received_at"], zone, received_at)
         withdrawn = _times(piece, there["withdrawn_at"], zone, None)
         withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
@@ -173,13 +175,13 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
     """
     own = {name: name for name in ("channels", "granted_at", "method", "evidence_ref")}
     named = _named(columns or {}, {"client": "Client", **own})
-    found = _Gathered()
-    for piece, there in _pieces(where, named, columns or {}, settings.export.columns.Client, None):
+    found, mapped = _Gathered(), id_map.of_export(settings.export)
+    for piece, there in _pieces(where, named, columns or {}, settings.export, None):
         missing = [named[name] for name in own if not there[name]]
         if missing:
             raise ExportError(f"{where}: no column {', '.join(map(repr, missing))}; evidence has them all.")
         problems = piece.problems
-        ids = cells.read_ids(piece.column(there["client"]), there["client"], problems)
+        ids = _ids(piece, there["client"], mapped)
         granted = _times(piece, there["granted_at"], settings.run.zone, None)
         problems.add(np.isnan(granted) & ~problems.bad, there["granted_at"], "no time")
         problems.add(granted > now, there["granted_at"], "in the future")
@@ -224,6 +226,14 @@ def _check_said(option: str, said: str, meaning: Callable[[str], int]) -> None:
         raise ConfigError(f"{option} {said}: {exc}. Nothing was taken in.") from exc
 
 
+def _ids(piece: _Piece, name: str, mapped: id_map.ExportMap | None) -> Ids:
+    """Return the platform's ids of a column: as they stand there, or by the map of the CRM's."""
+    ids = cells.read_ids(piece.column(name), name, piece.problems)
+    if mapped is None or name == _PLATFORM_ID:
+        return ids
+    return blocks.translated(ids, name, mapped.lookup, piece.problems)
+
+
 def _require(
     where: str, there: dict[str, str], named: dict[str, str], *, received_at: float | None, scope: str, basis: str
 ) -> None:
@@ -249,7 +259,7 @@ def _require(
 
 
 def _pieces(
-    where: str, named: dict[str, str], given: Mapping[str, str], client: str, progress: Progress | None
+    where: str, named: dict[str, str], given: Mapping[str, str], export: ExportSettings, progress: Progress | None
 ) -> Iterator[tuple[_Piece, dict[str, str]]]:
     """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not.
 
@@ -263,9 +273,11 @@ def _pieces(
             head = csv.header(source, Dialect()) if source.format == "csv" else None
             names = head.names if head else parquet.header(source)
             if head and len(names) == 1 and _ROW.match(names[0]):
-                head = csv.headless(source, head, named["client"])
+                head = csv.headless(named["client"])
                 names = head.names
-            there = _there(source, names, named, given, client)
+            ours = export.id_map is not None and _PLATFORM_ID in names and "client" not in given
+            meant = named | ({"client": _PLATFORM_ID} if ours else {})
+            there = _there(source, names, meant, given, export.columns.Client)
             wanted = list(dict.fromkeys(column for column in there.values() if column))
             if head:
                 for block in csv.tables(source, head, wanted, Dialect()):
@@ -273,7 +285,7 @@ def _pieces(
             else:
                 line = 0
                 for table in parquet.tables(source, wanted):
-                    yield _Piece(table, str(source.path), line), there
+                    yield _Piece(table, source.name, line), there
                     line += table.num_rows
         done += source.size_bytes
         if progress:
@@ -294,7 +306,7 @@ def _there(
     missing = [column for column in given.values() if column not in names]
     if missing:
         raise ExportError(
-            f"{source.path}: no column {missing[0]!r}, which --map names; the header has {_cut(shown)}. Mend --map."
+            f"{source.name}: no column {missing[0]!r}, which --map names; the header has {_cut(shown)}. Mend --map."
         )
     there["client"] = there["client"] or (client if client in names else "")
     if not there["client"] and len(names) == 1 and not any(mark in names[0] for mark in ";\t|"):
@@ -302,12 +314,12 @@ def _there(
     if not there["client"]:
         hint = " The header is one field: a list must be separated by commas." if len(names) == 1 else ""
         raise ExportError(
-            f"{source.path}: no column {named['client']!r}; the header has {_cut(shown)}.{hint} "
+            f"{source.name}: no column {named['client']!r}; the header has {_cut(shown)}.{hint} "
             "Name the column of client ids with --map client=NAME."
         )
     twice = [column for column in there.values() if column and names.count(column) > 1]
     if twice:
-        raise ExportError(f"{source.path}: the header has {twice[0]!r} twice; nobody can tell which is meant.")
+        raise ExportError(f"{source.name}: the header has {twice[0]!r} twice; nobody can tell which is meant.")
     return there
 
 

@@ -5,7 +5,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -17,7 +16,7 @@ from sync_job.consent.channels import FIELDS, Bytes, Ids
 from sync_job.consent.freshness import Kind
 from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
-from sync_job.exports import age, cells, csv, parquet, sources
+from sync_job.exports import age, cells, csv, id_map, parquet, sources
 from sync_job.exports.blocks import Block, Columns, RawRow, Rejects, Tokens
 from sync_job.exports.records import Dialect
 
@@ -57,6 +56,7 @@ class Export:
     as_of: float | None = None  # epoch seconds
     digest: str = ""  # of the content, whatever its files are called
     raw: list[RawRow] = field(default_factory=list)
+    id_map: dict[str, Any] | None = None  # the map by which its ids were read: its path, SHA-256 and rows
 
     @property
     def clients(self) -> int:
@@ -78,6 +78,7 @@ class Export:
             "as_of": self.as_of,
             "digest": self.digest,
             "inputs": [vars(one) for one in self.inputs],
+            "id_map": self.id_map,
         }
 
 
@@ -159,6 +160,7 @@ def load(
             future, or a column is full of blanks and has no explicit no.
     """
     kind = kind or settings.kind
+    mapped = id_map.of_export(settings)
     found = sources.find(where, settings.format)
     dialect = Dialect()
     timed = bool(settings.columns.consent_changed_at)
@@ -171,14 +173,14 @@ def load(
         with sources.unchanged(source):
             head = csv.header(source, dialect) if source.format == "csv" else None
             names = head.names if head else parquet.header(source)
-            missing |= _check_header(source.path, names, settings, first_look=first_look)
-            missing |= _check_dated(source.path, dated_by, names, first_look=first_look)
-            columns = Columns.within(settings.columns, names, dated_by, settings.blank.channels)
+            missing |= _check_header(source.name, names, settings, first_look=first_look)
+            missing |= _check_dated(source.name, dated_by, names, first_look=first_look)
+            lookup = mapped.lookup if mapped else None
+            columns = Columns.within(settings.columns, names, dated_by, settings.blank.channels, lookup)
             hasher, rows = hashlib.sha256(), gathering.rows
             blocks: Iterator[Block]
             if head:
                 blocks, line = csv.read(source, head, columns, zone, hasher, dialect, wanted), head.lines
-                done += head.size_bytes
             else:
                 blocks, line = parquet.read(source, columns, zone, wanted), 0
             for block in blocks:
@@ -186,13 +188,14 @@ def load(
                 line += block.lines
                 done += block.size_bytes
                 progress(done, total)
-            digest = hasher.hexdigest() if head else sources.digest(source.path)
-        inputs.append(Input(str(source.path), source.format, source.size_bytes, digest, gathering.rows - rows))
+            digest = hasher.hexdigest() if head else sources.digest(source.place)
+        inputs.append(Input(source.name, source.format, source.size_bytes, digest, gathering.rows - rows))
     if not gathering.rows and kind == "full":
         raise ExportError(f"{where}: a header and no rows. A full export states every client; has the export run?")
     if kind == "full":
         _check_blanks(where, settings, gathering)
     export = _finish(gathering, inputs, tuple(sorted(missing)))
+    export.id_map = mapped.about if mapped else None
     # A file without the column may be older than all of those with it.
     newest = UNTIMED if dated_by in missing else gathering.newest
     export.as_of = age.as_of(settings.as_of, found, newest, as_of, zone)
@@ -200,7 +203,7 @@ def load(
     return export
 
 
-def _check_dated(path: Path, name: str, names: list[str], *, first_look: bool) -> set[str]:
+def _check_dated(path: str, name: str, names: list[str], *, first_look: bool) -> set[str]:
     """Return the column that says how old the export is, if it is missing; "" is for none.
 
     Raises:
@@ -262,7 +265,7 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
     )
 
 
-def _check_header(path: Path, names: list[str], settings: ExportSettings, *, first_look: bool) -> set[str]:
+def _check_header(path: str, names: list[str], settings: ExportSettings, *, first_look: bool) -> set[str]:
     """Return the mapped channel columns that are missing.
 
     Raises:

@@ -20,10 +20,10 @@ _BUFFER_BYTES = 1 << 20
 @contextmanager
 def _opened(source: sources.Source, flags: tuple[str, ...] = ()) -> Iterator[pq.ParquetFile]:
     """Open the file, and turn what pyarrow says against it into an `ExportError`."""
-    with sources.reading(source.path):
+    with sources.reading(source.name), source.place.open() as stored:
         try:
             with pq.ParquetFile(
-                source.path,
+                stored,
                 read_dictionary=[name for name in flags if name],
                 buffer_size=_BUFFER_BYTES,
                 pre_buffer=False,
@@ -33,7 +33,7 @@ def _opened(source: sources.Source, flags: tuple[str, ...] = ()) -> Iterator[pq.
             if isinstance(exc, OSError) and exc.errno is not None:
                 raise  # The system's own word; without a number it is pyarrow's, of the content.
             raise ExportError(
-                f"{source.path}: damaged or cut short as a Parquet file ({(str(exc).splitlines() or [''])[0]}). "
+                f"{source.name}: damaged or cut short as a Parquet file ({(str(exc).splitlines() or [''])[0]}). "
                 "Export it again."
             ) from exc
 
@@ -71,7 +71,7 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo, wanted: int |
     with _opened(source) as file:
         nested = [name for name in columns.all() if pa.types.is_nested(file.schema_arrow.field(name).type)]
     if nested:
-        raise ExportError(f"{source.path}: column {nested[0]!r} holds lists or records. Export one value a row.")
+        raise ExportError(f"{source.name}: column {nested[0]!r} holds lists or records. Export one value a row.")
     with _opened(source, columns.channels) as file:
         rows, done = max(1, file.metadata.num_rows), 0
         for group in range(file.num_row_groups):
@@ -99,7 +99,7 @@ def _raw(source: sources.Source, group: int, number: int, seen: blocks.Read, wan
     if not len(rows):
         return []
     texts = blocks.joined(_whole(source, group, number, pa.array(rows))).to_pylist()
-    return [blocks.RawRow(str(source.path), row + 1, text) for row, text in zip(rows.tolist(), texts, strict=True)]
+    return [blocks.RawRow(source.name, row + 1, text) for row, text in zip(rows.tolist(), texts, strict=True)]
 
 
 def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read) -> blocks.Rejects:
@@ -107,7 +107,7 @@ def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read)
     bad = pa.array(np.flatnonzero(seen.problems.bad))
     own = _whole(source, group, number, bad)
     reasons = [one.take(bad) for one in seen.problems.texts()]
-    return blocks.reject_table(own, str(source.path), pa.array(np.asarray(bad) + 1), reasons, None)
+    return blocks.reject_table(own, source.name, pa.array(np.asarray(bad) + 1), reasons, None)
 
 
 def _whole(source: sources.Source, group: int, number: int, rows: pa.Array) -> pa.Table:
@@ -116,4 +116,4 @@ def _whole(source: sources.Source, group: int, number: int, rows: pa.Array) -> p
         for index, batch in enumerate(file.iter_batches(BATCH_ROWS, row_groups=[group])):
             if index == number:
                 return pa.Table.from_batches([batch]).take(rows)
-    raise ExportError(f"{source.path}: the file changed while it was read. Run again when it is complete.")
+    raise ExportError(f"{source.name}: the file changed while it was read. Run again when it is complete.")

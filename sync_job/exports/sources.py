@@ -2,12 +2,11 @@
 
 import glob
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, Protocol
 
 from sync_job.errors import ExportError
 
@@ -21,13 +20,75 @@ _OTHERS = {  # by their first bytes: what people try, and cannot be read as it i
 }
 
 
+class Place(Protocol):
+    """Where a file lies, and how it is read."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and reports."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """Return its content, from the begin."""
+        ...
+
+    def changed(self) -> float:
+        """Return when it was changed last, in epoch seconds."""
+        ...
+
+    def identity(self) -> Hashable:
+        """Return what is the same as long as its content is."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return how large it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this machine."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and reports."""
+        return str(self.path)
+
+    def open(self) -> BinaryIO:
+        """Return its content, from the begin."""
+        return self.path.open("rb")
+
+    def changed(self) -> float:
+        """Return when it was changed last, in epoch seconds."""
+        with reading(self.name):
+            return self.path.stat().st_mtime
+
+    def identity(self) -> Hashable:
+        """Return what is the same as long as its content is."""
+        with reading(self.name):
+            found = self.path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    def size_bytes(self) -> int:
+        """Return how large it is."""
+        with reading(self.name):
+            return self.path.stat().st_size
+
+
 @dataclass(frozen=True)
 class Source:
     """One file of an export, as it was when it was found."""
 
-    path: Path
+    place: Place
     format: Literal["csv", "parquet"]
     size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and reports."""
+        return self.place.name
 
 
 def find(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[Source]:
@@ -50,13 +111,14 @@ def find(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[Source]
             nothing = f"{where}: no file has such a name."
     if not found:
         raise ExportError(f"{nothing} Check [export] path, and whether the export has run.")
-    return [_look(one, format_) for one in found]
+    return [_look(LocalFile(one), format_) for one in found]
 
 
-def _look(path: Path, format_: Literal["auto", "csv", "parquet"]) -> Source:
+def _look(place: Place, format_: Literal["auto", "csv", "parquet"]) -> Source:
+    path = place.name
     with reading(path):
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        size = place.size_bytes()
+        with place.open() as file:
             head = file.read(4096)
     if not head:
         raise ExportError(f"{path}: the file is empty. Check whether the export has run to its end.")
@@ -71,11 +133,11 @@ def _look(path: Path, format_: Literal["auto", "csv", "parquet"]) -> Source:
                 raise ExportError(f"{path}: the file is {what}, and try again.")
         if b"\0" in head:
             raise ExportError(f"{path}: neither text nor Parquet. An export is CSV in UTF-8, or Parquet.")
-    return Source(path, "parquet" if is_parquet else "csv", size)
+    return Source(place, "parquet" if is_parquet else "csv", size)
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: str | Path) -> Iterator[None]:
     """Turn what the system says against reading *path* into an `ExportError` that names it."""
     try:
         yield
@@ -96,19 +158,16 @@ def unchanged(source: Source) -> Iterator[None]:
     Raises:
         ExportError: when its size, time or identity changed meanwhile.
     """
-    before = _identity(source.path)
+    before = source.place.identity()
     yield
-    if _identity(source.path) != before or before[0] != source.size_bytes:
-        raise ExportError(f"{source.path}: the file changed while it was read. Run again when the export is complete.")
+    if source.place.identity() != before or source.place.size_bytes() != source.size_bytes:
+        raise ExportError(f"{source.name}: the file changed while it was read. Run again when the export is complete.")
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    with reading(path):
-        found = os.stat(path)  # noqa: PTH116 - one call for all three
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def digest(path: Path) -> str:
+def digest(place: Place) -> str:
     """Return the SHA-256 of the file's content, as hexadecimal digits."""
-    with reading(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    hasher = hashlib.sha256()
+    with reading(place.name), place.open() as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    return hasher.hexdigest()

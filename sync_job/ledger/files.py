@@ -36,6 +36,18 @@ _REFUSED = (
 )  # of a read, and says nothing of the file
 
 
+# A value that is not what was written there is of another type or size, or out of range.
+_UNREADABLE = (
+    *(pa.ArrowException, pa.ArrowInvalid, sqlite3.DatabaseError),
+    *(ValueError, TypeError, KeyError, IndexError, OverflowError),
+)
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """Return SQLite's code of an error; 0 where Python found it, as a text that is no UTF-8."""
+    return int(getattr(exc, "sqlite_errorcode", 0))
+
+
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turn what the system says against writing *path* into a `StorageError` that names file and cure."""
@@ -45,7 +57,7 @@ def storing(path: Path) -> Iterator[None]:
         cure = _CURES.get(exc.errno or 0, "Look at the disk and the folder's mode")
         raise StorageError(f"{path}: {exc.strerror or exc}. {cure}.") from exc
     except sqlite3.OperationalError as exc:
-        full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
+        full = _code(exc) == sqlite3.SQLITE_FULL
         cure = _CURES[errno.ENOSPC] if full else "Look at the disk and the folder's mode"
         raise StorageError(f"{path}: {exc}. {cure}.") from exc
     except sqlite3.DatabaseError as exc:
@@ -62,9 +74,9 @@ def loading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as exc:
         raise damaged(path, "it is missing") from exc
-    except (pa.ArrowException, pa.ArrowInvalid, sqlite3.DatabaseError, ValueError, KeyError, OSError) as exc:
+    except (*_UNREADABLE, OSError) as exc:
         refused = isinstance(exc, OSError) and exc.errno in _CURES
-        refused |= isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF in _REFUSED
+        refused |= isinstance(exc, sqlite3.OperationalError) and _code(exc) & 0xFF in _REFUSED
         if refused:
             with storing(path):
                 raise
@@ -93,6 +105,12 @@ def check_private(path: Path) -> None:
             f"{path.absolute()}: others may read it (mode {mode:o}), and it is for this user alone. "
             f"chmod {private:o} {path.absolute()}"
         )
+
+
+def make_private(path: Path) -> None:
+    """Let this user alone read and write a file, or enter a folder, that is there."""
+    with storing(path):
+        path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
 
 
 def make_folder(path: Path) -> None:
@@ -138,6 +156,7 @@ def show_json(path: Path, content: object) -> None:
     """Put *content* as JSON in *path*'s place for others to read; nothing depends on its surviving a crash."""
     temporary = path.with_name(f".{path.name}.new")
     with storing(path):
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE))
         temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
         temporary.chmod(FILE_MODE)
         temporary.replace(path)

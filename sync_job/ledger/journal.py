@@ -165,6 +165,22 @@ def _insert(rows: int) -> str:
     return f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES {', '.join([one] * rows)}"
 
 
+def beside(path: Path) -> sqlite3.Connection:
+    """Return a connection on which the journal in *path* stays as it is now, beside the run that writes it.
+
+    It reads alone: only one connection ever writes or checkpoints, which SQLite's WAL mode wants of us.
+    """
+    with files.loading(path):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # From here on it sees no later commit.
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
 @dataclass(frozen=True)
 class Part:
     """A stretch of the plan as the journal knows it; arrays in the plan's order, OPEN where nothing is known."""
@@ -195,9 +211,17 @@ class Reading:
         if not path.exists():
             return
         with files.loading(path):
+            log = path.with_name(f"{path.name}-wal")
+            logged, size = log.exists() and log.stat().st_size > 0, path.stat().st_size
             self._connection = sqlite3.connect(path, isolation_level=None)
             if self._connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise ValueError("the database's own check fails")
+            ((pages,), (page,)) = (
+                self._connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+            )
+            # SQLite reads what is missing of a page as zeros. What a log has is brought in later, page by page.
+            if not logged and size < pages * page:
+                raise ValueError("it was cut short")
             tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
             if not tables:
                 self.close()  # It died before its first commit: nothing was dispatched.
@@ -238,14 +262,14 @@ class Reading:
             with files.loading(self._path):
                 query = f"SELECT {_COLUMNS} FROM settled WHERE row >= ? AND row < ? ORDER BY row"
                 rows: list[tuple[Any, ...]] = self._connection.execute(query, (start, stop)).fetchall()
-            if rows:
-                columns = list(zip(*rows, strict=True))
-                at = np.array(columns[0], np.intp) - start
-                outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
-                first_sent[at] = np.array(columns[9], np.float64)
-                settled[at] = columns[10]
-                for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
-                    status[place], code[place], message[place] = answer
+                if rows:
+                    columns = list(zip(*rows, strict=True))
+                    at = np.array(columns[0], np.intp) - start
+                    outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
+                    first_sent[at] = np.array(columns[9], np.float64)
+                    settled[at] = columns[10]
+                    for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
+                        status[place], code[place], message[place] = answer
         unsettled = (outcome == Outcome.OPEN) & (np.arange(start, stop) < self.mark)
         outcome[outcome == Outcome.OPEN] = Outcome.DEFERRED
         doubt[unsettled] = DOUBT_WHOLE

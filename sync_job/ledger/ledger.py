@@ -6,25 +6,30 @@ SQLite with a rollback journal and one writer, the lock's holder. Every method t
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 
-from sync_job.consent.channels import Ids
+from sync_job.consent.channels import NOBODY, Bytes, Ids
 from sync_job.consent.known import Lingering
+from sync_job.consent.renumber import IdMap, moves
 from sync_job.consent.settlement import OwedSince, Settlement
-from sync_job.errors import ForeignStateError, NoStateError
-from sync_job.ledger import applied, files, forgetting, obligations, withdrawals
+from sync_job.errors import ForeignStateError, NoStateError, OlderStateError
+from sync_job.ledger import applied, backfills, files, forgetting, migrations, obligations, renumbering, withdrawals
 from sync_job.ledger.applied import Applied
+from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.forgetting import Forgetting
+from sync_job.ledger.migrations import Step
 from sync_job.ledger.obligations import Obligations
+from sync_job.ledger.renumbering import Renumbering, Renumberings
+from sync_job.ledger.store import Store
 from sync_job.ledger.withdrawals import Withdrawals
 
-VERSION = 1
+VERSION = migrations.newest()
 _SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE snapshots (number INTEGER PRIMARY KEY, digest TEXT NOT NULL, clients INTEGER NOT NULL, made REAL NOT NULL);
@@ -38,6 +43,8 @@ CREATE TABLE legs (
 CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowledged INTEGER NOT NULL);
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
+
+_PARTS = (withdrawals, obligations, applied, forgetting, backfills, renumbering)
 
 # How far a run got: it began (legs may be committed), everything that it did is in the snapshot, it was reported.
 Stage = Literal["open", "committed", "reported"]
@@ -65,25 +72,49 @@ class Place(TypedDict):
     snapshot: int
     withdrawals: int
     reconsents: int
+    renumberings: int
 
 
-class Ledger:
+def target_of(path: Path) -> str:
+    """Return whose ledger it is, whatever the configuration says.
+
+    Raises:
+        NoStateError, StateDamagedError: when it is not there, or cannot be read.
+    """
+    _refuse_missing(path)
+    with files.loading(path), closing(files.connect_reading(path)) as db:
+        ((target,),) = db.execute("SELECT value FROM about WHERE key = 'target'").fetchall()
+        return str(target)
+
+
+def _refuse_missing(path: Path) -> None:
+    with files.storing(path):  # A folder that this user may not enter is not one without state.
+        there = path.exists()
+    if not there:
+        raise NoStateError(
+            f"{path.parent.absolute()}: no state. If there should be one, [state] path is wrong or the folder "
+            "was lost: restore it. For a new target, begin with `consent-sync init`."
+        )
+
+
+class Ledger(Store):
     """Reads and writes one ledger."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
+        super().__init__(path, connection)
         self.withdrawals = Withdrawals(path, connection)
         self.obligations = Obligations(path, connection)
         self.applied = Applied(path, connection)
         self.forgetting = Forgetting(path, connection)
+        self.backfills = Backfills(path, connection)
+        self.renumberings = Renumberings(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
         """Return a new ledger for *target*, with nothing in it; it counts from the first commit on."""
         connection = files.connect(path)
         with files.transaction(connection, path):
-            for schema in (_SCHEMA, withdrawals.SCHEMA, obligations.SCHEMA, applied.SCHEMA, forgetting.SCHEMA):
+            for schema in (_SCHEMA, *(part.SCHEMA for part in _PARTS)):
                 for statement in schema.split(";\n"):
                     connection.execute(statement)
             about = {"version": str(VERSION), "state": uuid.uuid4().hex, "target": target, "made": str(now)}
@@ -91,29 +122,33 @@ class Ledger:
         return cls(path, connection)
 
     @classmethod
-    def open(cls, path: Path, target: str, *, write: bool) -> Self:
-        """Return the ledger in *path*.
+    def open(cls, path: Path, target: str, *, write: bool, steps: tuple[Step, ...] = migrations.STEPS) -> Self:
+        """Return the ledger in *path*; who may *write* brings one of an older version to today's, by *steps*.
 
         Raises:
             NoStateError, StateDamagedError, ForeignStateError: when it is not there, not whole, or another target's.
+            OlderStateError: when it is of an older version, and not to be written.
         """
-        with files.storing(path):  # A folder that this user may not enter is not one without state.
-            there = path.exists()
-        if not there:
-            raise NoStateError(
-                f"{path.parent.absolute()}: no state. If there should be one, [state] path is wrong or the folder "
-                "was lost: restore it. For a new target, begin with `consent-sync init`."
-            )
+        _refuse_missing(path)
         connection = files.connect(path) if write else files.connect_reading(path)
         ledger = cls(path, connection)
         try:
-            ledger._check(target)
+            version = ledger._check(target, migrations.newest(steps))
+            if version < migrations.newest(steps):
+                if not write:
+                    raise OlderStateError(
+                        f"{path.absolute()}: version {version} of the ledger, and this program's is "
+                        f"{migrations.newest(steps)}. `consent-sync state repair` brings it to that, as does the next "
+                        "run."
+                    )
+                migrations.migrate(connection, path, version, steps)
         except BaseException:
             connection.close()
             raise
         return ledger
 
-    def _check(self, target: str) -> None:
+    def _check(self, target: str, newest: int) -> int:
+        """Return its version, if it is whole, not newer than that, and of this target."""
         with files.loading(self.path):
             tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
             if "about" not in tables:
@@ -122,8 +157,9 @@ class Ledger:
                     "Remove the folder and begin with `consent-sync init` again."
                 )
             about = dict(self._db.execute("SELECT key, value FROM about").fetchall())
-            if about["version"] != str(VERSION):
-                raise ValueError(f"version {about['version']} of the ledger; this program knows {VERSION}")
+            version = int(about["version"])
+            if not 1 <= version <= newest:
+                raise ValueError(f"version {version} of the ledger; this program knows {newest}")
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise ValueError("the database's own check fails")
             ((pages,), (size,)) = (
@@ -131,12 +167,14 @@ class Ledger:
             )
             if self.path.stat().st_size < pages * size:  # more is another process that writes
                 raise ValueError("it was cut short")
-        if about["target"] != target:
+            its_own = about["target"]
+        if its_own != target:
             raise ForeignStateError(
-                f"{self.path.parent.absolute()}: the state of {about['target']}, and the configuration says {target}. "
+                f"{self.path.parent.absolute()}: the state of {its_own}, and the configuration says {target}. "
                 "Another platform needs a state folder of its own: mend [endpoint] base_url or operator, or "
                 "[state] path."
             )
+        return version
 
     def close(self) -> None:
         """Let go of the file."""
@@ -149,13 +187,22 @@ class Ledger:
         self.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with files.transaction(self._db, self.path):
-            yield
+    def frozen(self) -> Iterator[None]:
+        """Let nothing change in the ledger while the block runs: whoever commits waits, and must not have to for long.
 
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with files.loading(self.path):
-            return self._db.execute(query, values).fetchall()
+        The caller's connection is one that reads.
+        """
+        self._rows("BEGIN")
+        try:
+            self._rows("SELECT count(*) FROM about")
+            yield
+        finally:
+            self._rows("ROLLBACK")
+
+    def copy(self, path: Path) -> None:
+        """Write a copy to *path*, as of one moment."""
+        with files.storing(path), closing(files.connect(path)) as copy:
+            self._db.backup(copy)
 
     # Snapshots
 
@@ -205,15 +252,16 @@ class Ledger:
         settlement: Settlement | None = None,
         owed: OwedSince | None = None,
         started: float = 0.0,
+        in_doubt: Ids = NOBODY,
     ) -> int:
         """Make the next snapshot the one that counts: the commit point of a leg. Return its number.
 
         With it, in the same step, obligations are closed or made as *settlement* says, and refused rows wait. *owed*
-        has since when and until when each of its revocations is owed, *started* is when the leg was planned.
+        has since when and until when each of its revocations is owed, *started* is when the leg was planned,
+        *in_doubt* the clients of which an attempt is.
         """
         with self._writing():
-            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
-            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+            number = self._count_snapshot(digest, clients, now)
             self._db.execute("INSERT INTO legs VALUES (?, ?, ?)", (run, leg, number))
             self._db.execute("DELETE FROM lingering")
             self._db.executemany(
@@ -228,13 +276,19 @@ class Ledger:
             if settlement is not None and owed is not None:
                 self.obligations.settle(settlement, owed, run, started=started)
                 self.applied.delivered(settlement.delivered)
+            self.backfills.doubt(in_doubt)
         return number
 
-    def commit_snapshot(self, *, digest: str, clients: int, now: float) -> int:
-        """Make the next snapshot the one that counts, of itself. Return its number."""
+    def commit_snapshot(self, *, digest: str, clients: int, now: float, also: Callable[[], None] = lambda: None) -> int:
+        """Make the next snapshot the one that counts, of itself, and do *also* that in the same step."""
         with self._writing():
-            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
-            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+            number = self._count_snapshot(digest, clients, now)
+            also()
+        return number
+
+    def _count_snapshot(self, digest: str, clients: int, now: float) -> int:
+        number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
+        self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
         return number
 
     def erase(self, ids: Ids, *, digest: str, clients: int, now: float) -> int:
@@ -243,15 +297,58 @@ class Ledger:
         That they are to be erased stays known until the rest of the state and the reports are without them, too.
         """
         with self._writing():
-            number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
-            self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
+            number = self._count_snapshot(digest, clients, now)
             self.withdrawals.forget(ids)
             self.obligations.forget(ids)
             self.applied.forget(ids)
+            self.backfills.forget(ids)
             gone = [(client,) for client in ids.tolist()]
             self._db.executemany("DELETE FROM lingering WHERE client = ?", gone)
             self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))
         return number
+
+    def renumber(
+        self, one: Renumbering, map_: IdMap, *, erase: Ids, owe: tuple[Ids, Bytes], limit_at: float, buried: int
+    ) -> None:
+        """Give all clients of *map_* their new ids, within the transaction that makes the next snapshot count.
+
+        *erase* are to be erased from now on, and *owe* has of which channels, a low bit each, somebody who is to be is
+        owed a denial before; *buried* is how many tombstones there are afterwards.
+        """
+        self.renumberings.begin(one, map_, moves(map_), self.named())
+        for part in (self.withdrawals, self.obligations, self.applied):
+            part.move()
+        self.forgetting.move(erase, one.at)
+        self.obligations.owe("erasure", *owe, one.at, limit_at)
+        self._move(
+            "lingering",
+            "until, acknowledged",
+            settle="ON CONFLICT DO UPDATE SET until = max(until, excluded.until), "
+            "acknowledged = min(acknowledged, excluded.acknowledged)",
+        )
+        undone = [(kind, key) for kind, key in self._rows("SELECT kind, key FROM undone WHERE kind != 'reject'")]
+        ids = map_.moved(np.array([int(key) for _, key in undone], np.int32))
+        self._db.execute("DELETE FROM undone WHERE kind != 'reject'")
+        self._db.executemany(
+            "INSERT OR IGNORE INTO undone VALUES (?, ?)",
+            ((kind, str(client)) for (kind, _), client in zip(undone, ids.tolist(), strict=True)),
+        )
+        self._db.execute("INSERT OR REPLACE INTO about VALUES ('buried', ?)", (str(buried),))
+        self.renumberings.end()
+
+    def named(self) -> Ids:
+        """Return every client that is named outside the snapshot, ascending."""
+        tables = (
+            *("withdrawals", "reconsents", "obligations", "waiting", "lingering", "forgetting", "approved", "doubted"),
+        )
+        query = " UNION ".join(f"SELECT client FROM {table}" for table in tables)
+        with files.loading(self.path):
+            found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
+        return np.sort(found["client"])
+
+    def renumbered_since(self, run: int) -> bool:
+        """Return whether the platform's ids changed after the run with this number began."""
+        return any(one.run >= run for one in self.renumberings.all())
 
     def clients(self) -> int:
         """Return how many clients the snapshot that counts has."""
@@ -298,6 +395,11 @@ class Ledger:
 
     # Where it stands beside its anchor
 
+    def do(self, what: Callable[[], None]) -> None:
+        """Do this as one step."""
+        with self._writing():
+            what()
+
     def _about(self, key: str) -> str:
         rows = self._rows("SELECT value FROM about WHERE key = ?", key)
         return str(rows[0][0]) if rows else ""
@@ -318,6 +420,7 @@ class Ledger:
             snapshot=int(snapshot),
             withdrawals=counts["withdrawals"],
             reconsents=counts["reconsents"],
+            renumberings=self.renumberings.count(),
         )
 
     def is_anchored(self) -> bool:
@@ -338,8 +441,15 @@ class Ledger:
         self._note(buried=str(count))
 
     def restored(self) -> str:
-        """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not."""
+        """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not.
+
+        "put back": it is one, and no run has looked at it yet.
+        """
         return self._about("restored")
+
+    def note_put_back(self) -> None:
+        """Note that it comes from a backup, whatever its anchor says: it may lack what was sent and said since."""
+        self._note(restored="put back")
 
     def note_restored(self, how: str, run: int) -> None:
         """Note that it is a restored backup; its next run is numbered after *run*, the last one before it was."""
@@ -353,6 +463,19 @@ class Ledger:
         """Note in *words* why it is no longer taken for a restored backup."""
         self._note(restored="", made_whole=words)
 
+    def targets(self) -> list[str]:
+        """Return the target, and before it those that it was called when its host had another name."""
+        return [*(one["target"] for one in self.moves()), self._about("target")]
+
+    def moves(self) -> list[dict[str, Any]]:
+        """Return which targets it was before, the oldest first, each with when, why and by whom that ended."""
+        return list(json.loads(self._about("moved") or "[]"))
+
+    def move(self, target: str, *, reason: str, by: str, now: float) -> None:
+        """Let it be the state of another target from now on, and keep which one it was."""
+        was = {"target": self._about("target"), "at": now, "reason": reason, "by": by}
+        self._note(target=target, moved=json.dumps([*self.moves(), was], ensure_ascii=False))
+
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""
         return [run for run in self.runs() if run.stage != "reported"]
@@ -360,10 +483,11 @@ class Ledger:
     def runs(self) -> list[Run]:
         """Return the history, the oldest run first."""
         query = "SELECT number, run, kind, stage, started, ended, exit, summary FROM runs ORDER BY number"
-        return [
-            Run(number, run, kind, stage, started, ended, code, json.loads(summary) if summary else None)
-            for number, run, kind, stage, started, ended, code, summary in self._rows(query)
-        ]
+        with files.loading(self.path):
+            return [
+                Run(number, run, kind, stage, started, ended, code, json.loads(summary) if summary else None)
+                for number, run, kind, stage, started, ended, code, summary in self._rows(query)
+            ]
 
     # What is known of clients
 

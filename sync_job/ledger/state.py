@@ -1,18 +1,22 @@
 """The state folder of one target: where everything in it lies, and the snapshot that counts."""
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from sync_job.consent.channels import Ids
+from sync_job.consent.backfill import Again, Mark
+from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import StateError
 from sync_job.ledger import files, tables
+from sync_job.ledger.backfills import Backfill
 from sync_job.ledger.ledger import Ledger
 
 SNAPSHOTS_KEPT = 7
@@ -121,6 +125,7 @@ class State:
         settlement: Settlement | None = None,
         owed: OwedSince | None = None,
         started: float = 0.0,
+        in_doubt: Ids = NOBODY,
     ) -> int:
         """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
         number = self.ledger.next_snapshot()
@@ -135,17 +140,45 @@ class State:
             settlement=settlement,
             owed=owed,
             started=started,
+            in_doubt=in_doubt,
         )
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
                 files.remove(path)
         return committed
 
-    def replace_holdings(self, holdings: Holdings, now: float) -> int:
-        """Make *holdings* the snapshot that counts without a leg, as an erasure or a restored backup needs it."""
+    def replace_holdings(self, holdings: Holdings, now: float, also: Callable[[], None] = lambda: None) -> int:
+        """Make *holdings* the snapshot that counts without a leg, and do *also* that to the ledger in the same step."""
         number = self.ledger.next_snapshot()
         digest = tables.write_snapshot(self._snapshot(number), holdings)
-        return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now)
+        return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now, also=also)
+
+    def begin_backfill(self, run: str, what: Mark, again: Again, approved: int, holdings: Holdings, now: float) -> None:
+        """Make *holdings*, in which *what* a run marked is due, the snapshot that counts, and keep the mark."""
+        files.make_folder(self.folder / "backfills")
+        tables.write_mark(self._mark(run), run, what)
+        one = Backfill(run, now, again.channels, again.grants, approved, len(what.client))
+        self.replace_holdings(holdings, now, partial(self.ledger.backfills.begin, one))
+
+    def mark(self, one: Backfill) -> Mark:
+        """Return what a backfill made due.
+
+        Raises:
+            StateDamagedError: when it is not what was written.
+        """
+        return tables.read_mark(self._mark(one.run), one.run)
+
+    def end_backfill(self, one: Backfill, how: str, now: float, holdings: Holdings | None = None) -> None:
+        """End a backfill, and say *how*; *holdings* are what counts from then on, if they change by that."""
+        end = partial(self.ledger.backfills.end, how, now)
+        if holdings is None:
+            self.ledger.do(end)
+        else:
+            self.replace_holdings(holdings, now, end)
+        files.remove(self._mark(one.run))
+
+    def _mark(self, run: str) -> Path:
+        return self.folder / "backfills" / f"{run}.parquet"
 
     def erase(self, ids: Ids, holdings: Holdings, now: float) -> None:
         """Make *holdings*, which lack these clients, the snapshot that counts, and keep nothing else of them."""
@@ -157,9 +190,16 @@ class State:
             if path != self._snapshot(number):
                 files.remove(path)
         for path in (self.folder / "held").glob("*.parquet"):
+            if self.ledger.applied.held(path.stem) is None:
+                files.remove(path)  # nobody can approve it any more, and it may have ids from before a renumbering
+                continue
             held = tables.read_held(path)
             kept = ~np.isin(held.client, ids)
             tables.write_held(path, Held(held.client[kept], held.stated[kept], held.change[kept]))
+        if one := self.ledger.backfills.open():
+            what = self.mark(one)
+            kept = ~np.isin(what.client, ids)
+            tables.write_mark(self._mark(one.run), one.run, Mark(what.client[kept], what.state[kept], what.made[kept]))
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of a run's legs."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sync_job.consent.backfill import Mark
 from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings
 from sync_job.consent.rows import Rows
@@ -107,6 +108,23 @@ def read_held(path: Path) -> Held:
     """
     columns, _ = _read(path, "held", ("Client", "Stated", "Change"))
     return Held(columns["Client"], columns["Stated"], columns["Change"])
+
+
+def write_mark(path: Path, run: str, what: Mark) -> None:
+    """Make what the backfill of a run made due durable."""
+    _write(path, {"Client": what.client, "State": what.state, "Made": what.made}, {"kind": "backfill", "run": run})
+
+
+def read_mark(path: Path, run: str) -> Mark:
+    """Return what `write_mark` wrote.
+
+    Raises:
+        StateDamagedError: when it is not what was written, or another run's.
+    """
+    columns, about = _read(path, "backfill", ("Client", "State", "Made"))
+    if about["run"] != run:
+        raise files.damaged(path, "it is another backfill than the ledger names")
+    return Mark(columns["Client"], columns["State"], columns["Made"])
 
 
 def write_plan(path: Path, rows: Rows, about: dict[str, Any]) -> None:

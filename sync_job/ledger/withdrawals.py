@@ -4,7 +4,7 @@ A withdrawal is ours to keep until a later, evidenced re-consent. Its identity i
 withdrawn and its reference: the same again is a repeat, whatever list it comes with. Obligations are `obligations`'s.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.lists import BASES, scope_text
+from sync_job.consent.renumber import IdMap, meant
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
 from sync_job.ledger.store import Store
@@ -100,12 +101,19 @@ class Withdrawals(Store):
     """Reads and writes withdrawals and re-consents of one ledger; every method that writes is one transaction."""
 
     def absorb(
-        self, batches: Iterable[pa.RecordBatch], about: dict[str, Any], *, now: float, limit_of: LimitOf
+        self,
+        batches: Iterable[pa.RecordBatch],
+        about: dict[str, Any],
+        *,
+        now: float,
+        limit_of: LimitOf,
+        maps: Sequence[IdMap] = (),
     ) -> Absorbed:
         """Take a list in, and owe a denial for each new withdrawal; a list that was taken in before changes nothing.
 
         *batches* have the columns of the inbox; *limit_of* gives, for times of receipt, until when a denial is owed.
-        A repeat keeps the earliest receipt, and owes nothing new.
+        A repeat keeps the earliest receipt, and owes nothing new. The list may have ids from before any of *maps*; a
+        row that may mean two clients counts for both.
         """
         digest = str(about["digest"])
         known = self._rows("SELECT rows, fresh, repeats, superseded, voided FROM lists WHERE digest = ?", digest)
@@ -123,7 +131,8 @@ class Withdrawals(Store):
             ).lastrowid
             rows = fresh = superseded = 0
             taken: list[tuple[Ids, Bytes]] = []
-            for batch in batches:
+            for listed in batches:
+                batch = _of_today(listed, maps) if maps else listed
                 rows += batch.num_rows
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
@@ -204,7 +213,11 @@ class Withdrawals(Store):
         rows = self._rows("SELECT client, channels FROM in_force")
         if not rows:
             return np.zeros(0, np.int32), np.zeros(0, np.uint8)
-        return np.frombuffer(rows[0][0], np.int32), np.frombuffer(rows[0][1], np.uint8)
+        with files.loading(self.path):
+            ids, channels = np.frombuffer(rows[0][0], np.int32), np.frombuffer(rows[0][1], np.uint8)
+            if len(ids) != len(channels) or (len(ids) and ids[0] < 1) or (ids[1:] <= ids[:-1]).any():
+                raise ValueError("who withdrew is not in the order in which it was written")
+        return ids, channels
 
     def _read(self, query: str) -> tuple[Ids, Bytes]:
         rows = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32), ("channels", np.uint8)]))
@@ -424,8 +437,47 @@ class Withdrawals(Store):
             self._db.executemany(query, ((client,) for client in ids.tolist()))
         self._gather()
 
+    def move(self) -> None:
+        """Give these clients their new ids, within the transaction of a renumbering; every withdrawal stays in force.
+
+        The same of two that become one is one withdrawal, and what the other's list said is a repeat.
+        """
+        void = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
+        self._db.execute(
+            "CREATE TEMP TABLE said AS SELECT m.new AS client, channels, withdrawn_at, request_ref, list "
+            f"FROM withdrawals JOIN temp.moves m ON m.old = client WHERE m.new IN (SELECT client FROM temp.merged) "
+            f"AND NOT {void}"
+        )
+        self._move(
+            "withdrawals",
+            "channels, withdrawn_at, request_ref, received_at, basis, list, in_force",
+            order=f"{void}, received_at",
+            settle="ON CONFLICT DO UPDATE SET received_at = min(received_at, excluded.received_at), "
+            "in_force = in_force | excluded.in_force",
+        )
+        self._move("repeats", "channels, withdrawn_at, request_ref, list", settle="ON CONFLICT DO NOTHING")
+        self._db.execute(
+            "INSERT OR IGNORE INTO repeats (client, channels, withdrawn_at, request_ref, list) SELECT * FROM temp.said"
+        )
+        self._db.execute("DROP TABLE temp.said")
+        self._db.execute(
+            "DELETE FROM repeats AS i WHERE client IN (SELECT client FROM temp.merged) "
+            f"AND EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS} AND w.list = i.list)"
+        )
+        self._move(
+            "reconsents", "channels, granted_at, method, evidence_ref, taken_in", settle="ON CONFLICT DO NOTHING"
+        )
+        self._gather()
+
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
+
+
+def _of_today(batch: pa.RecordBatch, maps: Sequence[IdMap]) -> pa.RecordBatch:
+    """Return the rows of a list with the ids that clients have today."""
+    place, ids = meant(batch.column("client").to_numpy(), maps)
+    batch = batch.take(pa.array(place))
+    return batch.set_column(batch.schema.get_field_index("client"), "client", pa.array(ids))
 
 
 def _times(seconds: tuple[float, ...]) -> pa.Array:

@@ -81,6 +81,16 @@ def write_flags(path: Path, ids: Ids, values: Bytes) -> None:
     _write(path, flag_table(ids, values))
 
 
+def write_channels(path: Path, ids: Ids, channels: Bytes) -> None:
+    """Write a CSV file of clients with the names of some channels (low bits) of each; none for no clients."""
+    _write(path, pa.table({"Client": pa.array(ids), "channels": _names_of(channels)}))
+
+
+def _names_of(channels: Bytes) -> pa.Array:
+    names = [" ".join(c for c, shift in zip(CHANNELS, SHIFTS, strict=True) if byte >> shift & 1) for byte in range(256)]
+    return pa.array(names).take(pa.array(channels.astype(np.int32)))
+
+
 _CHANGES = pa.array(["", "new grant", "re-grant", "revocation"])
 
 
@@ -110,14 +120,12 @@ def write_held(path: Path, held: Held, guards: str) -> None:
         _write(path, table.drop_columns("order"))
 
 
-def write_blocked(path: Path, blocked: Blocked) -> None:
+def write_blocked(path: Path, blocked: Blocked, *, mapped: bool = False) -> None:
     """Write whose *allowed* a withdrawal overruled, in the columns of a ledger of evidence that `reconsent` reads.
 
-    What is evidence is for a person to fill in, for those who really came back; none for nothing blocked.
+    What is evidence is for a person to fill in, for those who really came back; none for nothing blocked. Where ids of
+    lists are *mapped*, a column says that these are the platform's.
     """
-    names = pa.array(
-        [" ".join(c for c, shift in zip(CHANNELS, SHIFTS, strict=True) if byte >> shift & 1) for byte in range(256)]
-    )
     count = len(blocked.client)
     empty = pa.repeat("", count)
     _write(
@@ -125,10 +133,11 @@ def write_blocked(path: Path, blocked: Blocked) -> None:
         pa.table(
             {
                 "Client": pa.array(blocked.client),
-                "channels": names.take(pa.array(blocked.channels.astype(np.int32))),
+                "channels": _names_of(blocked.channels),
                 "granted_at": empty,
                 "method": empty,
                 "evidence_ref": empty,
+                **({"platform_id": pa.array(blocked.client)} if mapped else {}),
             }
         ),
     )

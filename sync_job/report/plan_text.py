@@ -27,19 +27,13 @@ def _plan(found: Mapping[str, Any], config: str) -> Iterator[str]:
     yield from text.plan_lines(found)
     times = []
     if found["least_seconds"]:
-        times.append(f"{_span(found['least_seconds'])} at least, by [delivery] max_rps")
+        times.append(f"{text.span(found['least_seconds'])} at least, by [delivery] max_rps")
     if found["likely_seconds"]:
-        times.append(f"about {_span(found['likely_seconds'])} at the rate of the last runs")
+        times.append(f"about {text.span(found['likely_seconds'])} at the rate of the last runs")
     if times:
         yield f"  time       {'; '.join(times)}"
     if found["plan"]:
         yield f"  plan file  {found['plan']}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def held(found: Sequence[Mapping[str, Any]]) -> str:
@@ -69,3 +63,26 @@ def restored(found: Mapping[str, Any]) -> str:
         f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}. The next run may grant "
         "again, and sends every denial once more first."
     )
+
+
+def cancelled(found: Mapping[str, Any]) -> str:
+    """Return what was taken back of a backfill, in words."""
+    return (
+        f"the backfill of run {found['run']} is cancelled: {found['left']:,} of "
+        f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it "
+        f"is, and so do {text.counted(found['in_doubt'], 'client')} whose request is in doubt."
+    )
+
+
+def renumbered(found: Mapping[str, Any]) -> str:
+    """Return what a map of ids moved, or would, in words."""
+    said = "would move" if found["checked"] else "moved"
+    lines = [
+        f"map {found['map'][:12]} with {found['rows']:,} rows {said} {found['moved']:,} clients and "
+        f"{found['tombstones']:,} tombstones; {found['unknown']:,} of its ids are unknown here"
+    ]
+    if found["merged"]:
+        lines.append(f"  {found['merged']:,} clients are several in one: what was denied to any of them is denied")
+    if found["to_be_erased"]:
+        lines.append(f"  {found['to_be_erased']:,} of them are to be erased, because one of them was")
+    return "\n".join(lines)

@@ -8,10 +8,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from sync_job.consent.channels import CHANNELS, Bytes, letters, stated, unpack
+from sync_job.consent.channels import CHANNELS, Bytes, letters, parse_letters, stated, unpack
 from sync_job.consent.fold import Outcome
 from sync_job.consent.rows import Lane, Rows, changed
 from sync_job.errors import StorageError
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         ("settled", pa.timestamp("ms", "UTC")),
     ]
 )
+_ROWS = 1 << 16
 _LETTERS = pa.array([letters(byte) for byte in range(256)])
 _NAMES = pa.array(
     [" ".join(name for name, bit in zip(CHANNELS, unpack(b), strict=True) if bit & 1) for b in range(256)]
@@ -130,6 +132,39 @@ class Results:
                 schema=SCHEMA,
             )
         )
+
+
+def letters_of(column: pa.Array) -> Bytes:
+    """Return a column of four letters each as bytes."""
+    letters_known = _LETTERS.unique()
+    bytes_ = np.array([parse_letters(text) for text in letters_known.to_pylist()], np.uint8)
+    return np.asarray(bytes_[pc.index_in(column, letters_known).to_numpy(zero_copy_only=False)])
+
+
+def reading(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a results file, a batch at a time; all columns, or some.
+
+    Raises:
+        StorageError: when it cannot be read.
+    """
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(_ROWS, columns=columns)
+            return
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=SCHEMA, strings_can_be_null=False, include_columns=columns or SCHEMA.names
+        )
+        parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        with pa.csv.open_csv(path, convert_options=convert, parse_options=parse) as reader:
+            yield from reader
+    except FileNotFoundError:
+        return  # removed meanwhile
+    except (OSError, pa.ArrowException, KeyError) as exc:
+        raise StorageError(
+            f"{path}: no results that can be read ({str(exc).splitlines()[0]}). Restore it, or move it away: nobody "
+            "then knows of that run."
+        ) from exc
 
 
 def _index(values: Bytes) -> pa.Array:

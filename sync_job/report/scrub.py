@@ -29,10 +29,11 @@ _ROWS = 1 << 16
 _BLOCK_BYTES = 1 << 24  # the longest row that can be read: a reject has its raw text beside its cells
 
 
-def without(folder: Path, ids: Ids, client_column: str) -> int:
+def without(folder: Path, ids: Ids, client_column: str, ids_in_exports: Ids | None = None) -> int:
     """Take every row of these clients out of a report's files, and return how many rows that were.
 
-    *client_column* is what exports call the client: rejects have an export's own columns.
+    *client_column* is what exports call the client, and *ids_in_exports* are their ids there, if they are others:
+    rejects have an export's own columns.
 
     Raises:
         StorageError: when a file cannot be read or written.
@@ -41,9 +42,10 @@ def without(folder: Path, ids: Ids, client_column: str) -> int:
     for name in _NAMES:
         path = folder / name
         if path.exists() and path.stat().st_size:
-            column = client_column if name == _REJECTS else "Client"
+            rejects = name == _REJECTS
+            column, theirs = (client_column, ids_in_exports) if rejects else ("Client", None)
             try:
-                gone += _rewrite(path, ids, column)
+                gone += _rewrite(path, ids if theirs is None else theirs, column)
             except (OSError, pa.ArrowException) as exc:
                 raise StorageError(
                     f"{path}: cannot be rewritten without the erased clients: {exc}. Mend or remove that file; the "

@@ -193,6 +193,9 @@ def _check(found: Mapping[str, Any]) -> Iterator[str]:
     for one in found["inputs"]:
         yield f"{one['path']}: {one['format']}, {one['size_bytes']:,} bytes, {one['rows']:,} rows"
         yield f"  SHA-256    {one['sha256']}"
+    if mapped := found["id_map"]:
+        yield f"{mapped['path']}: id_map, {mapped['rows']:,} rows"
+        yield f"  SHA-256    {mapped['sha256']}"
     yield from export_lines(found)
     yield f"  ids        {found['lowest_id']} to {found['highest_id']}, {found['density']:.0%} of them in use"
     for channel, tokens in found["tokens"].items():
@@ -248,20 +251,38 @@ def history(found: Sequence[Mapping[str, Any]]) -> str:
     return table(rows)
 
 
+def span(seconds: float) -> str:
+    """Return how long something takes, as people say it."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def progress(now: Mapping[str, Any]) -> str:
+    """Return how far a run is, as a line."""
+    done = f" {now['done']:,} of {now['total']:,} ({now['done'] / now['total']:.1%})" if now.get("total") else ""
+    left = f", about {span(now['left_s'])} left" if now.get("left_s") else ""
+    note = f"; {now['note']}" if now.get("note") else ""
+    return f"{now['stage']}{done}{left}{note}"
+
+
 def status(found: Mapping[str, Any]) -> str:
     """Return what is running now, in words."""
     lines = []
     if found["running"]:
         now = found["running"]
-        done = f", {now['done']:,} of {now['total']:,}" if now.get("total") else ""
-        note = f"; {now['note']}" if now.get("note") else ""
-        lines.append(f"{now['kind']} {now['run']} is {now['stage']}{done}, since {now.get('seconds', 0):,.0f} s{note}")
+        lines.append(f"{now['kind']} {now['run']}, since {span(now.get('seconds', 0))}: {progress(now)}")
     elif found["busy"]:
         lines.append("something holds the lock and has not said what it is")
     else:
         lines.append("nothing is running")
     if paused := found["paused"]:
         lines.append(f"paused by {paused['by']} since {moment(paused['at'])}: {paused['reason']}")
+    if one := found["backfill"]:
+        lines.append(
+            f"the backfill of run {one['run']}: {one['left']:,} of {counted(one['clients'], 'client')} are still to be "
+            "sent; `consent-sync run` carries it on"
+        )
     lines += [RESTORED] if found["restored"] else []
     lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
     if found["last"]:

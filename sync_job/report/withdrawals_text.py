@@ -147,7 +147,7 @@ def report(found: Mapping[str, Any]) -> str:
         f"withdrawals at {found['target']} from {text.moment(found['from'])} to {text.moment(found['to'])}",
         f"  received      {found['received']:>12,}",
         f"  acknowledged  {found['acknowledged']:>12,}, {found['late']:,} of them late"
-        + (f"; after {', '.join(f'{name} {_span(seconds)}' for name, seconds in after.items())}" if after else ""),
+        + (f"; after {', '.join(f'{name} {text.span(seconds)}' for name, seconds in after.items())}" if after else ""),
     ]
     lines += [f"  ended {ended:<8} {count:>11,}" for ended, count in found["ended_otherwise"].items()]
     lines.append(
@@ -158,12 +158,6 @@ def report(found: Mapping[str, Any]) -> str:
     if found["withdrawn_and_owed"]:
         lines.append(f"  and {found['withdrawn_and_owed']:,} whose denial is owed and not acknowledged yet")
     return "\n".join(lines)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def closed(found: Mapping[str, Any]) -> str:

@@ -21,6 +21,8 @@ def keep(state: State, settings: Settings) -> None:
     """Note beside the keys how far the state has come, so that an older one is known again."""
     if state.ledger.restored() == "shrunken":
         return  # It must not be taken for whole before a person has said what it lacks.
+    if is_behind(state, settings):
+        return  # Nor for the newest.
     keys, target = settings.state.keys, settings.endpoint.target
     buried = len(erasure.tombstones(settings))
     anchor.write(keys, target, Anchor(target=target, written=time.time(), tombstones=buried, **state.ledger.place()))
@@ -37,6 +39,12 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         StateError: when the anchor is another state's.
     """
     keys, target = settings.state.keys, settings.endpoint.target
+    erasure.follow(state, settings)
+    if is_behind(state, settings):
+        raise StateError(
+            f"{state.folder.absolute()}: a backup from before the platform's ids changed: its ids mean other clients "
+            "today. Renumber it by the same map first (`consent-sync state renumber`). Nothing was sent."
+        )
     found = anchor.read(keys, target)
     place = state.ledger.place()
     buried = max(found.tombstones if found else 0, state.ledger.buried())
@@ -47,18 +55,21 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "so with `consent-sync state restored`. Nothing was sent."
         )
     standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
+    noted = state.ledger.restored()
+    if standing is Standing.GOOD and noted == "put back":
+        standing = Standing.RESTORED  # The anchor knows of nothing that is missing; of lists in the inbox it does not.
     folder = state.folder.absolute()
     if standing is Standing.FOREIGN:
         raise StateError(
             f"{folder}: another state than the one that {keys.absolute()} knows of this target. If the other one was "
             "lost and this one is to go on, move its anchor away from there."
         )
-    if standing in (Standing.SHRUNKEN, Standing.RESTORED) and not state.ledger.restored():
+    if standing in (Standing.SHRUNKEN, Standing.RESTORED) and noted in ("", "put back"):
         deny_again(state, settings)
     if standing is Standing.SHRUNKEN:
         state.ledger.note_restored("shrunken", found.run if found else 0)
         erasure.again(state, settings)
-    elif standing is Standing.RESTORED and state.ledger.restored() != "shrunken":  # which other lists do not mend
+    elif standing is Standing.RESTORED and noted != "shrunken":  # which other lists do not mend
         state.ledger.note_restored("older", found.run if found else 0)
         erasure.again(state, settings)
         keep(state, settings)
@@ -70,6 +81,23 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "is sent. Say what came in since: `consent-sync state restored --withdrawals-since LIST --by NAME`, or "
             "--none."
         )
+
+
+def settle(state: State, settings: Settings) -> None:
+    """Keep the anchor of a state that was renumbered; one that was behind is a restored backup from now on."""
+    found = anchor.read(settings.state.keys, settings.endpoint.target)
+    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **state.ledger.place())
+    if standing is Standing.GOOD:
+        keep(state, settings)
+    elif standing is not Standing.BEHIND:
+        check(state, settings, lists_only=True)
+
+
+def is_behind(state: State, settings: Settings) -> bool:
+    """Return whether the state is a backup from before the platform's ids changed."""
+    found = anchor.read(settings.state.keys, settings.endpoint.target)
+    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **state.ledger.place())
+    return standing is Standing.BEHIND
 
 
 def deny_again(state: State, settings: Settings) -> None:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent import freshness, guards
+from sync_job.consent import backfill, freshness, guards
+from sync_job.consent.backfill import Again, Mark
 from sync_job.consent.channels import CHANNELS, DENIED, SHIFTS, Bytes, Ids, allowed
 from sync_job.consent.diff import Diff, Held, Terms, diff
 from sync_job.consent.freshness import Doubt, Kind
@@ -24,7 +25,7 @@ from sync_job.consent.known import Holdings, Known, Lingering, Obligations
 from sync_job.consent.rules import FREE
 from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, Exit
-from sync_job.exports import loader
+from sync_job.exports import loader, sources
 from sync_job.exports.blocks import Rejects
 from sync_job.exports.loader import Export
 from sync_job.ledger.applied import Application, HeldSet, counts
@@ -42,7 +43,8 @@ class Wish:
 
     *part*: the export is a part, such as repaired rejects; *as_of*: when it was made, in epoch seconds, where the
     configuration leaves that to the command line; *require_new*: the same export as last time is an error; *retry*:
-    what was refused is tried again before its time.
+    what was refused is tried again before its time; *again*: what is sent once more though it was acknowledged, where
+    so many clients are *approved* to be sent an *allowed* by it; *sample*: so many rows of each kind, and no more.
     """
 
     restrict_only: bool = False
@@ -52,6 +54,9 @@ class Wish:
     as_of: float | None = None
     require_new: bool = False
     retry: bool = False
+    again: Again | None = None
+    approved: int | None = None
+    sample: int | None = None
 
 
 def kind_of(settings: Settings, wish: Wish) -> Kind:
@@ -65,7 +70,7 @@ def thresholds(settings: Settings) -> Thresholds:
 
 
 def read(
-    settings: Settings, watch: Watch, folder: Path | None, wish: Wish, *, first_look: bool
+    settings: Settings, watch: Watch, folder: Path | None, *, wish: Wish, first_look: bool
 ) -> tuple[Export, list[tuple[str, str]]]:
     """Return the export, and the keys by which its rejects are known again.
 
@@ -104,7 +109,8 @@ def read(
 class Case:
     """An export and everything that it is decided by, but for what each leg finds known.
 
-    *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing waits.
+    *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing waits;
+    *again* is what is sent once more.
     """
 
     settings: Settings
@@ -116,6 +122,7 @@ class Case:
     terms: Terms
     forgotten: int = 0
     retry: bool = False
+    again: Again | None = None
     tally: Tally = field(default_factory=Tally)
     judgement: Judgement = field(default_factory=Judgement)
     doubts: list[freshness.Finding] = field(default_factory=list)
@@ -242,7 +249,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         absent=mapped if denies else 0,
     )
     said = export.statements, export.clients, export.ungranted
-    return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, doubts=doubts)
+    return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, again=wish.again, doubts=doubts)
 
 
 def drop_forgotten(case: Case, forgotten: Ids) -> None:
@@ -264,10 +271,14 @@ def plan(case: Case, known_now: Known, owing: Ids, now: float) -> Diff:
 
 
 class Planned(NamedTuple):
-    """The plan of an export within what the guards let through, and the revocations owed that it has taken back."""
+    """The plan of an export within what the guards let through, and the revocations owed that it has taken back.
+
+    *marked* is what has to be made due first, so that it is sent again; none where nothing is.
+    """
 
     diff: Diff
     taken_back: Channels
+    marked: Mark | None = None
 
 
 def first_plan(
@@ -289,7 +300,12 @@ def first_plan(
             taken_back = Channels(taken_back.client[left != 0], left[left != 0])
             known_now, owing = look(less=taken_back)
             found = plan(case, known_now, owing, now)
-    return Planned(found, taken_back)
+    if case.again is None or case.judgement.only_owed:
+        return Planned(found, taken_back)
+    # After the guards: what is only sent again is no change, and must not make one look small or large.
+    marked = backfill.mark(case.statements, known_now, union(case.ungranted, owing), case.again)
+    again = replace(known_now, holdings=backfill.marked(known_now.holdings, marked))
+    return Planned(plan(case, again, owing, now), taken_back, marked)
 
 
 def _guarded(case: Case, known_now: Known, owing: Ids, ledger: Ledger, now: float) -> Diff:
@@ -379,4 +395,6 @@ def rules(settings: Settings) -> str:
     """Return the digest of everything in the configuration that decides what is sent."""
     said = [part.model_dump(mode="json") for part in (settings.export, settings.guards, settings.withdrawals)]
     said[0].pop("path")
+    if settings.export.id_map is not None:
+        said[0]["id_map"] = sources.digest(sources.LocalFile(settings.export.id_map))
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ def read(settings: Settings, path: str, watch: Watch) -> Table:
     columns = columns.model_copy(update={name: "" for name in FIELDS if getattr(columns, name) not in names})
     # How old exports are and what blanks of theirs mean says nothing of a dump: there a blank is nothing.
     nothing = settings.export.blank.model_copy(update=dict.fromkeys(FIELDS, "nothing"))
-    plain = {"columns": columns, "kind": "full", "as_of": "none", "blank": nothing}
+    plain = {"columns": columns, "kind": "full", "as_of": "none", "blank": nothing, "id_map": None}
     found = loader.load(
         settings.export.model_copy(update=plain),
         settings.run.zone,

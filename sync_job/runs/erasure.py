@@ -1,15 +1,20 @@
 """Erasure: outstanding denials first, then a client leaves everything that is kept, and a tombstone stays."""
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Ids, denied
+from sync_job.consent.channels import Bytes, Ids, denied
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, gravest
+from sync_job.exports import id_map
+from sync_job.ledger import anchor
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.report import kept, scrub
@@ -49,18 +54,37 @@ def among(settings: Settings, statements: Table, asked: Ids | None = None) -> Id
 def ask(state: State, settings: Settings, ids: Ids, request_ref: str) -> int:
     """Keep who is to be erased, and owe a denial of what each is known to allow; return how many are owed one."""
     now = time.time()
-    holdings = state.holdings()
+    client, channels = open_to(state.holdings(), ids)
+    started = np.full(len(client), now)
+    until = limits.of(settings, started)
+    owed = state.ledger.obligations.add("erasure", client, channels, started, until)
+    # Last: who is to be erased and is owed nothing is erased, so a crash before this erases nobody without a denial.
+    state.ledger.forgetting.ask(ids, request_ref, now)
+    return owed
+
+
+def open_to(holdings: Holdings, ids: Ids) -> tuple[Ids, Bytes]:
+    """Return who of *ids* has channels, a low bit each, that are to be denied before an erasure."""
     here = np.isin(holdings.client, ids)
     # What is allowed, or due and not known to have been taken: after the erasure nobody would know of it.
     state_, due = holdings.state[here], holdings.due[here]
     open_ = (denied(due) | (state_ >> 1 & 0b01010101) | (due >> 1 & 0b01010101)).astype(np.uint8)
-    client = holdings.client[here][open_ != 0]
-    started = np.full(len(client), now)
-    until = limits.of(settings, started)
-    owed = state.ledger.obligations.add("erasure", client, open_[open_ != 0], started, until)
-    # Last: who is to be erased and is owed nothing is erased, so a crash before this erases nobody without a denial.
-    state.ledger.forgetting.ask(ids, request_ref, now)
-    return owed
+    return holdings.client[here][open_ != 0], open_[open_ != 0]
+
+
+def follow(state: State, settings: Settings) -> None:
+    """Let the tombstones have the ids of the last renumbering, also after one that died when its ledger had them."""
+    buried = tombstones(settings)
+    keys, target = settings.state.keys, settings.endpoint.target
+    for digest in buried.drafts():
+        if not state.ledger.renumberings.has(digest):
+            buried.drop(digest)
+            continue
+        found = anchor.read(keys, target)
+        # First: of two erased clients that are one now one code stays; fewer than the anchor knows would be a loss.
+        if found is not None and found.tombstones > state.ledger.buried():
+            anchor.write(keys, target, replace(found, tombstones=state.ledger.buried()))
+        buried.switch(digest)
 
 
 def complete(state: State, settings: Settings) -> int:
@@ -109,11 +133,36 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())
-    for folder in kept.folders(settings.report.path, settings.endpoint.target):
-        scrub.without(folder, ids, settings.export.columns.Client)
+    reports = kept.folders(settings.report.path, *state.ledger.targets())
+    without(settings, [(folder, _then(state, kept.number(folder), ids)) for folder in reports])
     if not state.ledger.unfinished():
+        state.ledger.renumberings.forget(ids)
         state.ledger.forgetting.done(ids)
     _log.info("clients.erased", clients=len(ids))
+
+
+def without(settings: Settings, reports: Iterable[tuple[Path, Ids]]) -> None:
+    """Take every row of the clients that are named with each report out of its files, under the CRM's ids as well.
+
+    Raises:
+        ConfigError, ExportError: when `[export] id_map`, which has those, cannot be read.
+        StorageError: when a file of a report cannot be read or written.
+    """
+    mapped = id_map.of_export(settings.export)
+    for folder, ids in reports:
+        # Reports may be from before there was a map.
+        in_exports = union(ids, mapped.map.came_from(ids)) if mapped else ids
+        scrub.without(folder, ids, settings.export.columns.Client, in_exports)
+
+
+def _then(state: State, run: int, ids: Ids) -> Ids:
+    """Return the ids that these clients have in the report of a run, or in one that no run made (0), and today's."""
+    found = every = ids
+    for map_ in reversed(state.ledger.renumberings.maps(since=run)):
+        found = map_.came_from(found)
+        every = union(every, found)
+    # What no run made may be from before or after each of them: there it is better to take too much out.
+    return found if run else every
 
 
 def result(forgotten: int, waiting: int, unknown: int, denied: int, exit_code: Exit, target: str) -> Summary:

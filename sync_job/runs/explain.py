@@ -163,17 +163,14 @@ def _look(
         return _Looked(None, known, owing, obligations(holdings, known.owed, lingering, now))
     case = deciding.judge(settings, findings, export, ledger, Wish(), now)
     deciding.drop_forgotten(case, erasure.among(settings, export.statements))
-    found, taken_back = deciding.first_plan(case, ledger, holdings, lingering, now, now)
+    found, taken_back, _ = deciding.first_plan(case, ledger, holdings, lingering, now, now)
     known, owing = deciding.known(ledger, holdings, lingering, now, since=now, says=case.statements, less=taken_back)
     return _Looked(case, known, owing, found.rows)
 
 
 def _client(state: State, settings: Settings, looked: _Looked, client: int, now: float) -> _Client:
     ids, case, known = _ids(client), looked.case, looked.known
-    holdings = known.holdings
-    place = int(np.searchsorted(holdings.client, client))
-    here = place < len(holdings) and int(holdings.client[place]) == client
-    held, due = (int(holdings.state[place]), int(holdings.due[place])) if here else (0, 0)
+    held, due = (int(found[0]) for found in known.holdings.of(ids))
     says = int(case.statements.of(ids)[0]) if case else 0
     if case and not says and (held or due):
         says = case.terms.absent

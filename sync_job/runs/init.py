@@ -17,7 +17,6 @@ from sync_job.exports.loader import Export
 from sync_job.ledger import anchor, files, inbox, lock
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
-from sync_job.report import scrub
 from sync_job.runs import decide, dump, erasure, intake, night, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
@@ -96,12 +95,14 @@ def init(
     laps = Stopwatch()
     findings = Findings("init", run, started)
     wish = Wish(as_of=as_of)
-    export, findings.reject_keys = decide.read(settings, watch, report.folder_of(settings, run), wish, first_look=True)
+    export, findings.reject_keys = decide.read(
+        settings, watch, report.folder_of(settings, run), wish=wish, first_look=True
+    )
     findings.export = export.counts()
     forgotten = erasure.among(settings, export.statements)  # by a state that was before this one
     if len(forgotten):
         export.statements.values[export.statements.slots.of(forgotten)] = 0
-        scrub.without(report.folder_of(settings, run), forgotten, settings.export.columns.Client)
+        erasure.without(settings, [(report.folder_of(settings, run), forgotten)])
     laps.lap("read")
     listed = intake.read(settings, withdrawals, watch) if withdrawals else None
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)
@@ -138,10 +139,7 @@ def init(
 def _application(export: Export, settings: Settings, run: str, first: Start, now: float) -> Application:
     """Return what the first export is a measure of for those to come."""
     ids, says = export.statements.items()
-    place = np.minimum(np.searchsorted(first.holdings.client, ids), max(0, len(first.holdings) - 1))
-    known = first.holdings.client[place] == ids if len(first.holdings) else np.zeros(len(ids), np.bool_)
-    holds = np.where(known, first.holdings.state[place], 0) if len(first.holdings) else np.zeros(len(ids), np.uint8)
-    lost = int(np.count_nonzero(blank(says) & allowed(holds.astype(np.uint8))))
+    lost = int(np.count_nonzero(blank(says) & allowed(first.holdings.of(ids)[0])))
     return Application(run, settings.export.kind, export.digest, export.as_of, export.clients, lost, 0, now)
 
 

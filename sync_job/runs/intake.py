@@ -13,6 +13,8 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
+from sync_job.consent.renumber import meant
+from sync_job.consent.tables import union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports import lists
 from sync_job.exports.lists import List
@@ -118,8 +120,8 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
     ids = clients_of(found)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
-    place = holdings.client.searchsorted(ids).clip(0, max(0, len(holdings) - 1))
-    known = int((holdings.client[place] == ids).sum()) if len(holdings) else 0
+        ids = union(meant(ids, state.ledger.renumberings.maps())[1])
+    known = int(holdings.has(ids).sum())
     most = at_most(settings.guards.list, settings.guards.list_share, len(holdings))
     return {
         "target": settings.endpoint.target,
@@ -150,7 +152,13 @@ def absorb(state: State, settings: Settings) -> bool:
             inbox.set_aside(path)
             _log.warning("list.unreadable", why=str(exc))
             continue
-        taken = state.ledger.withdrawals.absorb(batches, about, now=time.time(), limit_of=partial(limits.of, settings))
+        taken = state.ledger.withdrawals.absorb(
+            batches,
+            about,
+            now=time.time(),
+            limit_of=partial(limits.of, settings),
+            maps=state.ledger.renumberings.maps(),
+        )
         anchoring.keep(state, settings)
         inbox.remove(path)
         _log.info("list.absorbed", list=str(about["digest"])[:12], **vars(taken))

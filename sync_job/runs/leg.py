@@ -19,16 +19,16 @@ from sync_job.consent.rows import Lane, Rows, each
 from sync_job.consent.settlement import OwedSince, Settlement, settle
 from sync_job.delivery import canary, pool
 from sync_job.delivery.limit import Limit
-from sync_job.delivery.limiter import Limiter
 from sync_job.delivery.sending import Reason, Sending, Stop, World
 from sync_job.delivery.verdict import Codes
 from sync_job.errors import Exit
-from sync_job.ledger import inbox, tables
+from sync_job.ledger import handover, inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts
 from sync_job.runs import anchoring, limits
 from sync_job.runs.delivered import Delivery
+from sync_job.runs.pace import Pace
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
@@ -75,13 +75,14 @@ class Manner:
     """How a leg is sent: at most *limit* rows, the answers there *until* then (epoch seconds, 0 for no end).
 
     *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
-    comes in ends the leg, but not before it is so old.
+    comes in ends the leg, but not before it is so old; so does a nightly run that asks for it, if it *hands over*.
     """
 
     limit: int | None = None
     until: float = 0.0
     canaries: int = 0
     hold_on_s: float = 0.0
+    hands_over: bool = False
 
 
 def deliver(
@@ -140,8 +141,8 @@ async def _deliver(
         senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
-                looking = _look(state, stop, manner.hold_on_s)
-                watching = [group.create_task(_show(senders, watch)), group.create_task(looking)]
+                looking = _look(state, stop, manner)
+                watching = [group.create_task(_show(senders, watch, rows)), group.create_task(looking)]
                 await senders.deliver(
                     islice(each(rows), manner.limit),
                     first=int(np.count_nonzero(rows.lane <= Lane.WITHDRAWAL)) if manner.canaries else 0,
@@ -195,6 +196,9 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
     if asked:
         return Stopped(asked[0], stop.why)
+    if stop.reason is Reason.HANDOVER:
+        _log.warning("run.handed_over", settled=senders.progress.settled)
+        return Stopped(Exit.ATTENTION, stop.why)
     if stop.reason is Reason.DEADLINE:
         _log.warning("run.deadline", settled=senders.progress.settled)
         return Stopped(Exit.ATTENTION, f"{stop.why}; the next run carries on")
@@ -206,25 +210,40 @@ def _tell(event: str, **fields: object) -> None:
     _log.info(event, **fields)
 
 
-async def _show(senders: pool.Pool, watch: Watch) -> None:
+async def _show(senders: pool.Pool, watch: Watch, rows: Rows) -> None:
+    pace = Pace(time.monotonic())
     while True:
-        watch.at(senders.progress.settled, note=_note(senders.limiter))
+        done = senders.progress.settled
+        pace.at(done, time.monotonic())
+        lane = Lane(int(rows.lane[min(done, len(rows) - 1)]))
+        watch.at(done, note=_note(senders, pace, lane), rate=pace.rate)
         await asyncio.sleep(_SHOW_S)
 
 
-def _note(gate: Limiter) -> str:
+def _note(senders: pool.Pool, pace: Pace, lane: Lane) -> str:
     """Return how the endpoint does, in a few words for those who watch."""
+    gate, progress = senders.limiter, senders.progress
     if gate.outage_s:
         return f"no good answer for {gate.outage_s:.0f} s, asked again and again"
     if gate.pause_s:
         return f"{gate.pause_s:.0f} s more of the pause that the endpoint asked for"
-    return f"{gate.in_flight} in flight"
+    said = [
+        f"{lane.name.lower()}s",
+        f"{pace.lately:,.0f} a second, {pace.rate:,.0f} on the whole",
+        f"{gate.in_flight} in flight",
+    ]
+    refused, retried = progress.outcomes[Outcome.REFUSED], senders.requests - progress.settled - gate.in_flight
+    said += [f"{refused:,} refused"] if refused else []
+    said += [f"{retried:,} retried"] if retried > 0 else []
+    return ", ".join(said)
 
 
-async def _look(state: State, stop: Stop, hold_on_s: float) -> None:
+async def _look(state: State, stop: Stop, manner: Manner) -> None:
     """End the leg when a list came in: what it withdraws goes out first, and no older decision after it."""
-    await asyncio.sleep(hold_on_s)
+    await asyncio.sleep(manner.hold_on_s)
     while True:
+        if manner.hands_over and handover.is_asked(state.folder):
+            stop.ask(Reason.HANDOVER, "a nightly run takes over, and carries on")
         if inbox.waiting(state.folder):
             stop.ask(Reason.ASKED, "a list came in")
         await asyncio.sleep(_LOOK_S)
@@ -263,6 +282,7 @@ def commit(
         settlement=settlement,
         owed=_owed_since(state, settings, settlement, started, now),
         started=started,
+        in_doubt=rows.client[endings.doubt != 0],
     )
     anchoring.keep(state, settings)
 

@@ -28,13 +28,27 @@ def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
 class Legs:
     """Sends the legs of one run, and notes how each went."""
 
-    def __init__(self, state: State, settings: Settings, findings: Findings, watch: Watch, wish: Wish) -> None:
+    def __init__(
+        self,
+        state: State,
+        settings: Settings,
+        findings: Findings,
+        watch: Watch,
+        wish: Wish,
+        *,
+        hands_over: bool = False,
+    ) -> None:
         self.state, self.settings, self.findings, self._watch = state, settings, findings, watch
         self._wish = wish
         self._left = wish.limit
         self._number = 0
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
+        self._hands_over = hands_over
+
+    def send_at_most(self, rows: int) -> None:
+        """Send no more than so many rows from now on."""
+        self._left = rows if self._left is None else min(self._left, rows)
 
     def owed(self) -> bool:
         """Deliver what is owed, whatever the hour, and what comes in meanwhile; return whether the run has to stop."""
@@ -107,7 +121,7 @@ class Legs:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
         if self._left is not None:
             manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s)
+        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
         findings, number = self.findings, self._number
         self._number += 1
         stopped, delivery = leg.deliver(

@@ -17,9 +17,11 @@ from sync_job.errors import ConfigError
 from sync_job.exports import loader
 from sync_job.exports.blocks import Rejects
 from sync_job.ledger import lock, pause
+from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.report.counts import Summary
+from sync_job.runs import backfills
 from sync_job.runs.watch import Watch
 
 _SHOWN = 5  # rejects shown of each reason
@@ -129,14 +131,21 @@ def report(settings: Settings, name: str | None) -> Summary:
         ConfigError: when there is no such report.
     """
     with _open(settings) as state:
-        found = [run for run in state.ledger.runs() if run.summary is not None]
+        return reported(state, name).summary or {}
+
+
+def reported(state: State, name: str | None) -> Run:
+    """Return a run that was reported, by its id or number; the last one by default.
+
+    Raises:
+        ConfigError: when there is no such run.
+    """
+    found = [run for run in state.ledger.runs() if run.summary is not None]
     wanted = [run for run in found if name is None or run.run == name or str(run.number) == name.lstrip("0")]
     if not wanted:
         known = ", ".join(run.run for run in found[-5:]) or "none"
         raise ConfigError(f"No report of a run {name!r}; the last are: {known}.")
-    summary = wanted[-1].summary
-    assert summary is not None  # noqa: S101 - chosen so above
-    return summary
+    return wanted[-1]
 
 
 def status(settings: Settings) -> Summary:
@@ -145,6 +154,7 @@ def status(settings: Settings) -> Summary:
         last = [run for run in state.ledger.runs() if run.stage == "reported"]
         dead = [run.run for run in state.ledger.unfinished()]
         restored = state.ledger.restored()
+        backfill = backfills.open_one(state)
     busy = lock.is_held(settings.state.path)
     found = lock.running(settings.state.path) if busy else {}
     if "started" in found:
@@ -154,6 +164,7 @@ def status(settings: Settings) -> Summary:
         "busy": busy,
         "paused": pause.paused(settings.state.path),
         "restored": restored,
+        "backfill": backfill,
         "died": [] if busy else dead,
         "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
     }

@@ -1,7 +1,10 @@
 """The main run: recover, obligations, then the export's plan, each leg delivered and committed, then the report."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -9,9 +12,10 @@ from sync_job.config import Settings
 from sync_job.consent.diff import Diff
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
+from sync_job.exports.loader import Export
 from sync_job.ledger.state import State
-from sync_job.report import lists, scrub
-from sync_job.runs import anchoring, decide, erasure, intake, report
+from sync_job.report import lists
+from sync_job.runs import anchoring, backfills, decide, erasure, intake, purging, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding
@@ -26,30 +30,40 @@ def name_at(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
+# Returns what is taken for the export, and the keys of its rejects; its lists go to a folder, or nowhere.
+Read = Callable[[Path | None], tuple[Export, list[tuple[str, str]]]]
+
+
 def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings:
     """Enter a run in the history, and say so to others."""
     started = time.time()
     findings = Findings(kind, state.ledger.begin(kind, started, name_at(started)), started)
     anchoring.keep(state, settings)
     _log.info("run.started", run=findings.run)
-    watch.announce(settings.state.path, kind, findings.run)
+    watch.announce(settings.state.path, kind, findings.run, hands_over=backfills.hands_over(state, kind))
     return findings
 
 
-def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
+def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: Read | None = None) -> Report:
     """Bring the platform to what the export says, and return the report.
+
+    *read* returns what is taken for the export, and the keys of its rejects, where that is not what the settings name.
 
     Raises:
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
     tls.context(settings.endpoint)  # what is wrong with its files is said before a leg is begun
     with holding(settings) as state:
-        findings = begin(state, settings, "run", watch)
+        if wish.again:
+            backfills.refuse_second(state)
+        findings = begin(state, settings, kind, watch)
         laps = Stopwatch()
-        legs = Legs(state, settings, findings, watch, wish)
+        legs = Legs(state, settings, findings, watch, wish, hands_over=backfills.hands_over(state, kind))
+        if read is None:
+            read = partial(decide.read, settings, watch, wish=wish, first_look=False)
         try:
             if not legs.owed():
-                _export(legs, wish, watch, laps)
+                _export(legs, wish, watch, laps, read)
             return conclude(state, settings, findings, watch, laps)
         except (ConfigError, ExportError) as exc:
             # What was owed is delivered; the rest could not be known. The history says so, and why.
@@ -60,10 +74,10 @@ def run(settings: Settings, wish: Wish, watch: Watch) -> Report:
             watch.end()
 
 
-def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
+def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -> None:
     state, settings, findings = legs.state, legs.settings, legs.findings
     folder = report.folder_of(settings, findings.run)
-    export, findings.reject_keys = decide.read(settings, watch, folder, wish, first_look=False)
+    export, findings.reject_keys = read(folder)
     findings.export = export.counts()
     laps.lap("read")
     watch.stage("deciding")
@@ -74,10 +88,14 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
     forgotten = erasure.among(settings, export.statements, ledger.forgetting.asked())
     decide.drop_forgotten(case, forgotten)
     if len(forgotten):  # rejects and the like were listed before anybody could tell
-        scrub.without(folder, forgotten, settings.export.columns.Client)
+        erasure.without(settings, [(folder, forgotten)])
     as_of = export.as_of
     del export
-    found, taken_back = decide.first_plan(case, ledger, state.holdings(), ledger.lingering(), findings.started, now)
+    found, taken_back, mark = decide.first_plan(
+        case, ledger, state.holdings(), ledger.lingering(), findings.started, now
+    )
+    if case.again:
+        backfills.make_due(state, case, found, mark, findings, wish.approved, now)
     if len(taken_back.client):
         ledger.obligations.overtake(*taken_back, now)
     decide.note(case, found, ledger, findings, now)
@@ -86,13 +104,15 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch) -> None:
     if case.kind == "full":
         lists.write_clients(folder / "absent.csv", found.absent)
     lists.write_held(folder / "held.csv", found.held, _guards(case))
-    lists.write_blocked(folder / "blocked.csv", found.blocked)
+    lists.write_blocked(folder / "blocked.csv", found.blocked, mapped=settings.export.id_map is not None)
     if same and not len(found.rows):
         findings.reasons.append("the same file as last time, with nothing left to send")
         if wish.require_new:
             findings.codes.add(Exit.EXPORT)
     rows = found.rows
     del found
+    if wish.sample is not None:
+        rows = backfills.sample(rows, wish.sample, legs, findings)
     laps.lap("decide")
     legs.export(rows, case)
     laps.lap("deliver")
@@ -119,7 +139,9 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     """Note that everything is committed, and write the report."""
     watch.stage("reporting")
     ended = time.time()
+    backfills.end_if_done(state, ended)
     state.ledger.finish(findings.run, ended)
+    purging.at_end(state, settings, findings)
     made = report.write(state, settings, findings, laps, ended)
     # After the report, which still has them, and before anybody else can read it.
     erasure.complete(state, settings)

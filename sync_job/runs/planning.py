@@ -1,6 +1,7 @@
 """What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from sync_job.ledger import inbox, lock, tables
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, decide, erasure, night
+from sync_job.runs import anchoring, backfills, decide, erasure, night
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
+from sync_job.runs.night import Read
 from sync_job.runs.recover import holding, view
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
@@ -25,8 +27,8 @@ from sync_job.runs.watch import Watch
 VALID_S = 24 * 3600  # a plan is applied within a day (CONSENT.md would call anything older a stale file)
 
 
-def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summary:
-    """Return what a run would send now, and write it to *out*; nothing else is changed on disk.
+def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: Read | None = None) -> Summary:
+    """Return what a run, or a backfill, would send now, and write it to *out*; nothing else is changed on disk.
 
     Raises:
         BusyError: when a run holds the lock, because its outcome is not known yet.
@@ -42,7 +44,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         last = _last(state)
         started = time.time()
         findings = Findings("plan", "", started)
-        export, _ = decide.read(settings, watch, None, wish, first_look=False)
+        export, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
         findings.export = export.counts()
         laps.lap("read")
         watch.stage("deciding")
@@ -62,12 +64,14 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
         rate = settings.delivery.max_rps
         learned = ledger.learned_rate()
+        renumberings = ledger.renumberings.count()
     about = findings.kept() | {
         "made": started,
         "target": settings.endpoint.target,
         "restate": settings.endpoint.restate,
         "rules": decide.rules(settings),
         "base": tables.digest_of(holdings),
+        "renumberings": renumberings,
         "last": last,
         "application": decide.noted(decide.application(case, found, "", as_of, started)),
     }
@@ -93,6 +97,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish) -> Summ
         "decided": findings.decided,
         **findings.changes,
         "requests": len(found.rows),
+        "granted": backfills.granted(found.rows),
         "least_seconds": round(len(found.rows) / rate, 1) if rate else None,
         "likely_seconds": round(len(found.rows) / learned, 1) if learned else None,
         "recovers": dead,
@@ -127,6 +132,8 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
+        if state.ledger.renumberings.count() != about.get("renumberings", 0):
+            raise ConfigError(f"{path}: the platform's ids changed since it was made. {again}")
         # An export that says no to those who were denied already delivers nothing, and is the last word all the same.
         if _last(state) != about.get("last"):
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
@@ -143,7 +150,9 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         if about["application"]:
             state.ledger.applied.apply(Application(**about["application"] | {"run": findings.run, "at": time.time()}))
         _overtake(state, rows)
-        legs = Legs(state, settings, findings, watch, Wish(until=until))
+        legs = Legs(
+            state, settings, findings, watch, Wish(until=until), hands_over=backfills.hands_over(state, "apply")
+        )
         try:
             laps = Stopwatch()
             if not legs.owed():

@@ -4,15 +4,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.known import Holdings, Lingering
-from sync_job.errors import CountsError, Exit, StorageError
-from sync_job.ledger import lock, pause, tables
+from sync_job.errors import CountsError, Exit, OlderStateError, StorageError
+from sync_job.ledger import handover, lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
 from sync_job.runs import anchoring, erasure, intake, report
@@ -54,12 +54,12 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
 
 
 @contextmanager
-def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
+def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool = False) -> Iterator[State]:
     """Hold the lock of the target's state while the block runs.
 
     What dead runs left is finished first, lists that came in are taken into the ledger, and who was to be erased and
     is owed nothing any more is erased. *lists_only* is for what sends withdrawals alone: even a state that lost some
-    may do that.
+    may do that. *while_paused* is for what sends nothing.
 
     Raises:
         StateError, BusyError: when there is no such state, it is not what it was, another run holds it, or it is
@@ -67,9 +67,12 @@ def holding(settings: Settings, *, lists_only: bool = False) -> Iterator[State]:
     """
     folder, target = settings.state.path, settings.endpoint.target
     # Before the lock, so that a folder without state is not given one.
-    State.open(folder, target, write=False).close()
-    pause.refuse_if_paused(folder)
+    with suppress(OlderStateError):  # which whoever writes makes a newer one
+        State.open(folder, target, write=False).close()
+    if not while_paused:
+        pause.refuse_if_paused(folder)
     with lock.held(folder), State.open(folder, target, write=True) as state:
+        handover.done(folder)
         anchoring.check(state, settings, lists_only=lists_only)
         if recover(state, settings, lists_only=lists_only) and state.ledger.restored():
             anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was

@@ -114,6 +114,8 @@ def export(settings: Settings, out: Path) -> int:
         try:
             open_private(out)
             for batch in state.ledger.withdrawals.export_rows():
+                if settings.export.id_map is not None:  # so that they are not taken for the CRM's when they are read
+                    batch = batch.append_column("platform_id", batch.column("Client"))
                 if writer is None:
                     opened = pa.csv.CSVWriter if out.suffix == ".csv" else pq.ParquetWriter
                     writer = opened(str(out), batch.schema)

@@ -1,0 +1,99 @@
+"""Words about the state folder itself: what is in it, where it went, and what has to be said of it next."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+
+def backup(found: Mapping[str, Any]) -> str:
+    """Return what a backup has in it."""
+    return (
+        f"{found['backup']}: {found['bytes']:,} bytes, the state as of run {found['run']}, snapshot "
+        f"{found['snapshot']}\n"
+        f"The folder of keys ({found['keys']}) is not in it: back that up apart, to another place."
+    )
+
+
+def restored(found: Mapping[str, Any]) -> str:
+    """Return what was put into place, and what has to be done next."""
+    made = datetime.fromtimestamp(found["made"], UTC)
+    lines = [
+        f"{found['restored']}: the state of {made:%Y-%m-%d %H:%M} UTC, run {found['run']}, snapshot "
+        f"{found['snapshot']}, {found['clients']:,} clients",
+    ]
+    if found["unfinished"]:
+        lines.append(f"run {', '.join(found['unfinished'])} was under way; the next run finishes it")
+    if found["lists_waiting"]:
+        lines.append(f"{found['lists_waiting']} lists were in the inbox; the next run or drain takes them in")
+    if found["paused"]:
+        lines.append(f"it was paused by {found['paused']['by']}: {found['paused']['reason']}; `resume` ends that")
+    if found["standing"] == "foreign":
+        lines.append(
+            "The folder of keys knows another state of this target, and nothing is sent. If that one is lost for good, "
+            "move its anchor away."
+        )
+    if found["standing"] == "behind":
+        lines.append("The platform's ids changed since, and nothing is sent before `consent-sync state renumber`.")
+    if found["standing"] == "unknown":
+        lines.append("Its anchor cannot be read, and nothing is sent: `consent-sync state check` says what to do.")
+    if found["standing"] == "shrunken":
+        lines.append(
+            f"It lacks {found['lacking']:,} withdrawals or some re-consents that there were: nothing but lists is sent."
+            + (" The lists of its inbox may be some of them." if found["lists_waiting"] else "")
+        )
+    none = "" if found["lacking"] else ", or --none if nobody did"
+    lines.append(
+        "Nobody is granted anything, and every denial is sent once more, until you say who withdrew since:\n"
+        f"  consent-sync state restored --withdrawals-since LIST --by NAME{none}"
+    )
+    return "\n".join(lines)
+
+
+def checked(found: Mapping[str, Any]) -> str:
+    """Return a line for each thing, and what it comes to."""
+    lines = [
+        f"{one['verdict']:<8} {one['what']}" + (f": {one['words']}" if one["words"] else "") for one in found["things"]
+    ]
+    if found["running"]:
+        lines.append(f"{found['running']}: what it may be writing was not judged")
+    lines.append(", ".join(f"{count} {verdict}" for verdict, count in found["counts"].items() if count))
+    lines += _next(found["counts"])
+    return "\n".join(lines)
+
+
+def repaired(found: Mapping[str, Any]) -> str:
+    """Return what was removed and mended, and what is left."""
+    lines = ["ledger.db is of today's version now"] if found["migrated"] else []
+    lines += [f"removed  {one['what']}: {one['words']}" for one in found["removed"]]
+    lines += [f"mended   {one['what']}: {one['words']}" for one in found["mended"]]
+    lines += [f"{one['verdict']:<8} {one['what']}: {one['words']}" for one in found["left"]]
+    if not lines:
+        lines.append("nothing to repair")
+    return "\n".join(lines)
+
+
+def _next(counts: Mapping[str, int]) -> list[str]:
+    lines = []
+    if counts["damaged"]:
+        lines.append("Damage: keep the folder as it is. The lines above say what to do.")
+    if counts["orphan"] or counts["mode"]:
+        lines.append("`consent-sync state repair` removes orphans and mends modes.")
+    return lines
+
+
+def retargeted(found: Mapping[str, Any]) -> str:
+    """Return which target the state has now, and what to do next."""
+    lines = [f"the state of {found['was']} is now that of {found['target']}"]
+    if found["mend"]:
+        lines.append(
+            f'Now set [endpoint] base_url = "{found["base_url"]}" in every configuration of this state; until then '
+            "runs end in 4."
+        )
+    return "\n".join(lines)
+
+
+def purged(found: Mapping[str, Any]) -> str:
+    """Return what was removed."""
+    if not found["reports"]:
+        return f"nothing is older than {found['keep_days']} days"
+    return f"{found['files']} files of {found['reports']} reports removed, {found['bytes']:,} bytes; summaries stay"

@@ -1,0 +1,95 @@
+"""`state backup` and `state restore`: the state of a target as one file, and back."""
+
+import time
+from pathlib import Path
+
+from sync_job.config import Settings
+from sync_job.errors import ConfigError, StateError
+from sync_job.ledger import anchor, archive, files, inbox, pause
+from sync_job.ledger.anchor import Standing
+from sync_job.ledger.state import State
+from sync_job.report.counts import Summary
+
+
+def backup(settings: Settings, path: Path) -> Summary:
+    """Make a backup of the state in *path*, also while a run is under way, and return what is in it.
+
+    Raises:
+        ConfigError: when the file is there already, or would lie in the state or beside the keys.
+        StateError: when the state is damaged, or the disk does not take it.
+    """
+    folder, target = settings.state.path, settings.endpoint.target
+    for kept, why in (
+        (folder, "it would be lost with the state"),
+        (settings.state.keys, "nothing of it belongs there"),
+    ):
+        if path.absolute().resolve().is_relative_to(kept.absolute().resolve()):
+            raise ConfigError(f"{path}: inside {kept.absolute()}: {why}. Name a file elsewhere.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: no such folder to write the backup into. Make it first.")
+    with State.open(folder, target, write=False) as state:
+        made = archive.write(state, path.absolute(), target=target, now=time.time())
+    return {
+        "backup": str(path.absolute()),
+        "bytes": path.stat().st_size,
+        "target": target,
+        "state": made.state,
+        "run": made.run,
+        "snapshot": made.snapshot,
+        "made": made.made,
+        "members": len(made.members),
+        "keys": str(settings.state.keys.absolute()),
+    }
+
+
+def restore(settings: Settings, path: Path) -> Summary:
+    """Put the state in the backup *path* into place, in one step, and return what has to be said of it next.
+
+    Raises:
+        StateError: when there is state already, or the backup is damaged or another target's; nothing is changed then.
+    """
+    folder, target = settings.state.path.absolute(), settings.endpoint.target
+    with files.storing(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StateError(
+                f"{folder}: there is something already; `state restore` never replaces it. Move it away first, and "
+                "keep it until the next run has ended well. Nothing was changed."
+            )
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file.")
+    with archive.unpacked(path, folder, target) as (parts, manifest):
+        with State.open(parts, target, write=True) as state:
+            state.ledger.note_put_back()
+            clients = state.ledger.clients()
+            unfinished = [run.run for run in state.ledger.unfinished()]
+            standing, lacking = _standing(state, settings)
+        found: Summary = {
+            "restored": str(folder),
+            "target": target,
+            "made": manifest.made,
+            "run": manifest.run,
+            "snapshot": manifest.snapshot,
+            "clients": clients,
+            "unfinished": unfinished,
+            "lists_waiting": len(inbox.waiting(parts)),
+            "paused": pause.paused(parts),
+            "standing": standing,
+            "lacking": lacking,
+        }
+        with files.storing(folder):
+            parts.rename(folder)
+        files.sync_folder(folder.parent)
+    return found
+
+
+def _standing(state: State, settings: Settings) -> tuple[str, int]:
+    """Return how the state stands beside its anchor, in one word, and how many withdrawals it lacks."""
+    try:
+        found = anchor.read(settings.state.keys, settings.endpoint.target)
+    except StateError:
+        return "unknown", 0
+    place = state.ledger.place()
+    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
+    words = {Standing.SHRUNKEN: "shrunken", Standing.FOREIGN: "foreign", Standing.BEHIND: "behind"}
+    lacking = max(0, found.withdrawals - place["withdrawals"]) if found and standing is not Standing.FOREIGN else 0
+    return words.get(standing, "older"), lacking

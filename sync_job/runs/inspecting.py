@@ -1,0 +1,109 @@
+"""`state check` and `state repair`: what is on disk, and the removal of what is provably nobody's."""
+
+from collections import Counter
+from contextlib import suppress
+
+from sync_job.config import Settings
+from sync_job.errors import Exit, NoStateError, OlderStateError, StateError, gravest
+from sync_job.ledger import files, inspection, lock
+from sync_job.ledger.inspection import Finding, Verdict
+from sync_job.ledger.ledger import Ledger
+from sync_job.report.counts import Summary
+
+_TRIES = 3  # a run that commits while it is looked at makes things seem what they are not
+_MENDED = (Verdict.ORPHAN, Verdict.MODE)
+_TIDY = (Verdict.OK, Verdict.BUSY)
+
+
+def check(settings: Settings) -> Summary:
+    """Return what everything on disk is worth; nothing is changed, and no run is kept waiting.
+
+    Raises:
+        NoStateError: when there is none.
+    """
+    folder = settings.state.path
+    _refuse_missing(settings)
+    for _ in range(_TRIES):
+        busy, before = lock.is_held(folder), _fingerprint(settings)
+        found = _inspect(settings, busy=busy)
+        unsound = any(one.verdict not in _TIDY for one in found)
+        if not unsound or (busy, before) == (lock.is_held(folder), _fingerprint(settings)):
+            break
+    counts = Counter(one.verdict for one in found)
+    return {
+        "target": settings.endpoint.target,
+        "state": str(folder.absolute()),
+        "keys": str(settings.state.keys.absolute()),
+        "running": lock.describe(lock.running(folder)) if busy else "",
+        "things": [_shown(one) for one in found],
+        "counts": {str(verdict): counts[verdict] for verdict in Verdict},
+        "exit": int(_exit(found)),
+    }
+
+
+def repair(settings: Settings) -> Summary:
+    """Remove orphans, mend modes, and return what was done and what is left; damage is left as it is.
+
+    Raises:
+        NoStateError, BusyError: when there is no state, or a run is under way.
+    """
+    folder = settings.state.path
+    _refuse_missing(settings)
+    with lock.held(folder):
+        migrated = _migrate(settings)
+        done = [one for one in _inspect(settings, busy=False) if one.verdict in _MENDED]
+        for one in done:
+            if one.verdict is Verdict.ORPHAN:
+                files.remove(one.path)
+            else:
+                files.make_private(one.path)
+        left = [one for one in _inspect(settings, busy=False) if one.verdict not in _TIDY]
+    return {
+        "target": settings.endpoint.target,
+        "migrated": migrated,
+        "removed": [_shown(one) for one in done if one.verdict is Verdict.ORPHAN],
+        "mended": [_shown(one) for one in done if one.verdict is Verdict.MODE],
+        "left": [_shown(one) for one in left],
+        "exit": int(_exit(left)),
+    }
+
+
+def _migrate(settings: Settings) -> bool:
+    """Bring a ledger of an older version to today's, and return whether it was one; damage is for the look at it."""
+    path, target = settings.state.path / "ledger.db", settings.endpoint.target
+    with suppress(StateError):
+        try:
+            Ledger.open(path, target, write=False).close()
+        except OlderStateError:
+            Ledger.open(path, target, write=True).close()
+            return True
+    return False
+
+
+def _inspect(settings: Settings, *, busy: bool) -> list[Finding]:
+    return inspection.inspect(settings.state.path, settings.endpoint.target, busy=busy, keys=settings.state.keys)
+
+
+def _refuse_missing(settings: Settings) -> None:
+    folder = settings.state.path
+    with files.storing(folder):
+        there = folder.is_dir() and any(folder.iterdir())
+    if not there:
+        raise NoStateError(f"{folder.absolute()}: no state. Is [state] path right?")
+
+
+def _fingerprint(settings: Settings) -> tuple[int, int]:
+    """Return what changes with every commit of the ledger."""
+    path = settings.state.path / "ledger.db"
+    with files.storing(path):
+        said = path.stat() if path.exists() else None
+    return (said.st_mtime_ns, said.st_size) if said else (0, 0)
+
+
+def _exit(found: list[Finding]) -> Exit:
+    codes = {Exit.ATTENTION for one in found if one.verdict not in _TIDY}
+    return gravest(codes | {Exit.STATE for one in found if one.verdict is Verdict.DAMAGED})
+
+
+def _shown(one: Finding) -> Summary:
+    return {"what": one.what, "verdict": str(one.verdict), "words": one.words}
