@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak histories cost lock clean
+.PHONY: demo test check scenarios soak backfill histories crash torture cost memory lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -26,8 +26,21 @@ soak: $(SET_UP)   ## 100,000 rows to an endpoint that fails in every way (some m
 histories: $(SET_UP)   ## ten thousand histories of accidents, on all cores (most of an hour; CONSENT_SYNC_HISTORIES=N for less)
 	@$(BIN)/python -m tests.test_histories
 
+backfill: $(SET_UP)   ## a backfill of two million rows, killed ten times (about half an hour)
+	@CONSENT_SYNC_BACKFILL_ROWS=2000000 $(BIN)/python -m pytest -q -s tests/test_backfill.py -k killed
+
+crash: $(SET_UP)   ## die at every durable operation and at every system call that writes (most of an hour): writes docs/state.md
+	@$(BIN)/python -m tests.test_crash --write
+	@$(BIN)/python -m tests.strace
+
+torture: $(SET_UP)   ## 500 random kills of runs of 50,000 rows, with faults on the wire (about half an hour)
+	@$(BIN)/python -m tests.torture
+
 cost: $(SET_UP)   ## what the machinery of sending costs beside a bare aiohttp loop (needs nginx)
 	@$(BIN)/python -m benchmarks.cost
+
+memory: $(SET_UP)   ## what runs of 1, 5 and 10 million rows hold in memory, and whether it grows while they send
+	@$(BIN)/python -m benchmarks.memory
 
 lock: $(SET_UP)   ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install -q pip-tools

@@ -99,8 +99,10 @@ def _killed(path: Path, rows: int, mark: int, settled: list[Settled]) -> None:
             journal.settle(one)
 
     _write(path, rows, main)
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE about SET mark = ?", (mark,))
+    again = Journal(path.with_name("another.db"), rows)
+    again._commit([], mark)
+    with closing(sqlite3.connect(path)) as other, closing(again._connection) as says:
+        other.execute("UPDATE about SET mark = ?, seal = ?", says.execute("SELECT mark, seal FROM about").fetchone())
         other.commit()
 
 

@@ -7,8 +7,9 @@ is durable before any row beyond it is dispatched, so that after a kill every ro
 
 import asyncio
 import sqlite3
+from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,16 +30,17 @@ VERSION = 1
 INTERVAL_S = 0.1  # between group commits: what a kill leaves in doubt beside the requests in flight
 LEAST_AHEAD = 64  # rows that the mark is ahead of the last dispatch, at least
 _SCHEMA = """
-CREATE TABLE about (version INTEGER NOT NULL, rows INTEGER NOT NULL, mark INTEGER NOT NULL);
+CREATE TABLE about (version INTEGER NOT NULL, rows INTEGER NOT NULL, mark INTEGER NOT NULL, seal INTEGER NOT NULL);
 CREATE TABLE settled (
     row INTEGER PRIMARY KEY, outcome INTEGER NOT NULL, denials INTEGER NOT NULL, doubt INTEGER NOT NULL,
     doubt_at REAL NOT NULL, attempts INTEGER NOT NULL, status INTEGER, code INTEGER, message TEXT NOT NULL,
-    first_sent REAL, settled REAL NOT NULL
+    first_sent REAL, settled REAL NOT NULL, seal INTEGER NOT NULL
 ) WITHOUT ROWID
 """
 # Each statement lets go of the interpreter and asks for it again, beside an event loop that wants it too.
 _ROWS_AT_ONCE = 50
-_COLUMNS = "row, outcome, denials, doubt, doubt_at, attempts, status, code, message, first_sent, settled"
+_COLUMNS = "row, outcome, denials, doubt, doubt_at, attempts, status, code, message, first_sent, settled, seal"
+_NO_CODE = -(1 << 63)
 
 
 class Settled(NamedTuple):
@@ -81,7 +83,7 @@ class Journal:
         with files.transaction(self._connection, path):
             for statement in _SCHEMA.split(";"):
                 self._connection.execute(statement)
-            self._connection.execute("INSERT INTO about VALUES (?, ?, 0)", (VERSION, rows))
+            self._connection.execute("INSERT INTO about VALUES (?, ?, 0, ?)", (VERSION, rows, _seal(VERSION, rows, 0)))
         files.sync_folder(path.parent)
 
     async def clear(self, row: int) -> None:
@@ -150,18 +152,46 @@ class Journal:
                 pass
 
     def _commit(self, batch: list[Settled], mark: int) -> None:
-        whole = len(batch) - len(batch) % _ROWS_AT_ONCE
+        rows = [(*row, seal) for row, seal in zip(batch, _seals(list(zip(*batch, strict=True))), strict=True)]
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
         with files.transaction(self._connection, self._path):
             for start in range(0, whole, _ROWS_AT_ONCE):
-                rows = batch[start : start + _ROWS_AT_ONCE]
-                self._connection.execute(_insert(_ROWS_AT_ONCE), tuple(chain.from_iterable(rows)))
-            self._connection.executemany(_insert(1), batch[whole:])
-            self._connection.execute("UPDATE about SET mark = ?", (mark,))
+                some = rows[start : start + _ROWS_AT_ONCE]
+                self._connection.execute(_insert(_ROWS_AT_ONCE), tuple(chain.from_iterable(some)))
+            self._connection.executemany(_insert(1), rows[whole:])
+            self._connection.execute("UPDATE about SET mark = ?, seal = ?", (mark, _seal(VERSION, self._rows, mark)))
+
+
+def _seals(columns: Sequence[Sequence[Any]]) -> list[int]:
+    """Return what each row is held to when it is read: of what decides, no bit may turn, and SQLite would not see it.
+
+    *columns* are those of a `Settled`. A word is mixed in after the other, as FNV-1a does with bytes: each step can be
+    undone, so that two rows that differ in one bit never have the same seal.
+    """
+    if not columns:
+        return []
+    row, outcome, denials, doubt, doubt_at, _, _, code, _, _, settled = columns
+    whole = [row, outcome, denials, doubt, [_NO_CODE if one is None else one for one in code]]
+    words = [np.array(column, np.int64).view(np.uint64) for column in whole]
+    words += [np.array(column, np.float64).view(np.uint64) for column in (doubt_at, settled)]
+    return list(_mixed(words).view(np.int64).tolist())
+
+
+def _seal(*said: int) -> int:
+    """Return the same of what a journal says of itself."""
+    return int(_mixed([np.array([one], np.uint64) for one in said]).view(np.int64)[0])
+
+
+def _mixed(words: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    mixed = np.full(len(words[0]), 0xCBF29CE484222325, np.uint64)
+    for word in words:
+        mixed = (mixed ^ word) * np.uint64(0x100000001B3)
+    return mixed
 
 
 @lru_cache
 def _insert(rows: int) -> str:
-    one = f"({', '.join('?' * len(Settled._fields))})"
+    one = f"({', '.join('?' * (len(Settled._fields) + 1))})"
     return f"INSERT OR REPLACE INTO settled ({_COLUMNS}) VALUES {', '.join([one] * rows)}"
 
 
@@ -226,9 +256,12 @@ class Reading:
             if not tables:
                 self.close()  # It died before its first commit: nothing was dispatched.
                 return
-            version, planned, self.mark = self._connection.execute("SELECT version, rows, mark FROM about").fetchone()
+            query = "SELECT version, rows, mark, seal FROM about"
+            version, planned, self.mark, seal = self._connection.execute(query).fetchone()
             if version != VERSION or planned != rows:
                 raise ValueError(f"version {version} for {planned} rows; expected {VERSION} for {rows}")
+            if seal != _seal(version, planned, self.mark):
+                raise ValueError("how far it was sent is not what was written")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -247,10 +280,33 @@ class Reading:
 
         A row before the mark that did not settle was dispatched by a run that died: deferred, and in doubt since now.
         """
+        rows = self._settled(size)
         for start in range(0, self._rows, size):
-            yield self._part(start, min(start + size, self._rows))
+            with files.loading(self._path):
+                part = self._part(start, min(start + size, self._rows), next(rows))
+            yield part
 
-    def _part(self, start: int, stop: int) -> Part:
+    def _settled(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the settled rows of each stretch of *size*.
+
+        The whole table is read from its begin to its end: asked for a stretch, SQLite would not meet a row whose
+        number is damaged.
+        """
+        left: list[tuple[Any, ...]] = []
+        found = self._connection.execute(f"SELECT {_COLUMNS} FROM settled") if self._connection else None
+        before = -1
+        for stop in range(size, self._rows + size, size):
+            while found and (not left or left[-1][0] < stop) and (more := found.fetchmany(size)):
+                numbers = np.array([before, *(row[0] for row in more)], np.int64)
+                if (np.diff(numbers) <= 0).any() or numbers[-1] >= self._rows:
+                    raise ValueError("its rows are not in the order in which they were written")
+                before = int(numbers[-1])
+                left += more
+            here = bisect_left(left, stop, key=lambda row: int(row[0]))
+            yield left[:here]
+            left = left[here:]
+
+    def _part(self, start: int, stop: int, rows: list[tuple[Any, ...]]) -> Part:
         count = stop - start
         outcome, denials, doubt = (np.zeros(count, np.uint8) for _ in range(3))
         doubt_at, first_sent, settled = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
@@ -258,18 +314,16 @@ class Reading:
         status: list[int | None] = [None] * count
         code: list[int | None] = [None] * count
         message: list[str | None] = [None] * count
-        if self._connection:
-            with files.loading(self._path):
-                query = f"SELECT {_COLUMNS} FROM settled WHERE row >= ? AND row < ? ORDER BY row"
-                rows: list[tuple[Any, ...]] = self._connection.execute(query, (start, stop)).fetchall()
-                if rows:
-                    columns = list(zip(*rows, strict=True))
-                    at = np.array(columns[0], np.intp) - start
-                    outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
-                    first_sent[at] = np.array(columns[9], np.float64)
-                    settled[at] = columns[10]
-                    for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
-                        status[place], code[place], message[place] = answer
+        if rows:
+            columns = list(zip(*rows, strict=True))
+            if list(columns[11]) != _seals(columns[:11]):
+                raise ValueError("a row is not what was written")
+            at = np.array(columns[0], np.intp) - start
+            outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
+            first_sent[at] = np.array(columns[9], np.float64)
+            settled[at] = columns[10]
+            for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
+                status[place], code[place], message[place] = answer
         unsettled = (outcome == Outcome.OPEN) & (np.arange(start, stop) < self.mark)
         outcome[outcome == Outcome.OPEN] = Outcome.DEFERRED
         doubt[unsettled] = DOUBT_WHOLE

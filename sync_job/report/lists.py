@@ -1,6 +1,7 @@
 """The lists beside the results: rejects as they were read, clients that the export no longer has, disagreeing rows."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,15 @@ def open_private(path: Path) -> None:
         path.touch(0o600)
         path.write_bytes(b"")
         path.chmod(0o600)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

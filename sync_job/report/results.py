@@ -16,7 +16,7 @@ from sync_job.consent.channels import CHANNELS, Bytes, letters, parse_letters, s
 from sync_job.consent.fold import Outcome
 from sync_job.consent.rows import Lane, Rows, changed
 from sync_job.errors import StorageError
-from sync_job.report.lists import open_private
+from sync_job.report.lists import flush, open_private
 
 SCHEMA = pa.schema(
     [
@@ -191,6 +191,8 @@ def writing(folder: Path, format_: Literal["csv", "parquet"]) -> Iterator[Result
         writer = pa.csv.CSVWriter(str(temporary), SCHEMA) if format_ == "csv" else pq.ParquetWriter(temporary, SCHEMA)
         with writer:
             yield Results(writer)
+        flush(temporary)  # The plan and the journal go soon: it must not be an empty file that is left of them.
         temporary.replace(path)
+        flush(folder)
     except OSError as exc:
         raise StorageError(f"{path}: {exc.strerror or exc}. Make room there; the next run writes the report.") from exc

@@ -4,7 +4,6 @@ A file in which none of them is stays untouched; the others keep their form, cel
 """
 
 import csv
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from sync_job.consent.channels import FIELDS, Ids, Mask
 from sync_job.errors import StorageError
 from sync_job.report import results
-from sync_job.report.lists import open_private
+from sync_job.report.lists import flush, open_private
 
 _REJECTS = "rejects.csv"
 _NAMES = (
@@ -69,9 +68,9 @@ def _rewrite(path: Path, ids: Ids, column: str) -> int:
         for batch in batches:
             write(batch.filter(pa.array(~_is_one_of(batch.column(place), ids))))
     # Durable before the erasure is noted as done: nobody would come back for the old file.
-    _sync(temporary)
+    flush(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    flush(path.parent)
     return gone
 
 
@@ -113,14 +112,6 @@ def _writing(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch
     else:
         with pa.csv.CSVWriter(str(path), schema) as writer:
             yield writer.write_batch
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_one_of(column: pa.Array, ids: Ids) -> Mask:
