@@ -498,7 +498,7 @@ class World:
                 withdrawing.void(self.settings, taken.found.digest, reason="r", by="a", approved_by="b")
             restoring.restored(self.settings, listing, "b", Watch())
             with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
-                self.restored = bool(state.ledger.restored())
+                self.restored = bool(state.ledger.about.restored())
 
     def _wait(self, client: int, one: int, two: int) -> None:
         """Time passes until nobody lingers."""

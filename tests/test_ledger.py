@@ -97,7 +97,7 @@ def test_lingering_is_replaced_by_each_commit(tmp_path: Path) -> None:
         found = ledger.lingering()
         assert [np.asarray(each).tolist() for each in found] == [np.asarray(each).tolist() for each in some]
         assert [each.dtype for each in found[:3]] == [each.dtype for each in some[:3]]
-        ledger.note_everyone_lingers(30.5)
+        ledger.about.note_everyone_lingers(30.5)
         _commit(ledger, run, 1)
         assert len(ledger.lingering().client) == 0
         assert ledger.lingering().everyone == 30.5, "that is not of a leg"

@@ -509,7 +509,7 @@ def test_a_backup_from_before_is_renumbered_first(tmp_path: Path, platform: Stan
     assert after["buried"] == [17, 18], "the codes beside the keys had moved already"
     assert set(after["holds"]) == {CHAIN[client] for client in before["holds"]} - {17}, "17 was erased since"
     with shop.state() as state:
-        assert state.ledger.restored() == "older"
+        assert state.ledger.about.restored() == "older"
 
 
 def test_the_command_says_what_moved(tmp_path: Path, platform: Standin, cli: Cli) -> None:

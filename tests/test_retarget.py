@@ -59,8 +59,8 @@ def test_the_state_goes_on_at_the_new_address(tmp_path: Path) -> None:
         assert erasure.tombstones(shop.settings).of(np.array([1003], np.int32)).all()
         assert history.history(shop.settings, 1000)["sent"]
         with shop.state() as state:
-            assert state.ledger.targets() == [before, shop.settings.endpoint.target]
-            (moved,) = state.ledger.moves()
+            assert state.ledger.about.targets() == [before, shop.settings.endpoint.target]
+            (moved,) = state.ledger.about.moves()
             assert (moved["reason"], moved["by"]) == ("new host", "me")
         assert not list(shop.settings.state.keys.glob(f"{anchor.tag(before)}*"))
         assert inspecting.check(shop.settings)["exit"] == 0
@@ -83,7 +83,7 @@ def test_somebody_has_to_say_so(shop: Shop, missing: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         _move(shop, **missing)  # type: ignore[arg-type]
     with shop.state() as state:
-        assert state.ledger.moves() == []
+        assert state.ledger.about.moves() == []
 
 
 def test_another_operator_is_refused(shop: Shop) -> None:
@@ -107,7 +107,7 @@ def test_a_state_that_is_there_keeps_its_name(shop: Shop) -> None:
     with pytest.raises(StateError, match="another state"):
         _move(shop)
     with shop.state() as state:
-        assert state.ledger.moves() == []
+        assert state.ledger.about.moves() == []
 
 
 @pytest.mark.parametrize("moment", ["the keys were written", "the ledger was switched"])
@@ -121,7 +121,7 @@ def test_one_that_died_is_made_good_by_the_next(shop: Shop, moment: str) -> None
         (keys / name).chmod(0o600)
     if moment == "the keys were written":
         with shop_at(shop, NEW).state(write=True) as state:
-            state.ledger.move(old, reason="", by="", now=0)
+            state.ledger.about.move(old, reason="", by="", now=0)
     else:
         _say(shop, NEW)
     _move(shop)

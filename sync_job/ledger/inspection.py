@@ -346,8 +346,8 @@ def _facts(path: Path, ledger: Ledger) -> _Facts:
         snapshots = {number: (digest, clients) for number, digest, clients, _ in db.execute("SELECT * FROM snapshots")}
         return _Facts(
             place=ledger.place(),
-            anchored=ledger.is_anchored(),
-            buried=ledger.buried(),
+            anchored=ledger.about.is_anchored(),
+            buried=ledger.about.buried(),
             current=ledger.current()[0],
             snapshots=snapshots,
             unfinished={run.run for run in ledger.unfinished()},

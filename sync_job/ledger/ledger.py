@@ -19,7 +19,18 @@ from sync_job.consent.known import Lingering
 from sync_job.consent.renumber import IdMap, moves
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import ForeignStateError, NoStateError, OlderStateError
-from sync_job.ledger import applied, backfills, files, forgetting, migrations, obligations, renumbering, withdrawals
+from sync_job.ledger import (
+    applied,
+    backfills,
+    files,
+    forgetting,
+    in_force,
+    migrations,
+    obligations,
+    renumbering,
+    withdrawals,
+)
+from sync_job.ledger.about import About
 from sync_job.ledger.applied import Applied
 from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.forgetting import Forgetting
@@ -44,7 +55,7 @@ CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowl
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
-_PARTS = (withdrawals, obligations, applied, forgetting, backfills, renumbering)
+_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills, renumbering)
 
 # How far a run got: it began (legs may be committed), everything that it did is in the snapshot, it was reported.
 Stage = Literal["open", "committed", "reported"]
@@ -107,6 +118,7 @@ class Ledger(Store):
         self.applied = Applied(path, connection)
         self.forgetting = Forgetting(path, connection)
         self.backfills = Backfills(path, connection)
+        self.about = About(path, connection)
         self.renumberings = Renumberings(path, connection)
 
     @classmethod
@@ -378,35 +390,10 @@ class Ledger(Store):
             self._db.execute("DELETE FROM undone")
             self._db.executemany("INSERT OR IGNORE INTO undone VALUES (?, ?)", undone)
 
-    def learn(self, limit: float, rows_per_s: float = 0.0) -> None:
-        """Keep how many requests in flight did well at this target in the end, and how many rows a second that was."""
-        with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('limit', ?)", (str(limit),))
-            if rows_per_s:
-                self._db.execute("INSERT OR REPLACE INTO about VALUES ('rows_per_s', ?)", (str(rows_per_s),))
-
-    def learned(self) -> float:
-        """Return the limit that `learn` kept; 0 where nothing is known."""
-        return float(self._about("limit") or 0)
-
-    def learned_rate(self) -> float:
-        """Return how many rows a second were delivered lately; 0 where nothing is known."""
-        return float(self._about("rows_per_s") or 0)
-
-    # Where it stands beside its anchor
-
     def do(self, what: Callable[[], None]) -> None:
         """Do this as one step."""
         with self._writing():
             what()
-
-    def _about(self, key: str) -> str:
-        rows = self._rows("SELECT value FROM about WHERE key = ?", key)
-        return str(rows[0][0]) if rows else ""
-
-    def _note(self, **values: str) -> None:
-        with self._writing():
-            self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values.items())
 
     def place(self) -> Place:
         """Return what an anchor holds of this ledger: its id, its last run and snapshot, and what it has taken in."""
@@ -415,66 +402,13 @@ class Ledger(Store):
         )
         counts = self.withdrawals.counts()
         return Place(
-            state=self._about("state"),
+            state=self.about.said("state"),
             run=int(run),
             snapshot=int(snapshot),
             withdrawals=counts["withdrawals"],
             reconsents=counts["reconsents"],
             renumberings=self.renumberings.count(),
         )
-
-    def is_anchored(self) -> bool:
-        """Return whether an anchor was ever written for it."""
-        return bool(self._about("anchored"))
-
-    def note_anchored(self) -> None:
-        """Note that there is an anchor; one that is missing later was lost."""
-        if not self.is_anchored():
-            self._note(anchored="yes")
-
-    def buried(self) -> int:
-        """Return how many tombstones there were: fewer beside the keys means that some were lost."""
-        return int(self._about("buried") or 0)
-
-    def note_buried(self, count: int) -> None:
-        """Note how many tombstones there are."""
-        self._note(buried=str(count))
-
-    def restored(self) -> str:
-        """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not.
-
-        "put back": it is one, and no run has looked at it yet.
-        """
-        return self._about("restored")
-
-    def note_put_back(self) -> None:
-        """Note that it comes from a backup, whatever its anchor says: it may lack what was sent and said since."""
-        self._note(restored="put back")
-
-    def note_restored(self, how: str, run: int) -> None:
-        """Note that it is a restored backup; its next run is numbered after *run*, the last one before it was."""
-        self._note(restored=how, last_run=str(run))
-
-    def note_everyone_lingers(self, until: float) -> None:
-        """Note that what nobody knows to be on its way may be applied *until* then, in epoch seconds."""
-        self._note(lingering_until=str(until))
-
-    def note_whole(self, words: str) -> None:
-        """Note in *words* why it is no longer taken for a restored backup."""
-        self._note(restored="", made_whole=words)
-
-    def targets(self) -> list[str]:
-        """Return the target, and before it those that it was called when its host had another name."""
-        return [*(one["target"] for one in self.moves()), self._about("target")]
-
-    def moves(self) -> list[dict[str, Any]]:
-        """Return which targets it was before, the oldest first, each with when, why and by whom that ended."""
-        return list(json.loads(self._about("moved") or "[]"))
-
-    def move(self, target: str, *, reason: str, by: str, now: float) -> None:
-        """Let it be the state of another target from now on, and keep which one it was."""
-        was = {"target": self._about("target"), "at": now, "reason": reason, "by": by}
-        self._note(target=target, moved=json.dumps([*self.moves(), was], ensure_ascii=False))
 
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""
@@ -498,7 +432,7 @@ class Ledger(Store):
             np.array([row[0] for row in rows], np.int32),
             np.array([row[1] for row in rows], np.float64),
             np.array([row[2] for row in rows], np.bool_),
-            float(self._about("lingering_until") or 0),
+            self.about.everyone_lingers_until(),
         )
 
     def undone(self) -> set[tuple[str, str]]:

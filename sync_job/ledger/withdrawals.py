@@ -4,9 +4,10 @@ A withdrawal is ours to keep until a later, evidenced re-consent. Its identity i
 withdrawn and its reference: the same again is a repeat, whatever list it comes with. Obligations are `obligations`'s.
 """
 
-import hashlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sync_job.consent.lists import BASES, scope_text
 from sync_job.consent.renumber import IdMap, meant
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
+from sync_job.ledger.in_force import InForce
 from sync_job.ledger.store import Store
 
 SCHEMA = """
@@ -37,9 +39,6 @@ CREATE TABLE repeats (
     list INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref, list)
 ) WITHOUT ROWID;
 CREATE INDEX repeats_by_list ON repeats (list);
-CREATE TABLE in_force (
-    only INTEGER PRIMARY KEY CHECK (only = 1), client BLOB NOT NULL, channels BLOB NOT NULL, digest TEXT NOT NULL
-);
 CREATE TABLE reconsents (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, granted_at REAL NOT NULL, method TEXT NOT NULL,
     evidence_ref TEXT NOT NULL, taken_in REAL NOT NULL, PRIMARY KEY (client, channels, granted_at)
@@ -103,6 +102,10 @@ class Voided:
 class Withdrawals(Store):
     """Reads and writes withdrawals and re-consents of one ledger; every method that writes is one transaction."""
 
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self._ready = InForce(path, connection)
+
     def absorb(
         self,
         batches: Iterable[pa.RecordBatch],
@@ -140,8 +143,8 @@ class Withdrawals(Store):
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
-                    taken.append(self._read(_NEW))
-            self._keep([self._effective(), *taken])
+                    taken.append(self._ready.rows(_NEW))
+            self._ready.keep([self._ready.read(), *taken])
             found = Absorbed(rows, fresh, rows - fresh - superseded, superseded)
             self._db.execute(
                 "UPDATE lists SET rows = ?, fresh = ?, repeats = ?, superseded = ? WHERE number = ?",
@@ -208,38 +211,8 @@ class Withdrawals(Store):
 
     def in_force(self) -> Table:
         """Return the low bit of each withdrawn channel of each client."""
-        ids, channels = self._effective()
+        ids, channels = self._ready.read()
         return tabulate(ids, ids, channels)
-
-    def _effective(self) -> tuple[Ids, Bytes]:
-        """Return who withdrew which channels, as it is kept ready: a million rows are read in no time."""
-        rows = self._rows("SELECT client, channels, digest FROM in_force")
-        if not rows:
-            return np.zeros(0, np.int32), np.zeros(0, np.uint8)
-        with files.loading(self.path):
-            ids, channels = np.frombuffer(rows[0][0], np.int32), np.frombuffer(rows[0][1], np.uint8)
-            if len(ids) != len(channels) or rows[0][2] != _digest(rows[0][0], rows[0][1]):
-                raise ValueError("who withdrew is not what was written")
-        return ids, channels
-
-    def _read(self, query: str) -> tuple[Ids, Bytes]:
-        rows = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32), ("channels", np.uint8)]))
-        return np.ascontiguousarray(rows["client"]), np.ascontiguousarray(rows["channels"])
-
-    def _keep(self, parts: list[tuple[Ids, Bytes]]) -> None:
-        """Keep ready who withdrew which channels, several rows of a client laid over each other."""
-        ids = np.concatenate([part[0] for part in parts])
-        channels = np.concatenate([part[1] for part in parts])
-        order = np.argsort(ids, kind="stable")
-        ids, channels = ids[order], channels[order]
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.intp)
-        merged = np.bitwise_or.reduceat(channels, starts) if len(ids) else channels
-        kept = ids[starts].tobytes(), merged.tobytes()
-        self._db.execute("INSERT OR REPLACE INTO in_force VALUES (1, ?, ?, ?)", (*kept, _digest(*kept)))
-
-    def _gather(self) -> None:
-        """Keep ready anew who withdrew which channels, after some were lifted; the transaction has begun."""
-        self._keep([self._read("SELECT client, in_force FROM withdrawals WHERE in_force != 0")])
 
     def clients(self) -> Ids:
         """Return every client that a list or evidence has named, ascending."""
@@ -267,7 +240,7 @@ class Withdrawals(Store):
                     if why:
                         refused.append((row["client"], why))
             if lifted:
-                self._gather()
+                self._ready.gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
         return Lifted(rows, lifted, refused)
 
@@ -341,7 +314,7 @@ class Withdrawals(Store):
                 f"DELETE FROM repeats AS i WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS} AND w.list = i.list)"
             )
             gone = self._db.execute("UPDATE withdrawals SET in_force = 0 WHERE list = ?", (number,)).rowcount
-            self._gather()
+            self._ready.gather()
             ended = self._db.execute(
                 "UPDATE obligations SET owed = 0, closed = ?, ended = 'void', reason = ?, by = ? "
                 "WHERE list = ? AND owed != 0",
@@ -439,7 +412,7 @@ class Withdrawals(Store):
         for table in ("withdrawals", "reconsents", "repeats"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
-        self._gather()
+        self._ready.gather()
 
     def move(self) -> None:
         """Give these clients their new ids, within the transaction of a renumbering; every withdrawal stays in force.
@@ -471,14 +444,10 @@ class Withdrawals(Store):
         self._move(
             "reconsents", "channels, granted_at, method, evidence_ref, taken_in", settle="ON CONFLICT DO NOTHING"
         )
-        self._gather()
+        self._ready.gather()
 
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
-
-
-def _digest(client: bytes, channels: bytes) -> str:
-    return hashlib.sha256(client + channels).hexdigest()
 
 
 def _of_today(batch: pa.RecordBatch, maps: Sequence[IdMap]) -> pa.RecordBatch:

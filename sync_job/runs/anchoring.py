@@ -19,16 +19,16 @@ _log = structlog.get_logger()
 
 def keep(state: State, settings: Settings) -> None:
     """Note beside the keys how far the state has come, so that an older one is known again."""
-    if state.ledger.restored() == "shrunken":
+    if state.ledger.about.restored() == "shrunken":
         return  # It must not be taken for whole before a person has said what it lacks.
     if is_behind(state, settings):
         return  # Nor for the newest.
     keys, target = settings.state.keys, settings.endpoint.target
     buried = len(erasure.tombstones(settings))
     anchor.write(keys, target, Anchor(target=target, written=time.time(), tombstones=buried, **state.ledger.place()))
-    state.ledger.note_anchored()
-    if buried > state.ledger.buried():
-        state.ledger.note_buried(buried)
+    state.ledger.about.note_anchored()
+    if buried > state.ledger.about.buried():
+        state.ledger.about.note_buried(buried)
 
 
 def check(state: State, settings: Settings, *, lists_only: bool) -> None:
@@ -47,15 +47,15 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         )
     found = anchor.read(keys, target)
     place = state.ledger.place()
-    buried = max(found.tombstones if found else 0, state.ledger.buried())
+    buried = max(found.tombstones if found else 0, state.ledger.about.buried())
     if len(erasure.tombstones(settings)) < buried and not lists_only:
         raise StateError(
             f"{keys.absolute()}: there were codes of {buried:,} erased clients, and fewer are left: the "
             "others would be sent again. Restore the folder of keys from its backup; or, if it is lost for good, say "
             "so with `consent-sync state restored`. Nothing was sent."
         )
-    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
-    noted = state.ledger.restored()
+    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **place)
+    noted = state.ledger.about.restored()
     if standing is Standing.GOOD and noted == "put back":
         standing = Standing.RESTORED  # The anchor knows of nothing that is missing; of lists in the inbox it does not.
     folder = state.folder.absolute()
@@ -67,14 +67,14 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
     if standing in (Standing.SHRUNKEN, Standing.RESTORED) and noted in ("", "put back"):
         deny_again(state, settings)
     if standing is Standing.SHRUNKEN:
-        state.ledger.note_restored("shrunken", found.run if found else 0)
+        state.ledger.about.note_restored("shrunken", found.run if found else 0)
         erasure.again(state, settings)
     elif standing is Standing.RESTORED and noted != "shrunken":  # which other lists do not mend
-        state.ledger.note_restored("older", found.run if found else 0)
+        state.ledger.about.note_restored("older", found.run if found else 0)
         erasure.again(state, settings)
         keep(state, settings)
         _log.warning("state.restored", run=place["run"], anchor_run=found.run if found else None)
-    if state.ledger.restored() == "shrunken" and not lists_only:
+    if state.ledger.about.restored() == "shrunken" and not lists_only:
         raise RestoredStateError(
             f"{folder}: it knows {place['withdrawals']:,} withdrawals, and its anchor in {keys.absolute()} "
             f"{found.withdrawals if found else 0:,}: a backup from before the others. Nothing but lists of withdrawals "
@@ -86,7 +86,7 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
 def settle(state: State, settings: Settings) -> None:
     """Keep the anchor of a state that was renumbered; one that was behind is a restored backup from now on."""
     found = anchor.read(settings.state.keys, settings.endpoint.target)
-    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **state.ledger.place())
+    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
     if standing is Standing.GOOD:
         keep(state, settings)
     elif standing is not Standing.BEHIND:
@@ -96,7 +96,7 @@ def settle(state: State, settings: Settings) -> None:
 def is_behind(state: State, settings: Settings) -> bool:
     """Return whether the state is a backup from before the platform's ids changed."""
     found = anchor.read(settings.state.keys, settings.endpoint.target)
-    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **state.ledger.place())
+    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
     return standing is Standing.BEHIND
 
 
@@ -106,7 +106,7 @@ def deny_again(state: State, settings: Settings) -> None:
     Nobody knows what was on its way when the state was lost, so everyone lingers.
     """
     now = time.time()
-    state.ledger.note_everyone_lingers(now + settings.delivery.linger_s)
+    state.ledger.about.note_everyone_lingers(now + settings.delivery.linger_s)
     holdings = state.holdings()
     no = denied(holdings.state)
     due = (holdings.due & ~spread(no) | no).astype(np.uint8)

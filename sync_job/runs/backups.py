@@ -59,7 +59,7 @@ def restore(settings: Settings, path: Path) -> Summary:
             raise ConfigError(f"{path}: no such file.")
     with archive.unpacked(path, folder, target) as (parts, manifest):
         with State.open(parts, target, write=True) as state:
-            state.ledger.note_put_back()
+            state.ledger.about.note_put_back()
             clients = state.ledger.clients()
             unfinished = [run.run for run in state.ledger.unfinished()]
             standing, lacking = _standing(state, settings)
@@ -89,7 +89,7 @@ def _standing(state: State, settings: Settings) -> tuple[str, int]:
     except StateError:
         return "unknown", 0
     place = state.ledger.place()
-    standing = anchor.compare(found, anchored=state.ledger.is_anchored(), **place)
+    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **place)
     words = {Standing.SHRUNKEN: "shrunken", Standing.FOREIGN: "foreign", Standing.BEHIND: "behind"}
     lacking = max(0, found.withdrawals - place["withdrawals"]) if found and standing is not Standing.FOREIGN else 0
     return words.get(standing, "older"), lacking

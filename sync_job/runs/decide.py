@@ -223,7 +223,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
             f"the export has no column {missing}: nothing is granted until it is back, or "
             'mapped to "" in [export.columns]',
         )
-    if ledger.restored():
+    if ledger.about.restored():
         doubts.append(
             freshness.Finding(
                 Doubt.RESTORED,

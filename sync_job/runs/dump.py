@@ -16,15 +16,22 @@ def read(settings: Settings, path: str, watch: Watch) -> Table:
     """
     watch.stage("reading the dump")
     own = ColumnSettings.model_validate({})
-    names = loader.names(path, settings.export.format)
-    columns = own if own.Client in names and set(FIELDS) & set(names) else settings.export.columns
+    # How exports are written says nothing of a dump either: it is found out, and has a header.
+    found_out = {"encoding": "auto", "delimiter": "auto", "header": True, "comment": "", "final_newline": True}
+    export = settings.export.model_copy(update=found_out | {"columns": own})
+    names = loader.names(path, export)
+    if own.Client in names and set(FIELDS) & set(names):
+        columns = own
+    else:
+        columns = settings.export.columns
+        names = loader.names(path, export.model_copy(update={"columns": columns}))
     columns = columns.model_copy(update={"consent_changed_at": ""})
     columns = columns.model_copy(update={name: "" for name in FIELDS if getattr(columns, name) not in names})
     # How old exports are and what blanks of theirs mean says nothing of a dump: there a blank is nothing.
     nothing = settings.export.blank.model_copy(update=dict.fromkeys(FIELDS, "nothing"))
     plain = {"columns": columns, "kind": "full", "as_of": "none", "blank": nothing, "id_map": None}
     found = loader.load(
-        settings.export.model_copy(update=plain),
+        export.model_copy(update=plain),
         settings.run.zone,
         where=path,
         first_look=True,

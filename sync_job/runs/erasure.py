@@ -82,8 +82,8 @@ def follow(state: State, settings: Settings) -> None:
             continue
         found = anchor.read(keys, target)
         # First: of two erased clients that are one now one code stays; fewer than the anchor knows would be a loss.
-        if found is not None and found.tombstones > state.ledger.buried():
-            anchor.write(keys, target, replace(found, tombstones=state.ledger.buried()))
+        if found is not None and found.tombstones > state.ledger.about.buried():
+            anchor.write(keys, target, replace(found, tombstones=state.ledger.about.buried()))
         buried.switch(digest)
 
 
@@ -133,7 +133,7 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())
-    reports = kept.folders(settings.report.path, *state.ledger.targets())
+    reports = kept.folders(settings.report.path, *state.ledger.about.targets())
     without(settings, [(folder, _then(state, kept.number(folder), ids)) for folder in reports])
     if not state.ledger.unfinished():
         state.ledger.renumberings.forget(ids)

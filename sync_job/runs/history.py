@@ -24,7 +24,7 @@ def history(settings: Settings, client: int) -> Summary:
     """
     rows: list[dict[str, Any]] = []
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
-        targets = state.ledger.targets()
+        targets = state.ledger.about.targets()
     for folder in kept.folders(settings.report.path, *targets):
         for path in sorted(folder.glob("results.*")):
             found = (batch.filter(pc.equal(batch.column("Client"), client)) for batch in results.reading(path))

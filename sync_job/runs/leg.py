@@ -109,10 +109,10 @@ def deliver(
     watch.stage("folding")
     # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
     commit(state, settings, run, leg, rows, started, excused=stopped is not None and stopped.exit_code is Exit.CONFIG)
-    if delivery.limit_met or delivery.limit > state.ledger.learned():
+    if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
-        state.ledger.learn(delivery.limit, rate)
+        state.ledger.about.learn(delivery.limit, rate)
     _log.info("leg.committed", run=run, leg=number, rows=len(rows), **vars(delivery))
     return stopped, delivery
 
@@ -137,7 +137,7 @@ async def _deliver(
             timeout_s=delivery.timeout_s,
         ) as platform,
     ):
-        law = Limit.starting(state.ledger.learned() / 2, delivery.max_concurrency)
+        law = Limit.starting(state.ledger.about.learned() / 2, delivery.max_concurrency)
         senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:

@@ -153,7 +153,7 @@ def status(settings: Settings) -> Summary:
     with _open(settings) as state:
         last = [run for run in state.ledger.runs() if run.stage == "reported"]
         dead = [run.run for run in state.ledger.unfinished()]
-        restored = state.ledger.restored()
+        restored = state.ledger.about.restored()
         backfill = backfills.open_one(state)
     busy = lock.is_held(settings.state.path)
     found = lock.running(settings.state.path) if busy else {}

@@ -63,7 +63,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         decide.note(case, found, ledger, findings, started)
         owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
         rate = settings.delivery.max_rps
-        learned = ledger.learned_rate()
+        learned = ledger.about.learned_rate()
         renumberings = ledger.renumberings.count()
     about = findings.kept() | {
         "made": started,
@@ -137,7 +137,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         # An export that says no to those who were denied already delivers nothing, and is the last word all the same.
         if _last(state) != about.get("last"):
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
-        if state.ledger.restored() and allowed(rows.sent).any():
+        if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
         rows = _without_forgotten(rows, state, settings)
         findings = night.begin(state, settings, "apply", watch)

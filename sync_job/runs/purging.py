@@ -46,7 +46,7 @@ def _purge(state: State, settings: Settings, now: float) -> Summary:
     path = settings.report.path
     runs = {run.run for run in state.ledger.runs() if run.stage == "reported"}
     with files.storing(path):
-        old = kept.older_than(path, state.ledger.targets(), now - days * _DAY_S, runs)
+        old = kept.older_than(path, state.ledger.about.targets(), now - days * _DAY_S, runs)
     removed: list[int] = []
     reports = 0
     for folder in old:

@@ -74,9 +74,9 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
     with lock.held(folder), State.open(folder, target, write=True) as state:
         handover.done(folder)
         anchoring.check(state, settings, lists_only=lists_only)
-        if recover(state, settings, lists_only=lists_only) and state.ledger.restored():
+        if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():
             anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
-        if state.ledger.restored():
+        if state.ledger.about.restored():
             erasure.again(state, settings)  # a dead run of the backup may have brought some back
         intake.absorb(state, settings)
         erasure.complete(state, settings)

@@ -23,7 +23,7 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch) -
     found = intake.read(settings, since, watch) if since else None
     watch.end()
     with holding(settings, lists_only=True) as state:
-        how = state.ledger.restored()
+        how = state.ledger.about.restored()
         if not how:
             raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
         lacking = anchoring.lacking(state, settings)
@@ -35,8 +35,8 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch) -
         if found:
             inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
             intake.absorb(state, settings)
-        state.ledger.note_buried(len(erasure.tombstones(settings)))
-        state.ledger.note_whole(f"{by.strip()}: {found.digest if found else 'no withdrawals since'}")
+        state.ledger.about.note_buried(len(erasure.tombstones(settings)))
+        state.ledger.about.note_whole(f"{by.strip()}: {found.digest if found else 'no withdrawals since'}")
         anchoring.keep(state, settings)
         return {
             "was": how,

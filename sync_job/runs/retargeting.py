@@ -52,8 +52,8 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
     with holding(old, while_paused=True) as state:
         if was != new.endpoint.target:
             _copy_keys(keys, state.ledger.place()["state"], was, new.endpoint.target, over=True)
-            state.ledger.move(new.endpoint.target, reason=reason.strip(), by=by.strip(), now=time.time())
-        moves = state.ledger.moves()
+            state.ledger.about.move(new.endpoint.target, reason=reason.strip(), by=by.strip(), now=time.time())
+        moves = state.ledger.about.moves()
         if not moves:
             raise ConfigError(f"{folder.absolute()}: it is the state of {was} already.")
         for former in {one["target"] for one in moves} - {new.endpoint.target}:

@@ -32,7 +32,7 @@ def status(settings: Settings) -> Summary:
         found = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
         listed = state.ledger.obligations.open_list(_SHOWN)
         lists_taken = state.ledger.withdrawals.lists(10)
-        restored = state.ledger.restored()
+        restored = state.ledger.about.restored()
     return {
         "target": settings.endpoint.target,
         **found,
