@@ -49,12 +49,16 @@ def test_a_mark_repeats_and_changes_nothing(world: World, again: Again, ungrante
     assert not (what.made & spread(stated(due))).any()
     assert not (stated(what.made) & ~np.uint8(again.channels)).any()
     grants, denials = allowed(what.made), denied(what.made)
-    assert not (grants & (withdrawn | denied(was) | ~allowed(says))).any()
+    assert not (grants & (withdrawn | ~allowed(was) | ~allowed(says))).any()
     assert not (denials & (allowed(was) | ~(denied(says) | withdrawn))).any()
     assert not grants[np.isin(what.client, barred)].any()
     assert again.grants or not grants.any()
     after = marked(holdings, what)
-    assert _same(taken_back(after, what, NOBODY), holdings)
+    new = denied(what.made) & ~stated(was)
+    back = taken_back(after, what, NOBODY)
+    assert np.array_equal(back.of(what.client)[1] & ~new, due & ~new), "what was due before"
+    assert not (new & ~denied(back.of(what.client)[1])).any(), "a denial that was never told stays due"
+    assert new.any() or _same(back, holdings)
     assert _same(taken_back(after, what, what.client), after), "what is in doubt stays due"
     assert np.array_equal(left(what, after, NOBODY), stated(what.made))
     assert not left(what, holdings, NOBODY).any(), "acknowledged: due no more"

@@ -33,6 +33,7 @@ def backfill(
         bool, typer.Option("--cancel", help="Take back what is neither acknowledged nor in doubt.")
     ] = False,
     as_of: options.AsOfOption = "",
+    wait_for_export: options.WaitForExportOption = "",
     limit: Annotated[
         int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
     ] = None,
@@ -50,9 +51,12 @@ def backfill(
 
     if everything and denials:
         raise ConfigError("backfill: --all and --denials are both said; --all sends the denials too.")
+    if approve_grants is not None and not everything and not cancel:
+        raise ConfigError("backfill: --approve-grants is for --all; nothing else sends an *allowed* again.")
     settings = options.load(config, export)
     if cancel:
-        if export or everything or denials or only or sample or check or limit is not None or until:
+        said = export or everything or denials or only or sample or check or until or as_of or wait_for_export
+        if said or limit is not None or approve_grants is not None:
             raise ConfigError("backfill: --cancel takes back the backfill that is open, and nothing is said with it.")
         found = backfills.cancel(settings)
         options.print_json(found) if as_json else typer.echo(plan_text.cancelled(found))
@@ -65,6 +69,9 @@ def backfill(
         approved=approve_grants,
         sample=sample,
     )
+    watching = options.watch(quiet, lines=True)
+    options.await_export(settings, wait_for_export, watching)
+    watching.end()
     if check or (everything and approve_grants is None):
         found = planning.plan(settings, options.watch(quiet), None, wish)
         if as_json and check:
@@ -98,7 +105,7 @@ def undo(
     from sync_job.runs import undo as runs
     from sync_job.runs.decide import Wish
 
-    settings = options.load(config)
+    settings = runs.guarded(options.load(config))
     read = runs.reading(settings, name)
     wish = Wish(restrict_only=restrict_only, limit=limit, until=options.time_of_day(until), part=True)
     if check:

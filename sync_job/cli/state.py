@@ -24,6 +24,9 @@ def restored(
         str | None, typer.Option(metavar="LIST", help="Who withdrew since the backup was made.")
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Nobody withdrew since.")] = False,
+    missing: Annotated[
+        int, typer.Option(min=0, help="How many withdrawals are missing still, and can be named by nobody.")
+    ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
@@ -47,7 +50,7 @@ def restored(
     if withdrawals_since is not None:
         received = options.moment(received_at, settings, "--received-at")
         listing = Listing(withdrawals_since, received, scope, basis)
-    found = restoring.restored(settings, listing, by, options.watch(quiet))
+    found = restoring.restored(settings, listing, by, options.watch(quiet), missing=missing)
     options.print_json(found) if as_json else typer.echo(plan_text.restored(found))
 
 

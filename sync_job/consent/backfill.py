@@ -1,7 +1,7 @@
 """What a backfill makes due again, and what of that may be taken back.
 
 It marks only what is to be *stated again*: a denial where the platform is not known to allow, an *allowed* where it is
-not known to deny. What the export changes beyond that is an ordinary change, and the guards look at it as ever.
+known to allow. What the export changes beyond that is an ordinary change, and the guards look at it as ever.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def mark(statements: Table, known: Known, ungranted: Ids, again: Again) -> Mark:
     covered = known.withdrawn.of(ids)
     told = stated(state) | np.where(says != 0, LOW_BITS, np.uint8(0))
     denials = (denied(says) | (covered & told)) & ~allowed(state)
-    grants = allowed(says) & ~denied(state) & ~covered if again.grants else np.zeros_like(says)
+    grants = allowed(says) & allowed(state) & ~covered if again.grants else np.zeros_like(says)
     grants[np.isin(ids, ungranted, assume_unique=True)] = 0
     made = ((denials | grants << 1) & spread(np.uint8(again.channels) & ~stated(due))).astype(np.uint8)
     which = made != 0
@@ -70,8 +70,11 @@ def left(what: Mark, holdings: Holdings, in_doubt: Ids) -> Bytes:
 
 
 def taken_back(holdings: Holdings, what: Mark, in_doubt: Ids) -> Holdings:
-    """Return the holdings without what is `left` of the mark; what was due before it stays."""
-    channels = left(what, holdings, in_doubt)
+    """Return the holdings without what is `left` of the mark; what was due before it stays.
+
+    So does a denial of what the platform was never told: the export had decided it, and it repeats nothing.
+    """
+    channels = left(what, holdings, in_doubt) & ~(denied(what.made) & ~stated(what.state))
     which = channels != 0
     ids = what.client[which]
     state, due = holdings.of(ids)

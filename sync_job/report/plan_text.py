@@ -67,6 +67,11 @@ def restored(found: Mapping[str, Any]) -> str:
 
 def cancelled(found: Mapping[str, Any]) -> str:
     """Return what was taken back of a backfill, in words."""
+    if found["left"] is None:
+        return (
+            f"the backfill of run {found['run']} is cancelled. What it made due cannot be told any more, because its "
+            "mark is damaged: all of that stays due, and goes as the export says."
+        )
     return (
         f"the backfill of run {found['run']} is cancelled: {found['left']:,} of "
         f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it "

@@ -110,7 +110,11 @@ def deny_again(state: State, settings: Settings) -> None:
     holdings = state.holdings()
     no = denied(holdings.state)
     due = (holdings.due & ~spread(no) | no).astype(np.uint8)
-    state.replace_holdings(Holdings(holdings.client, holdings.state, due), now)
+    again = Holdings(holdings.client, holdings.state, due)
+    if one := state.ledger.backfills.open():
+        state.end_backfill(one, "restored", now, again)  # what it made due cannot be told from this any more
+    else:
+        state.replace_holdings(again, now)
 
 
 def lacking(state: State, settings: Settings) -> int:

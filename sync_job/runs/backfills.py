@@ -3,6 +3,7 @@
 Stopping, resuming and recovering it need nothing of its own. It hands over to a nightly run that asks for it.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +18,7 @@ from sync_job.consent.channels import allowed
 from sync_job.consent.diff import Diff
 from sync_job.consent.lists import scope, scope_text
 from sync_job.consent.rows import Rows
-from sync_job.errors import BusyError, ConfigError, Exit, PausedError
+from sync_job.errors import BusyError, ConfigError, Exit, PausedError, StateDamagedError
 from sync_job.ledger import handover, lock
 from sync_job.ledger.backfills import Backfill
 from sync_job.ledger.state import State
@@ -57,10 +58,11 @@ def refuse_second(state: State) -> None:
         ConfigError: saying how far the open one is.
     """
     if one := state.ledger.backfills.open():
-        found = shown(state, one)
+        left = shown(state, one)["left"]
         raise ConfigError(
-            f"The backfill of run {one.run} is not done: {found['left']:,} of its {one.clients:,} clients are still to "
-            "be sent. `consent-sync run` carries it on; `consent-sync backfill --cancel` takes back what is left."
+            f"The backfill of run {one.run} is not done: {left if left is not None else 'some'} of its {one.clients:,} "
+            "clients are still to be sent. `consent-sync run` carries it on; `consent-sync backfill --cancel` takes "
+            "back what is left."
         )
 
 
@@ -79,31 +81,44 @@ def make_due(
             f"--all: nothing may be granted by this export: {findings.restrict_only}. --denials sends its denials."
         )
     if case.again.grants:
-        refuse_unapproved(granted(found.rows), approved)
+        refuse_unapproved(granted(found.rows, mark), approved)
     holdings = backfill.marked(state.holdings(), mark)
     state.begin_backfill(findings.run, mark, case.again, approved or 0, holdings, now)
     _log.info("backfill.began", run=findings.run, clients=len(mark.client))
 
 
 def taking_over(
-    settings: Settings, act: Callable[[], T], watch: Watch, *, sleep: Callable[[float], None] = time.sleep
+    settings: Settings,
+    act: Callable[[], T],
+    watch: Watch,
+    *,
+    ready: Callable[[], object] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Return what *act* returns; a backfill that holds the lock is asked to hand over, and waited for.
+
+    *ready* raises what speaks against taking over, before the backfill is asked: it would end for nothing.
 
     Raises:
         BusyError: when another run holds the lock, or it has not handed over in time.
     """
     folder = settings.state.path
-    ends = None
+    ends, asked = None, False
     while True:
         try:
             return act()
         except BusyError as exc:
             now = time.monotonic()
             ends = now + _HANDOVER_S if ends is None else ends
-            if isinstance(exc, PausedError) or not lock.running(folder).get("hands_over") or now >= ends:
+            hands_over = lock.running(folder).get("hands_over")
+            # Once it was asked, whoever is quicker at its end, such as a drain, is waited for as well.
+            if isinstance(exc, PausedError) or not (hands_over or asked) or now >= ends:
                 raise
-            handover.ask(folder)
+            if hands_over:
+                if not asked:
+                    ready()
+                handover.ask(folder)
+                asked = True
             watch.stage("waiting for the backfill to hand over")
             sleep(1.0)
 
@@ -122,9 +137,12 @@ def refuse_unapproved(grants: int, approved: int | None) -> None:
         )
 
 
-def granted(planned: Rows) -> int:
-    """Return how many clients a plan would send an *allowed*."""
-    return int(np.count_nonzero(allowed(planned.sent)))
+def granted(planned: Rows, mark: Mark | None = None) -> int:
+    """Return how many clients a plan would send an *allowed*, or a *mark* lets a later run send one."""
+    ids = planned.client[allowed(planned.sent) != 0]
+    if mark is not None:
+        ids = np.concatenate([ids, mark.client[allowed(mark.made) != 0]])
+    return len(np.unique(ids))
 
 
 def sample(planned: Rows, count: int, legs: Legs, findings: Findings) -> Rows:
@@ -141,9 +159,9 @@ def sample(planned: Rows, count: int, legs: Legs, findings: Findings) -> Rows:
 
 
 def end_if_done(state: State, now: float) -> None:
-    """End the backfill that is open if nothing of it is left."""
+    """End the backfill that is open if nothing of it is left; one whose mark cannot be read ends no run."""
     one = state.ledger.backfills.open()
-    if one and not shown(state, one)["left"]:
+    if one and shown(state, one)["left"] == 0:
         state.end_backfill(one, "done", now)
         _log.info("backfill.done", run=one.run)
 
@@ -155,9 +173,11 @@ def open_one(state: State) -> Summary | None:
 
 
 def shown(state: State, one: Backfill) -> Summary:
-    """Return how far a backfill is, in clients."""
-    what = state.mark(one)
-    still = backfill.left(what, state.holdings(), state.ledger.backfills.doubted())
+    """Return how far a backfill is, in clients; how many are *left* is not known where its mark is damaged."""
+    left: int | None = None
+    with contextlib.suppress(StateDamagedError):
+        still = backfill.left(state.mark(one), state.holdings(), state.ledger.backfills.doubted())
+        left = int(np.count_nonzero(still))
     return {
         "run": one.run,
         "at": one.at,
@@ -165,7 +185,7 @@ def shown(state: State, one: Backfill) -> Summary:
         "grants": one.grants,
         "approved": one.approved,
         "clients": one.clients,
-        "left": int(np.count_nonzero(still)),
+        "left": left,
     }
 
 
@@ -181,8 +201,10 @@ def cancel(settings: Settings) -> Summary:
         if one is None:
             raise ConfigError("No backfill is open: none was made, or all of it was sent.")
         found = shown(state, one)
-        what, in_doubt = state.mark(one), state.ledger.backfills.doubted()
-        holdings = state.holdings()
-        state.end_backfill(one, "cancelled", time.time(), backfill.taken_back(holdings, what, in_doubt))
-    doubted = int(np.count_nonzero(np.isin(what.client, in_doubt)))
+        in_doubt, holdings, doubted = state.ledger.backfills.doubted(), None, 0
+        with contextlib.suppress(StateDamagedError):  # then nobody can tell what it made due: all of that stays
+            what = state.mark(one)
+            holdings = backfill.taken_back(state.holdings(), what, in_doubt)
+            doubted = int(np.count_nonzero(np.isin(what.client, in_doubt)))
+        state.end_backfill(one, "cancelled", time.time(), holdings)
     return {"target": settings.endpoint.target, **found, "in_doubt": doubted}

@@ -45,7 +45,11 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
             state.ledger.finish(run.run, time.time())
         _log.warning("run.recovered", run=run.run, kind=run.kind)
         try:
-            found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time()))
+            folder = report.folder_of(settings, run.run)
+            if state.ledger.about.restored() and (folder / "summary.json").exists():
+                # The backup knows less of that run than its report: what was acknowledged since must stay readable.
+                folder = folder.with_name(f"{folder.name}-restored")
+            found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time(), folder))
         except (StorageError, CountsError):
             if not lists_only:
                 raise

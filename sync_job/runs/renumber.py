@@ -45,7 +45,7 @@ def check(settings: Settings, path: Path, watch: Watch) -> Summary:
         if lock.is_held(settings.state.path):
             busy = lock.describe(lock.running(state.folder))
             raise BusyError(f"{state.folder}: busy, {busy}. Look again when it has ended.")
-        _refuse(state, found, path)
+        _refuse(state, settings, found, path)
         counts, _ = _look(state, state.holdings(), erasure.tombstones(settings), found, path)
         return _summary(settings, found, counts) | {"checked": True}
 
@@ -61,7 +61,7 @@ def renumber(settings: Settings, path: Path, watch: Watch, *, reason: str, by: s
         raise ConfigError("state renumber: say why (--reason) and who (--by); both are kept and reported.")
     found = _read(path, watch)
     with _holding(settings) as state:
-        _refuse(state, found, path)
+        _refuse(state, settings, found, path)
         buried = erasure.tombstones(settings)
         before = state.holdings()
         counts, erase = _look(state, before, buried, found, path)
@@ -78,6 +78,8 @@ def renumber(settings: Settings, path: Path, watch: Watch, *, reason: str, by: s
             limit_at=float(limits.of(settings, np.array([now]))[0]),
             buried=buried.draft(found.map, found.digest),
         )
+        if backfill := state.ledger.backfills.open():
+            state.end_backfill(backfill, "renumbered", now)  # its mark has old ids; what is due moves with the rest
         state.replace_holdings(holdings, now, commit)
         erasure.follow(state, settings)
         anchoring.settle(state, settings)
@@ -109,7 +111,7 @@ def _holding(settings: Settings) -> Iterator[State]:
         yield state
 
 
-def _refuse(state: State, found: id_map.Found, path: Path) -> None:
+def _refuse(state: State, settings: Settings, found: id_map.Found, path: Path) -> None:
     """Refuse a map that was applied, and a state in which something under way has old ids."""
     for one in state.ledger.renumberings.all():
         if one.digest == found.digest:
@@ -122,9 +124,11 @@ def _refuse(state: State, found: id_map.Found, path: Path) -> None:
             f"{state.folder.absolute()}: run {dead[0].run} has not been finished. `consent-sync drain` does that; "
             "renumber after it. Nothing was changed."
         )
-    if backfill := state.ledger.backfills.open():
+    backfill = state.ledger.backfills.open()
+    if backfill and not anchoring.is_behind(state, settings):  # a backup from before has no other way
         raise ConfigError(
-            f"The backfill of run {backfill.run} is under way; renumber when it has ended. Nothing was changed."
+            f"The backfill of run {backfill.run} is under way. Renumber when it has ended, or take back what is left "
+            "of it: `consent-sync backfill --cancel`. Nothing was changed."
         )
 
 

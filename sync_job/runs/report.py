@@ -107,9 +107,14 @@ def folder_of(settings: Settings, run: str) -> Path:
     return settings.report.path / run
 
 
-def write(state: State, settings: Settings, findings: Findings, watch: Stopwatch, ended: float) -> Report:
-    """Write the results of all legs and the summary, note the run as reported, and remove plan and journal."""
-    folder = folder_of(settings, findings.run)
+def write(
+    state: State, settings: Settings, findings: Findings, watch: Stopwatch, ended: float, folder: Path | None = None
+) -> Report:
+    """Write the results of all legs and the summary, note the run as reported, and remove plan and journal.
+
+    They go to *folder*, by default the run's own.
+    """
+    folder = folder or folder_of(settings, findings.run)
     files.make_folder(folder)
     legs: list[Summary] = []
     codes: list[Summary] = []

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_job.config import Settings
-from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, spread, stated
+from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, Mask, denied, spread, stated
 from sync_job.consent.tables import tabulate
 from sync_job.errors import ConfigError
 from sync_job.exports.loader import Export, Input
@@ -19,11 +21,20 @@ from sync_job.runs.night import Read
 
 
 class Before(NamedTuple):
-    """Clients of a run, ascending: what each held before it, and what it was sent last, as bytes."""
+    """Clients of a run, ascending: what each held before it, and what it was sent last and may have taken, as bytes.
+
+    What was due to be denied before the run is taken for denied: it had been decided.
+    """
 
     client: Ids
     state: Bytes
     sent: Bytes
+
+
+def guarded(settings: Settings) -> Settings:
+    """Return the settings of an undo: as no export says who is allowed again, a person has to, with their number."""
+    guards = settings.guards.model_copy(update={"re_grants": 0, "re_grants_share": 0.0})
+    return settings.model_copy(update={"guards": guards})
 
 
 def reading(settings: Settings, name: str) -> Read:
@@ -83,15 +94,18 @@ def _export(settings: Settings, path: Path, out: Path | None) -> Export:
 
 
 def before(path: Path) -> Before:
-    """Return what each client of a results file held before the run and was sent last in it, whatever came of that."""
+    """Return what each client of a results file held before the run, and was sent last in it.
+
+    What the platform surely did not take does not count: what it holds of that it has from somebody else.
+    """
     parts = [
         (
             batch.column("Client").to_numpy(),
             batch.column("leg").to_numpy(),
-            results.letters_of(batch.column("state")),
-            results.letters_of(batch.column("sent")),
+            _decided(results.letters_of(batch.column("state")), results.letters_of(batch.column("due"))),
+            _taken(batch),
         )
-        for batch in results.reading(path, ["Client", "leg", "state", "sent"])
+        for batch in results.reading(path, ["Client", "leg", "state", "due", "sent", "outcome", "denials", "doubt"])
     ]
     if not parts:
         return Before(NOBODY, np.zeros(0, np.uint8), np.zeros(0, np.uint8))
@@ -105,3 +119,20 @@ def before(path: Path) -> Before:
         told = sent[first[here] + later]
         last[here] = last[here] & ~spread(stated(told)) | told
     return Before(ids.astype(np.int32), state[first], last)
+
+
+def _decided(state: Bytes, due: Bytes) -> Bytes:
+    no = denied(due)
+    return np.asarray((state & ~spread(no)) | no, np.uint8)
+
+
+def _taken(batch: pa.RecordBatch) -> Bytes:
+    """Return what of each row the platform took, or may have taken."""
+    sent = results.letters_of(batch.column("sent"))
+    whole = _is(batch, "outcome", "delivered") | ~_is(batch, "doubt", "")
+    denials = np.where(_is(batch, "denials", "delivered"), denied(sent), np.uint8(0))
+    return np.where(whole, sent, denials).astype(np.uint8)
+
+
+def _is(batch: pa.RecordBatch, column: str, word: str) -> Mask:
+    return np.asarray(pc.equal(batch.column(column), word).to_numpy(zero_copy_only=False), np.bool_)
