@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak backfill histories crash torture cost memory lock clean
+.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -35,6 +35,12 @@ crash: $(SET_UP)   ## die at every durable operation and at every system call th
 
 torture: $(SET_UP)   ## 500 random kills of runs of 50,000 rows, with faults on the wire (about half an hour)
 	@$(BIN)/python -m tests.torture
+
+fuzz: $(SET_UP)   ## damaged exports of every format (some minutes; CONSENT_SYNC_FUZZ=N mutations, CONSENT_SYNC_FUZZ_SEED=S to repeat)
+	@$(BIN)/python -m tests.fuzzing
+
+bench: $(SET_UP)   ## reading ten million rows, beside pyarrow alone (ROWS=N for less)
+	@$(BIN)/python -m benchmarks.reading $(ROWS)
 
 cost: $(SET_UP)   ## what the machinery of sending costs beside a bare aiohttp loop (needs nginx)
 	@$(BIN)/python -m benchmarks.cost

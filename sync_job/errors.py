@@ -59,6 +59,10 @@ class ExportError(ConsentSyncError):
     exit_code = Exit.EXPORT
 
 
+class ExportIncompleteError(ExportError):
+    """The export is not there yet, or not all of it: it may still come."""
+
+
 class StateError(ConsentSyncError):
     """Look at the state folder before the next run."""
 

@@ -1,4 +1,3 @@
-import re
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync_job.consent import tokens
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LAST_ID
 from sync_job.consent.tables import UNTIMED
 from sync_job.exports import cells
@@ -23,17 +23,17 @@ def _reasons(problems: cells.Problems) -> list[str]:
     return ["; ".join(text for text in row if text) for row in zip(*columns, strict=True)] or [""] * problems.rows
 
 
-def _ids(array: pa.Array) -> tuple[list[int], list[str]]:
+def _ids(array: pa.Array, thousands: str = "") -> tuple[list[int], list[str]]:
     problems = cells.Problems(len(array))
-    found = cells.read_ids(array, "Client", problems)
+    found = cells.read_ids(array, "Client", problems, thousands)
     assert found.dtype == np.int32
     assert problems.bad.tolist() == (found == 0).tolist()
     return found.tolist(), _reasons(problems)
 
 
-def _flags(array: pa.Array) -> tuple[list[int], list[str], dict[str, int]]:
+def _flags(array: pa.Array, words: cells.Words = cells.AS_BUILT) -> tuple[list[int], list[str], dict[str, int]]:
     problems, tokens = cells.Problems(len(array)), Counter[str]()
-    found = cells.read_flags(array, "AllowSms", problems, tokens)
+    found = cells.read_flags(array, "AllowSms", problems, tokens, words)
     return found.tolist(), _reasons(problems), dict(tokens)
 
 
@@ -58,6 +58,10 @@ def _times(array: pa.Array, zone: ZoneInfo = UTC_ZONE) -> tuple[list[datetime | 
         (" 123\t", 123),
         ("\u00a0123", 123),
         ("0" * 30 + "7", 7),
+        ("\u202f123\u00a0", 123),
+        ("12345.0", 12345),
+        ("12345.000", 12345),
+        ("7.00", 7),
     ],
 )
 def test_digits_are_an_id(text: str, id_: int) -> None:
@@ -66,10 +70,10 @@ def test_digits_are_an_id(text: str, id_: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["abc", "12.5", "1.0", "1e5", "0x1F", "+5", "1 2", "1_0", "٣", "１", "--1", "-", "1\0"]
+    "text", ["abc", "12.5", "12345,0", "1,234", "1 234", "0x1F", "+5", "1 2", "1_0", "٣", "１", "--1", "-", "1\0"]
 )
 def test_what_is_no_whole_number_is_no_id(text: str) -> None:
-    """Nothing is guessed: a decimal point, an exponent or another script's digits make no id."""
+    """Nothing is guessed: a fraction, a comma or another script's digits make no id."""
     assert _ids(pa.array([text])) == ([0], [f"Client: not a whole number '{text}'"])
 
 
@@ -85,16 +89,44 @@ def test_an_empty_cell_is_no_id(text: str | None) -> None:
     assert _ids(pa.array([text], pa.string())) == ([0], ["Client: no id"])
 
 
-@settings(deadline=None)
-@given(st.lists(st.one_of(st.none(), st.text("0159-+.ex \tя", max_size=24), st.integers().map(str))))
-def test_ids_in_text_are_those_of_a_plain_reading(texts: list[str | None]) -> None:
-    """Strip, match digits, compare with the range: one by one or all at once."""
+BLANKS = " \u00a0\u202f\u2009"
+SEPARATORS = {"": "", " ": BLANKS, ",": ",", "'": "'\u2019"}
+LIKE_IDS = st.one_of(
+    st.text("0159-+.,' \u00a0ex\tя", max_size=14),
+    st.integers().map(str),
+    st.integers(0, 10**10).map("{:,}".format),
+    st.integers(0, 10**10).map("{:,}.0".format).map(lambda text: text.replace(",", " ")),
+    st.floats(0, 1e12).map("{:.2E}".format),
+)
 
-    def plain(text: str | None) -> int:
-        number = int(text.strip()) if text is not None and re.fullmatch(r"-?[0-9]+", text.strip()) else 0
-        return number if 1 <= number <= LAST_ID else 0
 
-    assert _ids(pa.array(texts, pa.string()))[0] == [plain(text) for text in texts]
+def _plain_id(text: str | None, thousands: str) -> int:
+    """Return the id that a person reads in a cell, 0 for none."""
+    left = (text or "").strip()
+    groups = [left]
+    for mark in SEPARATORS[thousands]:
+        groups = [part for group in groups for part in group.split(mark)]
+    head, dot, zeros = groups[-1].partition(".")
+    if dot and (not zeros or set(zeros) != {"0"}):
+        return 0
+    digits = [*groups[:-1], head]
+    if not all(one and set(one) <= set("0123456789") for one in digits):
+        return 0
+    if len(digits) > 1 and not (len(digits[0]) <= 3 and all(len(one) == 3 for one in digits[1:])):
+        return 0
+    if not thousands and zeros == "000" and len(head) <= 3:
+        return 0
+    number = int("".join(digits))
+    return number if number <= LAST_ID else 0
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.one_of(st.none(), LIKE_IDS)), st.sampled_from(list(SEPARATORS)))
+def test_ids_in_text_are_those_of_a_plain_reading(texts: list[str | None], thousands: str) -> None:
+    """Strip, take groups of three apart, leave a fraction of zeros: one by one or all at once; why is always said."""
+    found, why = _ids(pa.array(texts, pa.string()), thousands)
+    assert found == [_plain_id(text, thousands) for text in texts]
+    assert [not one for one in found] == [bool(one) for one in why] or not texts
 
 
 @pytest.mark.parametrize(
@@ -147,7 +179,69 @@ def test_floats_are_ids_where_they_are_whole() -> None:
     assert found == [1, LAST_ID, 0, 0, 0, 0, 0, 0]
     kinds = [one.split(" '")[0].removeprefix("Client: ") for one in why]
     outside = "outside 1 to 2147483647"
-    assert kinds == ["", "", "not a whole number", "not a whole number", outside, outside, outside, "no id"]
+    assert kinds == ["", "", "not a whole number", "no id", outside, outside, outside, "no id"]
+
+
+@pytest.mark.parametrize("text", ["1.23E+09", "1,23E+09", "1e9", "1E5", "2.0e0", "-1e-3", "1.E+9"])
+def test_scientific_notation_lost_its_digits(text: str) -> None:
+    """1.23E+09 was 1234567890 once, or any of ten million others: nobody can tell."""
+    why = f"Client: scientific notation, as Excel writes it: digits are lost '{text}'"
+    assert _ids(pa.array([text])) == ([0], [why])
+
+
+@pytest.mark.parametrize("text", ["12.000", "1.000", "123.000"])
+def test_three_zeros_behind_a_point_may_be_thousands(text: str) -> None:
+    """Client 12 and client 12000 are two people; where thousands are declared, the point begins a fraction."""
+    assert _ids(pa.array([text])) == ([0], [f"Client: thousands or a fraction, nobody can tell '{text}'"])
+    assert _ids(pa.array([text]), ",") == ([int(float(text))], [""])
+
+
+@pytest.mark.parametrize(
+    ("thousands", "text", "id_"),
+    [
+        (" ", "1 234 567", 1234567),
+        (" ", "1\u00a0234\u00a0567", 1234567),
+        (" ", "1\u202f234", 1234),
+        (" ", " 12 345.0 ", 12345),
+        (",", "1,234,567", 1234567),
+        (",", "1234567", 1234567),
+        (",", "12,345.00", 12345),
+        ("'", "1'234'567", 1234567),
+        ("'", "1\u2019234", 1234),
+        (",", "1,23", 0),
+        (",", "1234,567", 0),
+        (",", "1,234,56", 0),
+        (",", ",234", 0),
+        (",", "1 234", 0),
+        (" ", "1,234", 0),
+        (" ", "1  234", 0),
+        ("'", "1.234", 0),
+        (",", "1,234.5", 0),
+        ("", "1'234", 0),
+    ],
+)
+def test_thousands_are_set_apart_where_the_configuration_says_so(thousands: str, text: str, id_: int) -> None:
+    """In groups of three and no others, for 1,23 may be a fraction, and 12 345 two ids."""
+    found, why = _ids(pa.array([text]), thousands)
+    assert found == [id_]
+    assert why == [""] if id_ else why[0].startswith("Client: not a whole number")
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact", "lost"), [(pa.float16(), 2048, 4096), (pa.float32(), 2**24, 2**24 + 2)], ids=str
+)
+def test_a_float_that_is_too_small_for_its_number_is_no_id(kind: pa.DataType, exact: int, lost: int) -> None:
+    """In 32 bits, 16777217 and 16777216 are one and the same number, and two clients."""
+    array = pa.array(np.array([exact, lost], np.float32).astype(kind.to_pandas_dtype()), kind)
+    found, why = _ids(array)
+    assert found == [exact, 0]
+    assert "digits are lost" in why[1]
+
+
+@pytest.mark.parametrize("values", [pa.array([7, 2**31]), pa.array([7.0, float("nan")]), pa.array([7.0, 1.5])])
+def test_a_dictionary_of_numbers_is_read_as_its_numbers(values: pa.Array) -> None:
+    """Not as the text that they would be shown as."""
+    assert _ids(pa.DictionaryArray.from_arrays(pa.array([0, 1, None]), values))[0] == [7, 0, 0]
 
 
 @pytest.mark.parametrize("array", [pa.array([True]), pa.array([date(2024, 1, 1)]), pa.array([datetime(2024, 1, 1)])])
@@ -159,14 +253,14 @@ def test_other_types_hold_no_ids(array: pa.Array) -> None:
 # flags
 
 
-@pytest.mark.parametrize("token", ["true", "1", "yes", "y", "t", "да", "д", "истина"])
+@pytest.mark.parametrize("token", ["true", "1", "1.0", "yes", "y", "t", "да", "д", "истина"])
 def test_a_yes_is_allowed(token: str) -> None:
     """In any case, with blanks around."""
     found = _flags(pa.array([token, token.upper(), token.title(), f" {token}\t"]))
     assert found[:2] == ([ALLOWED] * 4, [""] * 4)
 
 
-@pytest.mark.parametrize("token", ["false", "0", "no", "n", "f", "нет", "н", "ложь"])
+@pytest.mark.parametrize("token", ["false", "0", "0.0", "no", "n", "f", "нет", "н", "ложь"])
 def test_a_no_is_denied(token: str) -> None:
     """In any case, with blanks around."""
     found = _flags(pa.array([token, token.upper(), token.title(), f" {token}\u00a0"]))
@@ -179,7 +273,7 @@ def test_an_empty_cell_states_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["maybe", "2", "-1", "null", "None", "on", "✓", "1.0", "yes!", "true;false", "f alse"]
+    "token", ["maybe", "2", "-1", "null", "None", "on", "✓", "1.5", "yes!", "true;false", "f alse", "#N/A"]
 )
 def test_an_unknown_token_is_a_problem_and_never_false(token: str) -> None:
     """It states nothing, and the reason shows it."""
@@ -210,6 +304,10 @@ def test_a_column_of_many_tokens_is_counted_in_bounded_memory() -> None:
         pa.array([1, 0, None], pa.int8()),
         pa.array([1, 0, None], pa.uint64()),
         pa.array([1.0, 0.0, None]),
+        pa.array([1.0, 0.0, float("nan")]),
+        pa.array([1.0, 0.0, float("nan")], pa.float32()),
+        pa.array(["1.00", "0.00", None]).cast(pa.decimal128(5, 2)),
+        pa.DictionaryArray.from_arrays(pa.array([1, 0, 2]), pa.array([0.0, 1.0, float("nan")])),
         pa.array(["да", "нет", None]),
         pa.array(["да", "нет", None], pa.large_string()),
         pa.array(["да", "нет", None], pa.string_view()),
@@ -248,6 +346,60 @@ def test_bytes_that_are_not_utf8_are_an_unknown_token(kind: pa.DataType) -> None
     """They are shown as U+FFFD, also where the column claims to be UTF-8."""
     bad = pa.array([b"\xe9", b"1"], pa.large_binary() if kind == pa.large_string() else pa.binary()).view(kind)
     assert _flags(bad) == ([BLANK, ALLOWED], ["AllowSms: unknown token '\ufffd'", ""], {"\ufffd": 1, "1": 1})
+
+
+def test_more_tokens_say_what_the_configuration_says() -> None:
+    """In any case, with blanks around; what is built in says the same as ever."""
+    words = cells.Words.of({"on": ALLOWED, "согласен": ALLOWED, "off": DENIED, "null": BLANK, "-": BLANK})
+    said = ["on", " ON ", "Согласен", "Off", "NULL", "-", "1", "нет", "", "none"]
+    found, why, tokens = _flags(pa.array(said), words)
+    assert found == [ALLOWED, ALLOWED, ALLOWED, DENIED, BLANK, BLANK, ALLOWED, DENIED, BLANK, BLANK]
+    assert why == [""] * 9 + ["AllowSms: unknown token 'none'"]
+    assert tokens == dict.fromkeys(said, 1)
+
+
+def test_a_column_may_say_the_opposite() -> None:
+    """Yes in a column called DoNotCall is a denial; raw tokens are counted, and a blank says what is said of blanks."""
+    said = ["1", "да", "0", "no", "x", "", None]
+    for blank in (BLANK, DENIED):
+        words = cells.Words.of({"x": ALLOWED}, blank=blank, inverted=True)
+        found, _, tokens = _flags(pa.array(said), words)
+        assert found == [DENIED, DENIED, ALLOWED, ALLOWED, DENIED, blank, blank]
+        assert tokens == {"1": 1, "да": 1, "0": 1, "no": 1, "x": 1, "": 2}
+        assert _flags(pa.nulls(1), words)[0] == [blank]
+        assert cells.blanks_and_denials(Counter(tokens), words) == (2, 3)
+    assert cells.blanks_and_denials(Counter({"1": 3, "0": 2, " ": 4})) == (4, 2)
+
+
+KNOWN = ("true", "1", "1.0", "да", "f", "0", "Нет", "on", "off", "-", "", "s", " S", "O")
+MORE = st.dictionaries(st.sampled_from(["on", "off", "-", "s", "o"]), st.sampled_from([ALLOWED, DENIED, BLANK]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from(KNOWN), st.text("1onsда -", max_size=4)), max_size=20),
+    MORE,
+    st.booleans(),
+    st.sampled_from([BLANK, DENIED]),
+)
+def test_flags_are_those_of_a_plain_reading(
+    texts: list[str | None], more: dict[str, int], inverted: bool, blank: int
+) -> None:
+    """Strip, lower, look up, turn: an *allowed* never comes from anything but a token that says so."""
+
+    def plain(text: str | None) -> int | None:
+        token = (text or "").strip().lower()
+        if not token:
+            return blank
+        said = {**tokens.BUILT_IN, **more}.get(token)
+        return {ALLOWED: DENIED, DENIED: ALLOWED}.get(said, said) if inverted and said is not None else said
+
+    expected = [plain(text) for text in texts]
+    words = cells.Words.of(more, blank=blank, inverted=inverted)
+    for array in (pa.array(texts, pa.string()), pa.array(texts, pa.large_string()).dictionary_encode()):
+        found, why, _ = _flags(array, words)
+        assert found == [BLANK if one is None else one for one in expected]
+        assert [bool(one) for one in why] == [one is None for one in expected] or not texts
 
 
 # problems

@@ -143,6 +143,20 @@ def test_a_dump_is_read_by_the_platforms_names_whatever_exports_are_like(tmp_pat
         assert dump.read(made.settings, str(own), Watch()).items()[1].tolist() == [0b11111001], "or by those of exports"
 
 
+def test_a_column_of_the_platforms_own_name_is_never_inverted(tmp_path: Path) -> None:
+    """What exports call DoNotCall is AllowSms in a dump; in a dump that has the export's columns it is as there."""
+    keys = 'as_of = "none"\ninverted = ["AllowSms"]\nwhere = { Operator = 3 }'
+    with running(Options()) as platform:
+        made = Shop(tmp_path, platform.url, more='[export.columns]\nClient = "Id"\nAllowSms = "DoNotCall"')
+        made.config.write_text(made.config.read_text().replace('as_of = "none"', keys))
+        path = tmp_path / "dump.csv"
+        path.write_text("Client,AllowSms\n5,1\n")
+        assert dump.read(made.settings, str(path), Watch()).items()[1].tolist() == [0b11111110]
+        path.write_text("Id,DoNotCall,Operator\n5,1,3\n6,0,4\n")
+        found = dump.read(made.settings, str(path), Watch())
+        assert [one.tolist() for one in found.items()] == [[5], [0b11111101]]
+
+
 def test_a_dump_may_be_parquet(shop: tuple[Shop, Standin]) -> None:
     """In any format that exports have."""
     made, _ = shop

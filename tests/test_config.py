@@ -109,6 +109,23 @@ def test_wrong_value_names_file_section_and_key(file: Path, text: str, key: str)
     assert f"{file}: {key}: " in wrong(file, text)
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ('encoding = "windos-1251"', "[export] encoding: 'windos-1251' is no encoding; did you mean 'windows-1251'?"),
+        ('delimiter = ":"', "[export] delimiter: ':' sets no fields apart"),
+        ('header = "maybe"', "[export] header: "),
+        ("comment = 1", "[export] comment: "),
+        ('final_newline = "x"', "[export] final_newline: "),
+    ],
+)
+def test_how_text_is_written_is_said_in_known_words(file: Path, key: str, says: str) -> None:
+    """An encoding, a delimiter or a switch that there is not is an error with its key."""
+    file.write_text(LEAST.replace('as_of = "none"', f'as_of = "none"\n{key}'))
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        config.load(file)
+
+
 def test_missing_required_key_says_what_it_is_for(file: Path) -> None:
     """Without as_of the error names the key and its choices."""
     file.write_text(LEAST.replace('as_of = "none"', ""))
@@ -632,3 +649,36 @@ def test_tls_paths_are_relative_to_the_file(file: Path, tmp_path: Path) -> None:
 def test_key_without_a_certificate_is_refused(file: Path) -> None:
     """A key alone says nothing."""
     assert "[endpoint.tls] key needs certificate" in wrong(file, '[endpoint.tls]\nkey = "client.key"\n')
+
+
+def test_what_cells_mean_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of all channels and of one, inverted columns, thousands, and which rows count; lists also with commas."""
+    more = (
+        'inverted = ["AllowPush"]\nthousands = " "\n[export.where]\nOperator = 3\nCountry = ["RU", "KZ"]\n'
+        '[export.values]\nallowed = ["on"]\n[export.values.AllowSms]\ndenied = ["N/A"]\n'
+    )
+    monkeypatch.setenv("CONSENT_SYNC__EXPORT__VALUES__NOTHING", "unknown, NULL")
+    found = with_export(file, "none", more).export
+    assert found.where == {"Operator": 3, "Country": ("RU", "KZ")}
+    assert found.values.allowed == ("on",)
+    assert found.values.nothing == ("unknown", "NULL")
+    assert found.values.AllowSms == {"denied": ("N/A",)}
+    assert (found.inverted, found.thousands) == (("AllowPush",), " ")
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ('[export.values]\nallowed = ["x"]\ndenied = ["X"]\n', "'x' says both allowed and denied"),
+        ('[export.values.AllowSms]\nallowed = ["no"]\n', "'no' says denied everywhere and is never made an allowed"),
+        ('inverted = ["AllowSms"]\n[export.values.AllowSms]\nallowed = ["x"]\n', "in a column that is inverted"),
+        ('inverted = ["DoNotCall"]\n', "'DoNotCall' is no channel"),
+        ("[export.where]\nActive = true\n", "where"),
+        ("[export.where]\nOperator = []\n", "'Operator' needs a value, or a list of values"),
+        ('thousands = "."\n', "thousands"),
+    ],
+)
+def test_what_cells_cannot_mean_is_refused(file: Path, more: str, why: str) -> None:
+    """Before anything is read: a wrong meaning would be a wrong consent."""
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        with_export(file, "none", more)

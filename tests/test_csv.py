@@ -19,14 +19,15 @@ from sync_job.consent.channels import ALL_BLANK, ALLOWED, BLANK, DENIED, FIELDS,
 from sync_job.errors import ExportError
 from sync_job.exports import csv, sources
 from sync_job.exports.blocks import Block, Columns
-from sync_job.exports.records import Dialect
+from sync_job.exports.dialect import Asked
 
-COMMA = Dialect()
+UNCUT = Asked(final_newline=False)  # a last line without a newline is whole
 ZONE = RunSettings.model_validate({}).zone
 HEADER = "Client,AllowSms,AllowEmail,AllowPush,AllowEmailOnlineCheque"
 REJECTS = ["reject_file", "reject_line", "reject_reasons", "reject_raw"]
 YES, NO = ("true", "1", "Yes", "Y", "t", "ДА", "д", "Истина", " 1 "), ("false", "0", "No", "n", "F", "Нет", "н", "ложь")
 ALL_YES, ALL_NO = ({token.strip().lower() for token in tokens} for tokens in (YES, NO))
+SCIENTIFIC = "Client: scientific notation, as Excel writes it: digits are lost"
 EMPTY, UNKNOWN = ("", " "), ("maybe", "2", "-", "null", "é", 'a"b', "x; y", "1\n1")
 
 
@@ -50,12 +51,14 @@ class Got:
     size_bytes: int = 0
 
 
-def _read(path: Path, columns: ColumnSettings | None = None) -> tuple[Got, list[Block]]:
+def _read(path: Path, columns: ColumnSettings | None = None, asked: Asked = UNCUT) -> tuple[Got, list[Block]]:
     source = sources.find(str(path), "csv")[0]
-    head = csv.header(source, COMMA)
-    mapped = Columns.within(columns or ColumnSettings.model_validate({}), head.names)
+    columns = columns or ColumnSettings.model_validate({})
+    named = [columns.Client, *columns.channels]
+    head = csv.header(source, asked, named, [columns.Client])
+    mapped = Columns.within(columns, head.names)
     hasher, got, line = hashlib.sha256(), Got(), head.lines
-    found = list(csv.read(source, head, mapped, ZONE, hasher, COMMA))
+    found = list(csv.read(source, head, mapped, ZONE, hasher))
     assert hasher.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
     for block in found:
         got.rows += block.rows
@@ -112,6 +115,8 @@ def _plain_row(got: Got, cells: dict[str, str], row: list[str], line: int, raw: 
         id_ = number if number is not None and 1 <= number <= LAST_ID else 0
         if not text:
             why.append(("Client: no id", ""))
+        elif re.fullmatch("[0-9.]+e[0-9]+", text):
+            why.append((SCIENTIFIC, cells["Client"]))
         elif number is None:
             why.append(("Client: not a whole number", cells["Client"]))
         elif not id_:
@@ -217,7 +222,7 @@ def test_a_block_that_ends_between_cr_and_lf_does_not_shift_the_lines(tmp_path: 
         ('""', "no id"),
         ("abc", "not a whole number 'abc'"),
         ("12.5", "not a whole number '12.5'"),
-        ("1e5", "not a whole number '1e5'"),
+        ("1e5", "scientific notation, as Excel writes it: digits are lost '1e5'"),
         ("0x1F", "not a whole number '0x1F'"),
         ("-5", "outside 1 to 2147483647 '-5'"),
         ("0", "outside 1 to 2147483647 '0'"),
@@ -321,6 +326,18 @@ def test_a_quote_that_is_never_closed_is_told_with_its_line(tmp_path: Path, row:
         _of(tmp_path, f'{HEADER}\n1,"1",1,"\n",1\n\n{row}')
 
 
+@pytest.mark.parametrize("size_bytes", [8, 9, 10, 64])
+def test_a_line_that_never_ends_is_told_before_memory_runs_out(tmp_path: Path, size_bytes: int) -> None:
+    """Far more than a row has, and not one newline: with its line, behind CR LF and blocks of any size."""
+    text = f"{HEADER}\r\n1,1,1,1,1\r\n\r\n" + "x" * 5000
+    with (
+        _blocks_of(size_bytes),
+        mock.patch.object(csv, "_LONGEST_RECORD_BYTES", 1000),
+        pytest.raises(ExportError, match=r"a\.csv:4: 1,0\d\d bytes without a newline"),
+    ):
+        _of(tmp_path, text)
+
+
 def test_a_quote_that_stays_open_too_long_is_told_before_memory_runs_out(tmp_path: Path) -> None:
     """A record of more than the longest length is none."""
     text = f'{HEADER}\n1,1,1,1,1\n2,"' + "1,1,1,1\n" * 1000
@@ -339,10 +356,10 @@ def test_a_quote_that_stays_open_in_the_header_is_told(tmp_path: Path, rows: int
         _of(tmp_path, f'\n"{HEADER}\n' + "1,1,1,1,1\n" * rows)
 
 
-def test_a_header_that_is_not_utf8_is_told(tmp_path: Path) -> None:
-    """Names cannot be matched by guessing at their encoding."""
-    with pytest.raises(ExportError, match="the header is not UTF-8"):
-        _of(tmp_path, "Имя,Client\n".encode("cp1251"))
+def test_a_header_with_damaged_bytes_is_told(tmp_path: Path) -> None:
+    """It is UTF-8 otherwise: which name was meant nobody can tell."""
+    with pytest.raises(ExportError, match=r"the header is not UTF-8.*\[export\] encoding"):
+        _of(tmp_path, "Имя клиента,".encode() + b"\xc8,Client\n")
 
 
 @pytest.mark.parametrize("text", ["\n", "\n\r\n\n", "\ufeff\n"])
@@ -359,15 +376,15 @@ def test_a_header_may_lack_its_newline_and_hold_quoted_ones(tmp_path: Path) -> N
     assert _why(got) == [(3, "Client: not a whole number 'x'")]
 
 
-def test_bytes_that_are_not_utf8_do_not_matter_in_other_columns(tmp_path: Path) -> None:
+def test_damaged_bytes_do_not_matter_in_other_columns(tmp_path: Path) -> None:
     """In the name they are nobody's business, in a flag they are an unknown token, in a short row they are shown."""
     rows = "Я,1,1,1,1,1\nя,2,я,1,1,1\nя,3\nя,x,1,1,1,1\n".encode("cp1251")
-    got = _of(tmp_path, f"Name,{HEADER}\n".encode() + rows)
-    assert got.good == [(1, _says(*[ALLOWED] * 4))]
+    got = _of(tmp_path, f"Name,{HEADER}\nИмя,7,1,1,1,1\n".encode() + rows)
+    assert got.good == [(7, _says(*[ALLOWED] * 4)), (1, _says(*[ALLOWED] * 4))]
     assert _why(got) == [
-        (3, "AllowSms: unknown token '\ufffd'"),
-        (4, "2 fields instead of 6"),
-        (5, "Client: not a whole number 'x'"),
+        (4, "AllowSms: unknown token '\ufffd'"),
+        (5, "2 fields instead of 6"),
+        (6, "Client: not a whole number 'x'"),
     ]
     assert [one["reject_raw"] for one in got.rejects] == ["\ufffd,2,\ufffd,1,1,1", "\ufffd,3", "\ufffd,x,1,1,1,1"]
     assert [one["Name"] for one in got.rejects] == ["\ufffd", None, "\ufffd"]

@@ -467,7 +467,7 @@ def test_a_scrubbed_file_keeps_its_form(tmp_path: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("cell", ["5", " 5 ", "005", "5.0", "5."])
+@pytest.mark.parametrize("cell", ["5", " 5 ", "005", "5.0", "5.", "\u202f5\u00a0"])
 def test_a_reject_is_known_by_its_id_however_it_is_written(tmp_path: Path, cell: str) -> None:
     """As exports write ids: with blanks and zeros, and with a point where a table kept them as floats."""
     path = tmp_path / "rejects.csv"

@@ -1,8 +1,9 @@
 """Lists that come in: what a row says, what is said for it, what is rejected, and that no good row is ever lost."""
 
 import csv as python_csv
+import json
 from collections.abc import Callable
-from datetime import UTC, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import csv as csv_files
 from sync_job.exports import lists, parquet
 from sync_job.exports.lists import List
+from tests import workbooks
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 HOUR, DAY = 3600.0, 86400.0
@@ -248,7 +250,7 @@ def test_a_column_that_lists_do_not_have_is_told(tmp_path: Path) -> None:
     ("header", "says"),
     [
         ("Kunde,scope", "no column 'Client'; the header has 'Kunde', 'scope'.*--map client=NAME"),
-        ("Client;scope", "one field: a list must be separated by commas"),
+        ("Client;scope", "not one row"),
         ("Client,scope,scope", "'scope' twice"),
     ],
 )
@@ -319,13 +321,13 @@ def test_a_list_without_a_good_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_text_in_another_encoding_does_not_block_a_list(tmp_path: Path) -> None:
-    """Neither in a reference nor in a row with too many fields."""
+    """Neither in a reference nor in a row with too many fields: both are read."""
     path = tmp_path / "a.csv"
     path.write_bytes(b"Client,request_ref\n1,\xcf\xe8\xf1\xfc\xec\xee\n2,\xe9,\xe9\n3,\n")
     found = _read(path)
     assert _column(found, "client") == [1, 3]
-    assert _column(found, "request_ref")[0] == "\ufffd" * 6
-    assert [(one.line, one.raw) for one in found.rejects] == [(3, "2,\ufffd,\ufffd")]
+    assert _column(found, "request_ref")[0] == "Письмо"
+    assert [(one.line, one.raw) for one in found.rejects] == [(3, "2,й,й")]
 
 
 def test_rejects_are_counted_beyond_those_that_are_kept(tmp_path: Path) -> None:
@@ -458,10 +460,20 @@ def _as_parquet(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-WRITERS: list[Callable[[Path, list[Row]], Path]] = [_as_csv, _as_parquet]
+def _as_excel(path: Path, rows: list[Row]) -> Path:
+    return workbooks.write(path, {"List": workbooks.sheet(NAMES, *[[cell or None for cell in row] for row in rows])})
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+def _as_jsonl(path: Path, rows: list[Row]) -> Path:
+    said = [json.dumps(dict(zip(NAMES, row, strict=True)), ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(said), "utf-8")
+    return path
+
+
+WRITERS: list[Callable[[Path, list[Row]], Path]] = [_as_csv, _as_parquet, _as_excel, _as_jsonl]
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
 @given(ROWS, st.integers(1, 120), st.integers(1, 5))
 @example([GOOD, ("1", "2026-11-02 10:00:00+03:00", "soon", "", "", ""), GOOD], 1, 1)
 def test_a_list_is_what_a_plain_reading_finds(
@@ -496,6 +508,38 @@ def test_another_content_has_another_digest(tmp_path: Path, place: int) -> None:
     assert one != other
     pairs: list[list[Any]] = [[(*GOOD[:5], first), (*GOOD[:5], "b")] for first in ("ab", "abb")]
     assert len({_read(_as_csv(tmp_path / "a", rows)).digest for rows in pairs}) == 2
+
+
+def test_a_workbook_is_a_list_as_people_keep_it(tmp_path: Path) -> None:
+    """Ids alone, or dates beside them, on one sheet of several; a line is Excel's."""
+    ids = workbooks.write(tmp_path / "opt-out list.xlsx", {"L": workbooks.sheet((7,), (), (12345,), ("x",))})
+    found = _read(ids)
+    assert _column(found, "client") == [7, 12345]
+    assert [(one.line, one.why) for one in found.rejects] == [(4, "Client: not a whole number 'x'")]
+    dated = workbooks.sheet(("Client", "received_at"), (8, date(2026, 11, 20)))
+    book = workbooks.write(tmp_path / "b.xlsx", {"Opt-outs": dated, "Notes": workbooks.sheet(("call Ann",))})
+    with pytest.raises(ExportError, match="2 sheets with something in them"):
+        _read(book)
+    assert _column(_read(book, sheet="Opt-outs"), "received_at") == [_time("2026-11-20T00:00+03:00")]
+
+
+def test_a_line_that_is_no_object_is_a_reject_of_the_list(tmp_path: Path) -> None:
+    """With its line, reason and text; the others count."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"Client": 7}\n\n{"Client": 8\n{"Client": 1e3}\n{"Client": 9}\n')
+    found = _read(path)
+    assert _column(found, "client") == [7, 9]
+    assert [(one.line, one.why.split(",")[0], one.raw) for one in found.rejects] == [
+        (3, "not a JSON object", '{"Client": 8'),
+        (4, "Client: scientific notation", "1e3"),
+    ]
+
+
+def test_thousands_are_those_of_the_configuration(tmp_path: Path) -> None:
+    """Lists come from the same people as exports."""
+    own = _settings()
+    under = own.model_copy(update={"export": own.export.model_copy(update={"thousands": " "})})
+    assert _column(_read(_csv(tmp_path, "Client", "1 234", "1\u00a0235"), under=under), "client") == [1234, 1235]
 
 
 # evidence

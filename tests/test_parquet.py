@@ -326,3 +326,35 @@ def test_ids_are_32_bits_wide_whatever_the_file_holds(tmp_path: Path) -> None:
     (block,) = _blocks(_written(tmp_path, _table(pa.array([1, 2**31 - 1]), pa.array([True, None]))))
     assert block.ids.dtype == np.int32
     assert block.values.dtype == np.uint8
+
+
+@pytest.mark.parametrize("plaintext_footer", [False, True])
+def test_an_encrypted_file_is_told(tmp_path: Path, plaintext_footer: bool) -> None:
+    """By its first bytes, or by the columns that cannot be read."""
+    import pyarrow.parquet.encryption as pe
+
+    class Keys(pe.KmsClient):  # type: ignore[misc]
+        def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+            return key_bytes
+
+        def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+            return wrapped_key
+
+    config = pe.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["AllowSms"]}, plaintext_footer=plaintext_footer, double_wrapping=False
+    )
+    properties = pe.CryptoFactory(lambda _: Keys()).file_encryption_properties(pe.KmsConnectionConfig(), config)
+    path = _written(tmp_path, _table(pa.array([1]), pa.array([True])), encryption_properties=properties)
+    with pytest.raises(ExportError, match=r"a\.parquet: an encrypted Parquet file. Export it without encryption"):
+        _blocks(path)
+
+
+def test_columns_that_are_not_mapped_are_not_read(tmp_path: Path) -> None:
+    """A damaged page of another column does not matter, nor does its size."""
+    names = pa.array([f"{number:0100d}" for number in range(2000)])
+    table = _table(pa.array(range(1, 2001)), pa.array([True] * 2000), zzz=names)
+    path = _written(tmp_path, table, compression="none", use_dictionary=False)
+    whole = path.read_bytes()
+    at = whole.index(b"0" * 90)
+    path.write_bytes(whole[: at - 60] + b"\xff" * 40 + whole[at - 20 :])  # the page's header
+    assert len(_good(_blocks(path))) == 2000

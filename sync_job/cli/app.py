@@ -11,12 +11,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sync_job.cli import again, clients, guarding, looking, options, state, trying, withdrawals
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
+
+if TYPE_CHECKING:
+    from sync_job.runs.report import Report
 
 app = typer.Typer(
     name="consent-sync",
@@ -128,6 +131,7 @@ def run(
         int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
     ] = None,
     until: options.UntilOption = "",
+    wait_for_export: options.WaitForExportOption = "",
     wait_s: Annotated[
         float, typer.Option("--wait", min=0, help="Wait so many seconds for a run that holds the lock.")
     ] = 0,
@@ -138,7 +142,7 @@ def run(
 
     Example: consent-sync run export.csv --config nightly.toml
     """
-    from sync_job.runs import backfills, night
+    from sync_job.runs import backfills, decide, night
     from sync_job.runs.decide import Wish
 
     settings = options.load(config, options.one_of(export, part))
@@ -152,9 +156,16 @@ def run(
         retry=retry_refused,
     )
     watch = options.watch(quiet)
-    report = options.waiting(
-        wait_s, watch, lambda: backfills.taking_over(settings, lambda: night.run(settings, wish, watch), watch)
-    )
+    options.await_export(settings, wait_for_export, watch, part=part is not None)
+
+    def act() -> "Report":
+        return night.run(settings, wish, watch)
+
+    def take_over() -> "Report":
+        return backfills.taking_over(settings, act, watch, ready=lambda: decide.look(settings))
+
+    # A part is no night: it waits for a backfill as it waits for any run.
+    report = options.waiting(wait_s, watch, act if part else take_over)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -166,6 +177,7 @@ def plan(
     as_of: options.AsOfOption = "",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the plan to this file, for `apply`.")] = None,
     restrict_only: options.RestrictOption = False,
+    wait_for_export: options.WaitForExportOption = "",
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -180,7 +192,9 @@ def plan(
     settings = options.load(config, options.one_of(export, part))
     made = options.moment(as_of, settings, "--as-of")
     wish = Wish(restrict_only=restrict_only, part=part is not None, as_of=made)
-    found = planning.plan(settings, options.watch(quiet), out, wish)
+    watch = options.watch(quiet)
+    options.await_export(settings, wait_for_export, watch, part=part is not None)
+    found = planning.plan(settings, watch, out, wish)
     if as_json:
         options.print_json(found)
     elif not quiet:

@@ -54,6 +54,8 @@ def forget(
     config: options.ConfigOption,
     path: Annotated[str | None, typer.Argument(metavar="LIST", help="A list of ids of clients.")] = None,
     client: Annotated[list[int] | None, typer.Option("--client", min=1, max=2**31 - 1, help="One client.")] = None,
+    sheet: options.SheetOption = "",
+    lookup: options.LookupOption = "",
     request_ref: Annotated[str, typer.Option(help="The reference of the request.")] = "",
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -66,7 +68,7 @@ def forget(
     from sync_job.runs import forgetting
 
     settings = options.load(config)
-    ids = forgetting.clients(settings, client or [], path)
+    ids = forgetting.clients(settings, client or [], path, sheet=sheet, contacts=lookup)
     found = forgetting.forget(settings, ids, request_ref, options.watch(quiet))
     options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
     raise typer.Exit(Exit(found["exit"]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import drawing, options
 from sync_job.errors import ConfigError
 
 _snapshot = typer.Typer(help="What the platform is known to hold, and what is due.", no_args_is_help=True)
@@ -22,6 +22,10 @@ def check(
     export: options.ExportArgument = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")] = None,
     as_of: options.AsOfOption = "",
+    sheet: options.SheetOption = "",
+    infer: Annotated[
+        bool, typer.Option("--infer", help="Print the [export] section that would read the file, with reasons.")
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Read configuration and export, and say what was seen. No request, no state.
@@ -29,8 +33,8 @@ def check(
     Example: consent-sync check export.csv --config nightly.toml
     """
     from sync_job.config import ExportSettings, RunSettings
-    from sync_job.report import text
-    from sync_job.runs import look
+    from sync_job.report import check_text, infer_text
+    from sync_job.runs import checking
 
     if config is None:
         settings, run_settings, made = ExportSettings(as_of="none"), RunSettings.model_validate({}), None
@@ -41,8 +45,14 @@ def check(
     where = export or settings.path
     if not where:
         raise ConfigError("check: name an export, or a configuration with [export] path.")
-    found = look.check(settings, run_settings.zone, where, options.watch(False), made)
-    options.print_json(found) if as_json else typer.echo(text.check(found))
+    if sheet:
+        settings = settings.model_copy(update={"sheet": sheet})
+    if infer:
+        guesses = checking.infer(settings, where)
+        options.print_json({"guesses": guesses}) if as_json else typer.echo(infer_text.section(guesses))
+        return
+    found = checking.check(settings, run_settings.zone, where, options.watch(False), made)
+    options.print_json(found) if as_json else drawing.show(check_text.check(found))
 
 
 @_snapshot.command()

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ExportArgument = Annotated[
-    str | None, typer.Argument(metavar="EXPORT", help="A file, a glob or a folder; instead of [export] path.")
+    str | None,
+    typer.Argument(
+        metavar="EXPORT",
+        help="A file, a glob, a folder, an address, or - for standard input; instead of [export] path.",
+    ),
 ]
 ConfigsOption = Annotated[
     list[Path],
@@ -34,12 +38,23 @@ ConfigsOption = Annotated[
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", metavar="NAME=COLUMN", help="Which column of the list is which.")
 ]
+SheetOption = Annotated[str, typer.Option("--sheet", metavar="NAME", help="The sheet of a workbook with several.")]
+LookupOption = Annotated[
+    str,
+    typer.Option(
+        "--lookup", metavar="FILE", help="Whose the list's addresses or numbers are: a table of them and Client."
+    ),
+]
 AsOfOption = Annotated[
     str, typer.Option(metavar="TIME", help='When the export was made, where [export] as_of = "flag".')
 ]
 PartOption = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="A part, such as a repaired rejects file, in the place of the export."),
+]
+WaitForExportOption = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="Wait so long for an export that is not there or not complete: 90s, 30m, 2h."),
 ]
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept and reported.")]
 ByOption = Annotated[str, typer.Option(help="Who says so; it is kept and reported.")]
@@ -114,8 +129,30 @@ def load(config: Path, export: str | None = None) -> "Settings":
     """Return the settings of a configuration, with the export that the command line names."""
     from sync_job import config as configuration
 
-    flags: dict[str, Mapping[str, object]] = {"export": {"path": str(Path(export).absolute())}} if export else {}
+    if export and configuration.is_path(export):
+        export = str(Path(export).absolute())
+    flags: dict[str, Mapping[str, object]] = {"export": {"path": export}} if export else {}
     return configuration.load(config, **flags)
+
+
+def await_export(settings: "Settings", wait: str, watching: "Watch", *, part: bool = False) -> None:
+    """Wait for the export, if *wait* says how long; one that does not come is for whoever reads it to tell."""
+    if not wait:
+        return
+    if part:
+        raise ConfigError("--wait-for-export is for the export; a part is there, or not.")
+    from sync_job.config import duration_s
+    from sync_job.runs.awaiting import await_export
+
+    try:
+        wait_s = duration_s(wait)
+    except ValueError as exc:
+        raise ConfigError(f"--wait-for-export: {exc}.") from exc
+    try:
+        await_export(settings, wait_s, watching)
+    except BaseException:
+        watching.end()
+        raise
 
 
 def time_of_day(text: str) -> str:

@@ -47,6 +47,8 @@ def opt_out(
     ] = "",
     request_ref: Annotated[str, typer.Option(help="The reference of rows that have none.")] = "",
     columns: options.MapOption = None,
+    sheet: options.SheetOption = "",
+    lookup: options.LookupOption = "",
     expect: Annotated[int | None, typer.Option(min=0, help="The number of clients of a large list.")] = None,
     no_send: Annotated[
         bool, typer.Option("--no-send", help="Take the list in; the next run or drain sends it.")
@@ -67,7 +69,7 @@ def opt_out(
 
     def listing(settings: "Settings") -> "Listing":
         said = options.moment(received_at, settings, "--received-at")
-        return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns))
+        return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns), sheet, lookup)
 
     if check:
         found = [intake.check(settings, listing(settings), watch) for settings in targets]
@@ -183,6 +185,8 @@ def reconsent(
     path: Annotated[str, typer.Argument(metavar="LEDGER", help="Evidence that people consented again.")],
     config: options.ConfigsOption,
     columns: options.MapOption = None,
+    sheet: options.SheetOption = "",
+    lookup: options.LookupOption = "",
     as_json: options.JsonOption = False,
 ) -> None:
     """Lift withdrawals of people who consented again, where the evidence is later than the withdrawal.
@@ -193,7 +197,9 @@ def reconsent(
     from sync_job.runs import withdrawing
 
     names = options.columns(columns)
-    found = _each(options.load_all(config), lambda one: withdrawing.reconsent(one, path, names))
+    found = _each(
+        options.load_all(config), lambda one: withdrawing.reconsent(one, path, names, sheet=sheet, contacts=lookup)
+    )
     _show(found, text.reconsented, as_json=as_json)
     raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["refused"] or one["rejected"]))
 

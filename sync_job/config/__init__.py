@@ -17,10 +17,11 @@ from sync_job.config.sections import (
     Settings,
     StateSettings,
     TlsSettings,
+    ValueSettings,
     WithdrawalSettings,
     section_of,
 )
-from sync_job.config.values import PREFIX, clock_time, name_pattern
+from sync_job.config.values import PREFIX, clock_time, duration_s, is_loopback, is_path, name_pattern
 
 __all__ = [
     "PREFIX",
@@ -36,8 +37,12 @@ __all__ = [
     "Settings",
     "StateSettings",
     "TlsSettings",
+    "ValueSettings",
     "WithdrawalSettings",
     "clock_time",
+    "duration_s",
+    "is_loopback",
+    "is_path",
     "load",
     "name_pattern",
     "section_of",

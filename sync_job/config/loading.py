@@ -132,7 +132,8 @@ def _resolve(content: dict[str, Any], path: tuple[str, ...], folder: Path) -> No
         if not isinstance(place, dict):
             return
     value = place.get(key, fields[key].default)
-    if value and isinstance(value, str | Path):
+    elsewhere = path == ("export", "path") and not values.is_path(str(value))
+    if value and isinstance(value, str | Path) and not elsewhere:
         place[key] = os.path.normpath(folder / Path(value).expanduser())
 
 

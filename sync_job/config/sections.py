@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sync_job.config import values
+from sync_job.consent import tokens
 from sync_job.consent.channels import FIELDS
 
 
@@ -68,25 +69,93 @@ class BlankSettings(Section):
         return tuple(getattr(self, field) for field in FIELDS)
 
 
+class ValueSettings(Section):
+    """More tokens of this export's flags, for all channels and for one; in any case, blanks around ignored."""
+
+    allowed: values.Words = Field((), description="tokens that say yes, in every channel's column")
+    denied: values.Words = Field((), description="tokens that say no, in every channel's column")
+    nothing: values.Words = Field((), description="tokens that state nothing, in every channel's column")
+    AllowSms: values.Meanings = Field({}, description='such tokens of its column alone, as { allowed = ["S"] }')
+    AllowEmail: values.Meanings = Field({}, description="likewise")
+    AllowPush: values.Meanings = Field({}, description="likewise")
+    AllowEmailOnlineCheque: values.Meanings = Field({}, description="likewise")
+
+    def meanings(self, inverted: tuple[str, ...] = ()) -> tuple[dict[str, int], ...]:
+        """Return what tokens say in each channel's column beside those built in, in the order of CHANNELS.
+
+        Raises:
+            ValueError: when they contradict each other, or what is built in.
+        """
+        everywhere = tokens.common({said: getattr(self, said) for said in tokens.SAID})
+        return tuple(
+            tokens.of_channel(everywhere, getattr(self, field), inverted=field in inverted) for field in FIELDS
+        )
+
+
+_AsOf = Annotated[str, AfterValidator(values.as_of)]
+# Under names of their own, because `values` is a key of [export].
+_OptionalPath = values.OptionalPath
+_Encoding = Annotated[str, AfterValidator(values.encoding)]
+_Delimiter = Annotated[str, AfterValidator(values.delimiter)]
+_Channels = values.Channels
+_Where = values.Where
+_Complete = Annotated[str, AfterValidator(values.complete)]
+
+
 class ExportSettings(Section):
     """Where the export is and how it is to be read."""
 
-    path: str = Field("", description="a file, a glob, or a folder; or given on the command line")
-    format: Literal["auto", "csv", "parquet"] = Field("auto", description="auto: by the file's content")
+    path: str = Field("", description="a file, a glob, a folder, or an address; or given on the command line")
+    format: Literal["auto", "csv", "parquet", "excel", "jsonl"] = Field(
+        "auto", description="auto: by the file's content"
+    )
+    sheet: str = Field("", description='the sheet of a workbook; "" for the only one with anything in it')
     kind: Literal["full", "delta"] = Field("full", description="full: says who is absent; delta: changed clients only")
-    as_of: Annotated[str, AfterValidator(values.as_of)] = Field(
+    as_of: _AsOf = Field(
         description='how the export\'s age is known; must be said: "none", "mtime", "column:NAME", '
         '"filename:PATTERN" or "flag"'
     )
+    pick: Literal["all", "newest"] = Field(
+        "all", description="of several files: all are one export, or the newest is the export"
+    )
+    complete: _Complete = Field(
+        "",
+        description='how it is known to be complete: "stable:60s", "marker:PATTERN", "sidecar"; "" for not at all',
+    )
     max_age_h: float = Field(36, gt=0, description="hours; an export that is older grants nothing")
-    id_map: values.OptionalPath = Field(
+    id_map: _OptionalPath = Field(
         None, description="a map from the CRM's ids to the platform's (crm_id, platform_id), for exports and lists"
     )
     absent: Literal["report", "deny"] = Field(
         "report", description="what it means that a full export no longer has a client: report: nothing; deny: a denial"
     )
+    thousands: Literal["", " ", ",", "'"] = Field(
+        "", description="what sets thousands apart in ids; a space is any blank, also those that do not break"
+    )
+    inverted: _Channels = Field((), description="channels whose column says the opposite, as one called DoNotCall")
+    where: _Where = Field({}, description="which rows are this export's: columns, each with its value or values")
+    encoding: _Encoding = Field(
+        "auto",
+        description='the encoding of text: its name, or "auto": by its byte order mark, else UTF-8 if it is that',
+    )
+    delimiter: _Delimiter = Field(
+        "auto", description='what sets fields apart in text: "auto" by its first lines, or "," ";" "\\t" "|"'
+    )
+    header: bool = Field(
+        True, description="whether text begins with the columns' names; false: columns by place, from 1"
+    )
+    comment: str = Field("", description='what a line of text begins with that is no row, as "#"; "" for no such lines')
+    final_newline: bool = Field(
+        True, description="whether text ends with a newline; then a last line without one grants nothing"
+    )
     columns: ColumnSettings = Field(default_factory=lambda: ColumnSettings.model_validate({}))
+    values: ValueSettings = Field(default_factory=lambda: ValueSettings.model_validate({}))
     blank: BlankSettings = Field(default_factory=lambda: BlankSettings.model_validate({}))
+
+    @model_validator(mode="after")
+    def _tokens_mean_one_thing(self) -> "ExportSettings":
+        self.values.meanings(self.inverted)
+        return self
 
 
 class AuthSettings(Section):

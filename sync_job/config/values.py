@@ -1,17 +1,20 @@
 """What a single value of the configuration may be: addresses, names, times of day. Pure; each says what is wrong."""
 
+import codecs
 import difflib
 import ipaddress
 import re
 from datetime import time
+from encodings.aliases import aliases
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, StrictInt, StrictStr
 
 from sync_job.consent import deadlines, lists
+from sync_job.consent.channels import FIELDS
 
 PREFIX = "CONSENT_SYNC__"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 7230
@@ -52,6 +55,72 @@ def name_pattern(text: str) -> re.Pattern[str]:
     if not {"Y", "m", "d"} <= set(parts[1::2]):
         raise ValueError(f"{text!r} gives no date: it needs %Y, %m and %d")
     return re.compile("".join(_DIRECTIVES[p] if i % 2 else re.escape(p) for i, p in enumerate(parts)))
+
+
+def complete(text: str) -> str:
+    """Return *text*, which says how an export is known to be complete, or nothing."""
+    how, _, detail = text.partition(":")
+    if how == "stable":
+        duration_s(detail)
+    elif how == "marker":
+        if not detail or "/" in detail or re.search(r"[{}]", detail.replace("{name}", "")):
+            raise ValueError(f"{text!r}: a marker is the name of a file, as marker:_SUCCESS or marker:{{name}}.ok")
+    elif text not in ("", "sidecar"):
+        raise ValueError(f"{text!r} is none of '', 'stable:60s', 'marker:PATTERN', 'sidecar'")
+    return text
+
+
+def duration_s(text: str) -> float:
+    """Return how many seconds a time is that is written as 90s, 30m or 2h.
+
+    Raises:
+        ValueError: when it is not.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})(s|m|h)", text)
+    if not found or not int(found[1]):
+        raise ValueError(f"{text!r} is no length of time, as 90s, 30m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def is_path(where: str) -> bool:
+    """Return whether *where* names a place on this machine: it is neither an address nor `-` for standard input."""
+    return where != "-" and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where)
+
+
+# Codecs that are no encodings of a text that one table could have from begin to end.
+_NO_ENCODINGS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf_7")
+
+
+def encoding(name: str) -> str:
+    """Return the plain name of an encoding; "auto" is none, and stays."""
+    found = name if name == "auto" else _encoding(name)
+    if not found:
+        known = sorted({one.replace("_", "-") for one in (*aliases, *aliases.values()) if _encoding(one)})
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), known, 1)
+        raise ValueError(f"{name!r} is no encoding" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return found
+
+
+def _encoding(name: str) -> str:
+    try:
+        found = codecs.lookup(name).name
+        codecs.getincrementaldecoder(found)
+        "a".encode(found)  # refused by codecs that are not of text
+    except (LookupError, ValueError):
+        return ""
+    if found.replace("-", "_") in _NO_ENCODINGS:
+        return ""
+    return "utf-8" if found == "utf-8-sig" else found  # a byte order mark is left out always
+
+
+DELIMITERS = (",", ";", "\t", "|")
+
+
+def delimiter(text: str) -> str:
+    """Return *text*, which sets fields apart, or says that what does so is found out."""
+    if text not in ("auto", *DELIMITERS):
+        raise ValueError(f"{text!r} sets no fields apart; it is 'auto', or one of {', '.join(map(repr, DELIMITERS))}")
+    return text
 
 
 def scope(text: str) -> str:
@@ -177,6 +246,32 @@ def codes(value: object) -> object:
     return [part for part in value.replace(",", " ").split() if part] if isinstance(value, str) else value
 
 
+def words(value: object) -> object:
+    """Return a list of words; in the environment it is a text with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def channels(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *names*, which are of channels as requests have them."""
+    for name in names:
+        if name not in FIELDS:
+            raise ValueError(f"{name!r} is no channel; channels are {', '.join(FIELDS)}")
+    return names
+
+
+def where(conditions: dict[str, object]) -> dict[str, object]:
+    """Return *conditions*, each of a column's name and at least one value."""
+    for name, value in conditions.items():
+        if not name.strip() or value == ():
+            raise ValueError(f"{name!r} needs a value, or a list of values")
+    return conditions
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(words)]
+Meanings = dict[str, Words]  # tokens by what they say
+Channels = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(channels)]
+_Value = StrictStr | StrictInt
+Where = Annotated[dict[str, _Value | tuple[_Value, ...]], AfterValidator(where)]
 Codes = Annotated[tuple[int, ...], BeforeValidator(codes)]
 # In the environment "" is how a path is taken back.
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]

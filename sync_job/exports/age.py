@@ -35,6 +35,21 @@ def as_of(how: str, files: list[sources.Source], newest: int, told: float | None
     return told
 
 
+def newest(how: str, places: list[sources.Place], zone: ZoneInfo) -> tuple[list[sources.Place], list[str]]:
+    """Return the newest files, by the times in their names where `[export] as_of` says so, else by their last change.
+
+    Files of one time are parts of one export. The second list names those that are left out.
+
+    Raises:
+        ExportError: when a file has no such time.
+    """
+    pattern = how.removeprefix("filename:") if how.startswith("filename:") else ""
+    times = [_named(Path(one.name), pattern, zone) if pattern else one.changed() for one in places]
+    last = max(times)
+    chosen = [one for one, made in zip(places, times, strict=True) if made == last]
+    return chosen, [one.name for one, made in zip(places, times, strict=True) if made != last]
+
+
 def check(where: str, made: float | None, now: float | None) -> None:
     """Refuse an export from the future: its clock or its name is wrong, and it would outdo every later one.
 

@@ -4,6 +4,7 @@ Everything here is arithmetic on whole columns; only a column's *distinct* value
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -13,14 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_job.consent import tokens as built
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, FIRST_ID, LAST_ID, Bytes, Ids, Mask
 from sync_job.consent.tables import UNTIMED, Times
 
-TOKENS = {
-    **dict.fromkeys(("true", "1", "yes", "y", "t", "да", "д", "истина"), ALLOWED),
-    **dict.fromkeys(("false", "0", "no", "n", "f", "нет", "н", "ложь"), DENIED),
-    "": BLANK,
-}
 _UNKNOWN = 0
 _DISTINCT_KEPT = 1000  # raw tokens counted one by one; a column with more is no flag, and the rest is counted together
 OTHERS = "(others)"
@@ -32,11 +29,46 @@ _FIRST_TIME = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _END_TIME = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
+# What sets thousands apart, by what the configuration says: each in all the ways in which it is written.
+_MARKS = {" ": " \u00a0\u202f\u2009", ",": ",", "'": "'\u2019"}
+_SCIENTIFIC = r"^[-+]?[0-9]+([.,][0-9]*)?[eE][-+]?[0-9]+$"
+_FLOATS = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # above which a float of so many bits does not tell neighbours apart
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the tokens of one channel's column say; *blank* is what an empty cell says, and never ALLOWED."""
+
+    meanings: Mapping[str, int] = field(default_factory=lambda: dict(built.BUILT_IN))
+    blank: int = BLANK
+
+    @classmethod
+    def of(cls, more: Mapping[str, int], *, blank: int = BLANK, inverted: bool = False) -> "Words":
+        """Return the built-in tokens and *more*; where the column is *inverted*, yes says denied and no allowed."""
+        meanings = built.BUILT_IN | dict(more)
+        if inverted:
+            turned = {ALLOWED: DENIED, DENIED: ALLOWED, BLANK: BLANK}
+            meanings = {token: turned[meaning] for token, meaning in meanings.items()}
+        return cls(meanings, blank)
+
+    def of_each(self, tokens: pa.Array) -> Bytes:
+        """Return what each of *tokens* says, null as empty; 0 for one that is not known."""
+        said = {**self.meanings, "": self.blank}
+        place = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(tokens)), pa.array(list(said), pa.string()))
+        meanings = np.array([*said.values(), _UNKNOWN], np.uint8)
+        found: Bytes = meanings[place.fill_null(len(said)).to_numpy(zero_copy_only=False)]
+        return np.where(_nulls(tokens), np.uint8(self.blank), found)
+
+
+AS_BUILT = Words()
+
+
 @dataclass
 class Problems:
-    """What is wrong with which rows of a block; a row may have several."""
+    """What is wrong with which rows of a block; a row may have several. Nothing is said of rows of *others*."""
 
     rows: int
+    others: Mask | None = None
     bad: Mask = field(init=False)
     counts: Counter[str] = field(default_factory=Counter)  # rows by problem, without what their cells hold
     _texts: list[pa.Array] = field(default_factory=list)
@@ -46,6 +78,8 @@ class Problems:
 
     def add(self, rows: Mask, column: str, problem: str, cells: pa.Array | None = None) -> None:
         """Note *problem* of *column* for *rows*, with what each of their *cells* holds."""
+        if self.others is not None:
+            rows = rows & ~self.others
         if not rows.any():
             return
         self.bad |= rows
@@ -85,62 +119,112 @@ def to_text(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
         )
 
 
-def read_ids(cells: pa.Array, column: str, problems: Problems) -> Ids:
-    """Return the ids, 0 where *problems* says why there is none."""
+def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = "") -> Ids:
+    """Return the ids, 0 where *problems* says why there is none. *thousands* says what may set groups of digits apart.
+
+    Nothing is guessed: what may be another number than the one that was meant is none.
+    """
+    if pa.types.is_dictionary(cells.type) and not _is_text(cells.type.value_type):
+        cells = cells.dictionary.take(cells.indices)
     kind = cells.type
+    lost = doubtful = np.zeros(len(cells), np.bool_)
     if pa.types.is_integer(kind):
-        number, empty, foreign = cells, _nulls(cells), np.zeros(len(cells), np.bool_)
+        number, empty, foreign = cells, _nulls(cells), lost
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        empty = _nulls(cells)
-        value = np.nan_to_num(pc.cast(cells, pa.float64(), safe=False).to_numpy(zero_copy_only=False), nan=0.5)
-        foreign = (value != np.floor(value)) & ~empty
-        number = pa.array(np.where(foreign | empty, 0, np.clip(value, -(2.0**40), 2.0**40)).astype(np.int64))
+        value = pc.cast(cells, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        empty = _nulls(cells) | np.isnan(value)
+        value = np.nan_to_num(value, nan=0.0)
+        lost = np.abs(value) > _FLOATS[min(64, kind.bit_width)]
+        lost &= np.abs(value) <= LAST_ID  # beyond it is outside, whatever its digits
+        foreign = value != np.floor(value)
+        number = pa.array(np.where(foreign, 0, np.clip(value, -(2.0**40), 2.0**40)).astype(np.int64))
     else:
         text = pc.utf8_trim_whitespace(to_text(cells))
         empty = _nulls(text) | _truth(pc.equal(text, ""))
-        digits = _truth(pc.match_substring_regex(text, r"^-?[0-9]+$"))
-        foreign = ~digits & ~empty
-        fits = digits & _truth(pc.less_equal(pc.utf8_length(text), 18))
-        # More digits than an int64 has are out of range all the same, but for leading zeros.
-        text = pc.if_else(pa.array(digits & ~fits), pc.replace_substring_regex(text, r"^(-?)0+([0-9])", r"\1\2"), text)
-        fits = digits & _truth(pc.less_equal(pc.utf8_length(text), 18))
-        number = pc.cast(pc.if_else(pa.array(fits), text, pa.scalar("0")), pa.int64())
+        digits = _truth(pc.ascii_is_decimal(text))
+        scientific, doubtful = doubtful.copy(), doubtful.copy()
+        odd = ~empty & ~(digits & _short(text))
+        if odd.any():  # expressions are slow: nothing but what is not plain digits is looked at closely
+            few = text.filter(pa.array(odd))
+            scientific[odd] = _matches(few, _SCIENTIFIC)
+            few, doubtful[odd] = _whole(few, thousands)
+            digits[odd] = _matches(few, r"^-?[0-9]+$")
+            # More digits than an int64 has are out of range all the same, but for leading zeros.
+            few = pc.replace_substring_regex(few, r"^(-?)0+([0-9])", r"\1\2")
+            text = pc.replace_with_mask(text, pa.array(odd), few)
+        foreign = ~digits & ~empty & ~scientific & ~doubtful
+        problems.add(scientific, column, "scientific notation, as Excel writes it: digits are lost", cells)
+        problems.add(doubtful, column, "thousands or a fraction, nobody can tell", cells)
+        fits = digits & _short(text)
+        plain = text if fits.all() else pc.if_else(pa.array(fits), text, pa.scalar("0"))
+        number = pc.cast(plain, pa.int64())
+        doubtful = doubtful | scientific
     low = pc.less(number, pa.scalar(FIRST_ID, number.type))
     high = pc.greater(number, pa.scalar(LAST_ID, number.type)) if _reaches(number.type, LAST_ID) else None
     outside = _truth(low) | (_truth(high) if high is not None else np.zeros(len(cells), np.bool_))
+    outside &= ~empty & ~foreign & ~lost & ~doubtful
     problems.add(empty, column, "no id")
     problems.add(foreign, column, "not a whole number", cells)
-    problems.add(outside & ~empty & ~foreign, column, f"outside {FIRST_ID} to {LAST_ID}", cells)
-    good = ~(empty | foreign | outside)
+    problems.add(lost, column, "a float too small to hold it: digits are lost", cells)
+    problems.add(outside, column, f"outside {FIRST_ID} to {LAST_ID}", cells)
+    good = ~(empty | foreign | outside | lost | doubtful)
     if good.all():
         return np.asarray(pc.cast(number, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
     kept = pc.if_else(pa.array(good), number, pa.scalar(0, number.type))
     return np.asarray(pc.cast(kept, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
 
 
-def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter[str], blank: int = BLANK) -> Bytes:
-    """Return DENIED, ALLOWED or BLANK of each cell; BLANK where *problems* says why not. Raw *tokens* are counted.
+def are_ids(cells: pa.Array) -> bool:
+    """Return whether every cell that is not blank is an id."""
+    problems = Problems(len(cells))
+    read_ids(cells, "", problems)
+    return set(problems.counts) <= {": no id"}
 
-    *blank* is what an empty cell says.
+
+def _short(text: pa.Array) -> Mask:
+    """Return which digits are few enough for any int64."""
+    return _truth(pc.less_equal(pc.binary_length(text), 18))
+
+
+def _whole(text: pa.Array, thousands: str) -> tuple[pa.Array, Mask]:
+    """Return *text* with plain digits for whole numbers, and which cells may be thousands or a fraction alike."""
+    doubtful = np.zeros(len(text), np.bool_)
+    if thousands:
+        mark = f"[{_MARKS[thousands]}]"
+        grouped = _matches(text, rf"^-?[0-9]{{1,3}}({mark}[0-9]{{3}})+(\.0+)?$")
+        text = pc.if_else(pa.array(grouped), pc.replace_substring_regex(text, mark, ""), text)
+    else:
+        # 12.000 is twelve where a point begins the fraction, and twelve thousand where it sets thousands apart.
+        doubtful = _matches(text, r"^-?[0-9]{1,3}\.000$")
+    whole = _matches(text, r"^-?[0-9]+\.0+$") & ~doubtful
+    return pc.if_else(pa.array(whole), pc.replace_substring_regex(text, r"\.0+$", ""), text), doubtful
+
+
+def read_flags(
+    cells: pa.Array, column: str, problems: Problems, tokens: Counter[str], words: Words = AS_BUILT
+) -> Bytes:
+    """Return DENIED, ALLOWED or BLANK of each cell, as *words* say; BLANK where *problems* says why not.
+
+    Raw *tokens* are counted, but for those in rows of others.
     """
+    mine = slice(None) if problems.others is None else ~problems.others
     if pa.types.is_null(cells.type):
-        tokens[""] += len(cells)
-        return np.full(len(cells), blank, np.uint8)
+        tokens[""] += len(np.zeros(len(cells))[mine])
+        return np.full(len(cells), words.blank, np.uint8)
+    if pa.types.is_dictionary(cells.type) and not _is_text(cells.type.value_type):
+        cells = cells.dictionary.take(cells.indices)
+    if pa.types.is_floating(cells.type) or pa.types.is_decimal(cells.type):
+        cells = pc.cast(cells, pa.float64(), safe=False)
+        cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)  # how pandas writes a blank
     encoded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
     raw = to_text(encoded.dictionary)
-    known = pa.array(list(TOKENS), pa.string())
-    place = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(raw)), known)
-    meanings = np.array([*TOKENS.values(), _UNKNOWN], np.uint8)
-    distinct = meanings[place.fill_null(len(TOKENS)).to_numpy(zero_copy_only=False)]
-    distinct = np.where(_nulls(raw), np.uint8(BLANK), distinct)
     # A null cell is one more distinct value, after the others.
-    distinct = np.append(distinct, np.uint8(BLANK))
-    distinct[distinct == BLANK] = blank
+    distinct = np.append(words.of_each(raw), np.uint8(words.blank))
     least, most = (one.as_py() for one in pc.min_max(encoded.indices).values())
     if least is not None and not 0 <= least <= most < len(raw):
         raise ValueError(f"{column}: an index beyond its dictionary")  # from a damaged Parquet file
     indices = encoded.indices.fill_null(len(raw)).to_numpy(zero_copy_only=False)
-    _count(tokens, raw, np.bincount(indices, minlength=len(distinct)))
+    _count(tokens, raw, np.bincount(indices[mine], minlength=len(distinct)))
     values: Bytes = distinct[indices]
     unknown = values == _UNKNOWN
     if unknown.any():
@@ -149,12 +233,14 @@ def read_flags(cells: pa.Array, column: str, problems: Problems, tokens: Counter
     return values
 
 
-def blanks_and_denials(tokens: Counter[str]) -> tuple[int, int]:
-    """Return how many cells of a column were blank, and how many said no in so many words."""
-    meant = Counter[int]()
+def blanks_and_denials(tokens: Counter[str], words: Words = AS_BUILT) -> tuple[int, int]:
+    """Return how many cells of a column were blank, and how many said no in so many words, as *words* say."""
+    blanks = denials = 0
     for token, count in tokens.items():
-        meant[TOKENS.get(token.strip().lower(), _UNKNOWN)] += count
-    return meant[BLANK], meant[DENIED]
+        plain = built.plain(token)
+        blanks += count if not plain else 0
+        denials += count if words.meanings.get(plain) == DENIED else 0
+    return blanks, denials
 
 
 def _count(tokens: Counter[str], raw: pa.Array, counts: npt.NDArray[np.intp]) -> None:
@@ -244,8 +330,16 @@ def _nulls(cells: pa.Array) -> Mask:
     return np.asarray(cells.is_null().to_numpy(zero_copy_only=False), np.bool_)
 
 
+def _matches(text: pa.Array, pattern: str) -> Mask:
+    return _truth(pc.match_substring_regex(text, pattern))
+
+
 def _truth(mask: pa.Array) -> Mask:
     return np.asarray(mask.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def _reaches(kind: pa.DataType, value: int) -> bool:

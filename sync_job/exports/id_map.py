@@ -1,4 +1,4 @@
-"""Maps from ids to other ids, in CSV or Parquet. Unlike a list, a map with one bad row is refused as a whole."""
+"""Maps from ids to other ids, in any format that exports have. Unlike a list, one with a bad row is refused whole."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from sync_job.consent import renumber
 from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.renumber import IdMap, Lookup
 from sync_job.errors import ConfigError, ExportError
-from sync_job.exports import cells, csv, parquet, sources
-from sync_job.exports.records import Dialect
+from sync_job.exports import cells, formats, sources
+from sync_job.exports.csv import TextBlock
 
 _SHOWN = 5  # rows in a message
 
@@ -138,26 +138,24 @@ def _pieces(path: Path, columns: Columns) -> Iterator[_Piece]:
     if others or path.is_dir():
         raise ExportError(f"{path}: a map is one file. Name that.")
     with sources.unchanged(source):
-        head = csv.header(source, Dialect()) if source.format == "csv" else None
-        names = head.names if head else parquet.header(source)
-        wrong = [name for name in columns if names.count(name) != 1]
+        table = formats.table(source, columns)
+        wrong = [name for name in columns if table.names.count(name) != 1]
         if wrong:
             raise ExportError(
                 f"{path}: a map has one column {columns.old!r} and one {columns.new!r}, and this has "
-                f"{names.count(wrong[0])} of {wrong[0]!r}. Name its columns so."
+                f"{table.names.count(wrong[0])} of {wrong[0]!r}. Name its columns so."
             )
-        if head:
-            for block in csv.tables(source, head, list(columns), Dialect()):
-                ragged = block.rows()[0] if block.ragged else []
-                yield _piece(block.table, columns, block.line, [line for line, _ in ragged], partial(_lines, block))
-        else:
-            done = 0
-            for table in parquet.tables(source, list(columns)):
-                yield _piece(table, columns, done, [], partial(list, range(1, table.num_rows + 1)))
-                done += table.num_rows
+        for block in table.blocks(list(columns)):
+            if block.cut_short:
+                raise ConfigError(
+                    f"{path}: its last line has no newline, so that it may be cut short, and half an id is somebody "
+                    "else's. End it with a newline, if it is whole; the map was not used."
+                )
+            ragged = block.rows()[0] if block.ragged else []
+            yield _piece(block.table, columns, block.line, [line for line, _ in ragged], partial(_lines, block))
 
 
-def _lines(block: csv.TextBlock) -> list[int]:
+def _lines(block: TextBlock) -> list[int]:
     return block.rows()[1]
 
 

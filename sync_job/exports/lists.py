@@ -22,8 +22,8 @@ from sync_job.consent import lists
 from sync_job.consent.channels import Ids
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
-from sync_job.exports import blocks, cells, csv, id_map, parquet, sources
-from sync_job.exports.records import Dialect
+from sync_job.exports import blocks, cells, csv, formats, id_map, lookup, naming, sources
+from sync_job.exports.csv import TextBlock
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
@@ -86,13 +86,16 @@ class _Gathered:
 
 @dataclass
 class _Piece:
-    """A block of a list: its named columns as text, and how its rows are told apart."""
+    """A block of a list: its named columns as text, and how its rows are told apart.
 
+    Where people are named by addresses or numbers, *ids* has who they are, and *rows* which row of the block each row
+    of the table is, for one of them may be several clients.
+    """
+
+    block: TextBlock
     table: pa.Table
-    file: str
-    line: int
-    ragged: bool = False
-    rows: Callable[[], tuple[list[tuple[int, str]], list[int]]] | None = None
+    ids: Ids | None = None
+    rows: npt.NDArray[np.int64] | None = None
     problems: cells.Problems = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +117,9 @@ def read_withdrawals(
     basis: str = "",
     request_ref: str = "",
     columns: Mapping[str, str] | None = None,
+    sheet: str = "",
+    contacts: str = "",
+    several: bool = True,
     now: float,
     progress: Progress | None = None,
 ) -> List:
@@ -121,7 +127,9 @@ def read_withdrawals(
 
     Its columns: client int32, channels uint8 (low bits), received_at and withdrawn_at float64 (epoch seconds), basis
     uint8 (its place in BASES), request_ref string. What a row does not say, *received_at*, *scope*, *basis* and
-    *request_ref* say for it, and then the settings. *columns* names columns otherwise than the settings do.
+    *request_ref* say for it, and then the settings. *columns* names columns otherwise than the settings do; *sheet* is
+    that of a workbook. *contacts* is a lookup, where the list has addresses or numbers: who has one of them withdrew,
+    and of *several* all did.
 
     Raises:
         ConfigError: when nothing says when, which channels, or why, or what is said means nothing.
@@ -133,10 +141,10 @@ def read_withdrawals(
     _check_said("--basis", basis, _basis)
     found, mapped = _Gathered(), id_map.of_export(settings.export)
     zone = settings.run.zone
-    for piece, there in _pieces(where, named, columns or {}, settings.export, progress):
-        _require(where, there, named, received_at=received_at, scope=scope, basis=basis)
+    for piece, there in _pieces(where, named, columns or {}, settings.export, progress, sheet, contacts):
+        _require(naming.shown(where), there, named, received_at=received_at, scope=scope, basis=basis)
         problems = piece.problems
-        ids = _ids(piece, there["client"], mapped)
+        ids = _ids(piece, there["client"], mapped, settings.export.thousands, several=several)
         received = _times(piece, there["received_at"], zone, received_at)
         withdrawn = _times(piece, there["withdrawn_at"], zone, None)
         withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
@@ -161,12 +169,23 @@ def read_withdrawals(
             }
         )
         _take(found, piece, table)
-    return _finish(where, found, ["client", "channels", "withdrawn_at", "request_ref", "received_at", "basis"])
+    return _finish(
+        naming.shown(where), found, ["client", "channels", "withdrawn_at", "request_ref", "received_at", "basis"]
+    )
 
 
-def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str] | None = None, now: float) -> List:
+def read_reconsents(
+    where: str,
+    settings: Settings,
+    *,
+    columns: Mapping[str, str] | None = None,
+    sheet: str = "",
+    contacts: str = "",
+    now: float,
+) -> List:
     """Return a ledger of evidence, every row of which says all of it.
 
+    *columns*, *sheet* and *contacts* are as for withdrawals, but for an address of several clients, which is rejected.
     Its columns: client int32, channels uint8 (low bits), granted_at float64 (epoch seconds), method and evidence_ref
     strings.
 
@@ -176,12 +195,14 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
     own = {name: name for name in ("channels", "granted_at", "method", "evidence_ref")}
     named = _named(columns or {}, {"client": "Client", **own})
     found, mapped = _Gathered(), id_map.of_export(settings.export)
-    for piece, there in _pieces(where, named, columns or {}, settings.export, None):
+    for piece, there in _pieces(where, named, columns or {}, settings.export, None, sheet, contacts):
         missing = [named[name] for name in own if not there[name]]
         if missing:
-            raise ExportError(f"{where}: no column {', '.join(map(repr, missing))}; evidence has them all.")
+            raise ExportError(
+                f"{naming.shown(where)}: no column {', '.join(map(repr, missing))}; evidence has them all."
+            )
         problems = piece.problems
-        ids = _ids(piece, there["client"], mapped)
+        ids = _ids(piece, there["client"], mapped, settings.export.thousands, several=False)
         granted = _times(piece, there["granted_at"], settings.run.zone, None)
         problems.add(np.isnan(granted) & ~problems.bad, there["granted_at"], "no time")
         problems.add(granted > now, there["granted_at"], "in the future")
@@ -191,6 +212,8 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
         problems.add(no_method.to_numpy(zero_copy_only=False), there["method"], "no evidence of a consent", method)
         no_evidence = pc.equal(evidence, "").to_numpy(zero_copy_only=False)
         problems.add(no_evidence, there["evidence_ref"], "no evidence is named")
+        if piece.block.cut_short:  # a withdrawal that may be cut short denies, and is taken; evidence would grant
+            problems.add(np.arange(len(ids)) == len(ids) - 1, *csv.LAST_LINE)
         table = pa.table(
             {
                 "client": ids,
@@ -201,7 +224,7 @@ def read_reconsents(where: str, settings: Settings, *, columns: Mapping[str, str
             }
         )
         _take(found, piece, table)
-    return _finish(where, found, ["client", "channels", "granted_at", "method", "evidence_ref"])
+    return _finish(naming.shown(where), found, ["client", "channels", "granted_at", "method", "evidence_ref"])
 
 
 def _named(given: Mapping[str, str], own: dict[str, str]) -> dict[str, str]:
@@ -226,9 +249,19 @@ def _check_said(option: str, said: str, meaning: Callable[[str], int]) -> None:
         raise ConfigError(f"{option} {said}: {exc}. Nothing was taken in.") from exc
 
 
-def _ids(piece: _Piece, name: str, mapped: id_map.ExportMap | None) -> Ids:
-    """Return the platform's ids of a column: as they stand there, or by the map of the CRM's."""
-    ids = cells.read_ids(piece.column(name), name, piece.problems)
+def _ids(piece: _Piece, name: str, mapped: id_map.ExportMap | None, thousands: str, *, several: bool) -> Ids:
+    """Return the platform's ids of a column: as they stand there, by a lookup, or by the map of the CRM's.
+
+    *several* says whether an address may mean several clients, all of whom are meant then.
+    """
+    if piece.ids is None:
+        ids = cells.read_ids(piece.column(name), name, piece.problems, thousands)
+    else:
+        ids = piece.ids
+        piece.problems.add(ids == 0, name, "not in the lookup")
+        if not several and piece.rows is not None:
+            many = np.isin(piece.rows, piece.rows[1:][piece.rows[1:] == piece.rows[:-1]])
+            piece.problems.add(many, name, "several clients in the lookup, nobody can tell which is meant")
     if mapped is None or name == _PLATFORM_ID:
         return ids
     return blocks.translated(ids, name, mapped.lookup, piece.problems)
@@ -259,37 +292,69 @@ def _require(
 
 
 def _pieces(
-    where: str, named: dict[str, str], given: Mapping[str, str], export: ExportSettings, progress: Progress | None
+    where: str,
+    named: dict[str, str],
+    given: Mapping[str, str],
+    export: ExportSettings,
+    progress: Progress | None,
+    sheet: str,
+    contacts: str,
 ) -> Iterator[tuple[_Piece, dict[str, str]]]:
     """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not.
 
     Raises:
-        ExportError: when it cannot be read, and for columns that are missing though *given*, or there twice.
+        ExportError: when it cannot be read, for columns that are missing though *given*, or there twice, and for
+            addresses or numbers in the place of ids without a lookup of them, or ids with one.
     """
     found = sources.find(where, "auto")
     total, done = sum(source.size_bytes for source in found), 0
+    known: dict[str, lookup.Contacts] = {}
     for source in found:
         with sources.unchanged(source):
-            head = csv.header(source, Dialect()) if source.format == "csv" else None
-            names = head.names if head else parquet.header(source)
-            if head and len(names) == 1 and _ROW.match(names[0]):
-                head = csv.headless(named["client"])
-                names = head.names
+            own = [*named.values(), export.columns.Client, *([_PLATFORM_ID] if export.id_map else [])]
+            table = formats.table(source, own, [named["client"], export.columns.Client, _PLATFORM_ID], sheet)
+            if (
+                table.headless
+                and len(table.names) == 1
+                and (_ROW.match(table.names[0]) or lookup.kind_of(pa.array(table.names)))
+            ):
+                table = table.headless(named["client"])
+            names = table.names
             ours = export.id_map is not None and _PLATFORM_ID in names and "client" not in given
             meant = named | ({"client": _PLATFORM_ID} if ours else {})
-            there = _there(source, names, meant, given, export.columns.Client)
-            wanted = list(dict.fromkeys(column for column in there.values() if column))
-            if head:
-                for block in csv.tables(source, head, wanted, Dialect()):
-                    yield _Piece(block.table, block.file, block.line, block.ragged, block.rows), there
-            else:
-                line = 0
-                for table in parquet.tables(source, wanted):
-                    yield _Piece(table, source.name, line), there
-                    line += table.num_rows
+            has_ids = bool({meant["client"], export.columns.Client} & set(names))
+            address, what = lookup.column_of(names) if not has_ids else ("", "")
+            if address and not contacts:
+                raise lookup.advice(source.name, what)
+            there = _there(
+                source, names, meant | ({"client": address} if address else {}), given, export.columns.Client
+            )
+            for block in table.blocks(list(dict.fromkeys(column for column in there.values() if column))):
+                yield _piece(block, there["client"], what, known, export, contacts), there
         done += source.size_bytes
         if progress:
             progress(done, total)
+
+
+def _piece(
+    block: TextBlock, client: str, what: str, known: dict[str, lookup.Contacts], export: ExportSettings, contacts: str
+) -> _Piece:
+    """Return a block with the clients that its rows name; *known* holds the lookup once it was read.
+
+    *what* is what the column holds by its name, "" for nothing that its name says.
+    """
+    column = block.table.column(client).combine_chunks()
+    what = what or lookup.kind_of(column)
+    if what and not contacts:
+        raise lookup.advice(block.file, what)
+    if not contacts or not block.table.num_rows:
+        return _Piece(block, block.table)
+    if not what and cells.are_ids(column):
+        raise ConfigError(f"{block.file}: column {client!r} has ids of clients already: leave --lookup out.")
+    if client not in known:
+        known[client] = lookup.read(contacts, client, what, export.columns.Client, export.thousands)
+    rows, ids, _ = known[client].of(column)
+    return _Piece(block, block.table.take(pa.array(rows)), ids, rows)
 
 
 def _there(
@@ -312,9 +377,8 @@ def _there(
     if not there["client"] and len(names) == 1 and not any(mark in names[0] for mark in ";\t|"):
         there["client"] = names[0]
     if not there["client"]:
-        hint = " The header is one field: a list must be separated by commas." if len(names) == 1 else ""
         raise ExportError(
-            f"{source.name}: no column {named['client']!r}; the header has {_cut(shown)}.{hint} "
+            f"{source.name}: no column {named['client']!r}; the header has {_cut(shown)}. "
             "Name the column of client ids with --map client=NAME."
         )
     twice = [column for column in there.values() if column and names.count(column) > 1]
@@ -386,14 +450,17 @@ def _basis(word: str) -> int:
 def _take(found: _Gathered, piece: _Piece, table: pa.Table) -> None:
     """Add the good rows of a block, and what its rejects say."""
     bad = piece.problems.bad
-    ragged, lines = piece.rows() if piece.rows and (piece.ragged or bad.any()) else ([], [])
-    found.rows += table.num_rows + len(ragged)
-    found.rejected += int(np.count_nonzero(bad)) + len(ragged)
+    ragged, lines = piece.block.rows() if piece.block.ragged or bad.any() else ([], [])
+    rows = piece.rows
+    if rows is not None and lines:
+        lines = [lines[row] for row in rows.tolist()]
+    found.rows += piece.block.table.num_rows + len(ragged)
+    found.rejected += (int(np.count_nonzero(bad)) if rows is None else len(np.unique(rows[bad]))) + len(ragged)
     found.reasons.update(piece.problems.counts)
     room = REJECTS_KEPT - len(found.rejects)
     for line, text in ragged[: max(0, room)]:
-        found.rejects.append(Reject(piece.file, piece.line + line, "too few or too many fields", text))
-    found.reasons.update({"too few or too many fields": len(ragged)} if ragged else {})
+        found.rejects.append(Reject(piece.block.file, piece.block.line + line, piece.block.misfit, text))
+    found.reasons.update({piece.block.misfit: len(ragged)} if ragged else {})
     room = REJECTS_KEPT - len(found.rejects)
     which = np.flatnonzero(bad)[: max(0, room)]
     if len(which):
@@ -405,9 +472,9 @@ def _take(found: _Gathered, piece: _Piece, table: pa.Table) -> None:
         ]
         raws = piece.table.take(rows).to_pylist()
         for place, reasons, raw in zip(which.tolist(), why, raws, strict=True):
-            line = piece.line + (lines[place] if lines else place + 1)
+            line = piece.block.line + lines[place]
             text = ",".join("" if cell is None else _text(cell) for cell in raw.values())
-            found.rejects.append(Reject(piece.file, line, "; ".join(reasons), text))
+            found.rejects.append(Reject(piece.block.file, line, "; ".join(reasons), text))
     found.parts.append(table.filter(pa.array(~bad)) if bad.any() else table)
 
 

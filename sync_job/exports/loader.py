@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -16,29 +16,43 @@ from sync_job.consent.channels import FIELDS, Bytes, Ids
 from sync_job.consent.freshness import Kind
 from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
-from sync_job.exports import age, cells, csv, id_map, parquet, sources
-from sync_job.exports.blocks import Block, Columns, RawRow, Rejects, Tokens
-from sync_job.exports.records import Dialect
+from sync_job.exports import age, cells, complete, csv, formats, id_map, naming, parquet, rows, sources
+from sync_job.exports import where as where_
+from sync_job.exports.blocks import Block, Columns, RawRow, Reading, Rejects, Tokens, words_of
+from sync_job.exports.dialect import Asked
+from sync_job.exports.packing import Compression
 
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 
 
 @dataclass(frozen=True)
 class Input:
-    """One file that was read: its path, size, SHA-256 and rows."""
+    """One file that was read: its path, size and SHA-256 as it is stored, its rows, and how it is compressed."""
 
     path: str
     format: str
     size_bytes: int
     sha256: str
     rows: int
+    compression: Compression = ""
+    # Of text: how it is written, names that are not the configuration's to the letter, and lines that are no rows.
+    encoding: str = ""
+    delimiter: str = ""
+    newline: str = ""
+    renamed: dict[str, str] = field(default_factory=dict)
+    comments: int = 0
+    repeated_headers: int = 0
+    sheet: str = ""  # of a workbook
+    columns: list[str] = field(default_factory=list)  # called as the configuration calls them
+    partition: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Export:
     """What an export states, and how it was read.
 
-    rows = clients in good rows + duplicates + rejects; *in_rejects_only* are clients of whom only rejected rows
+    rows = clients in good rows + duplicates + rejects, beside rows of *others*, which `[export.where]` leaves out;
+    *in_rejects_only* are clients of whom only rejected rows
     speak: their explicit denials count all the same. *ungranted* (ascending ids) are clients with a rejected row.
     """
 
@@ -56,6 +70,8 @@ class Export:
     as_of: float | None = None  # epoch seconds
     digest: str = ""  # of the content, whatever its files are called
     raw: list[RawRow] = field(default_factory=list)
+    others: int = 0
+    left_out: list[str] = field(default_factory=list)  # files that were there, and are not the newest
     id_map: dict[str, Any] | None = None  # the map by which its ids were read: its path, SHA-256 and rows
 
     @property
@@ -72,11 +88,13 @@ class Export:
             "duplicates": self.duplicates,
             "conflicting": len(self.conflicting),
             "rejects": self.rejects,
+            "others": self.others,
             "reasons": dict(self.reasons.most_common()),
             "tokens": {name: dict(counter.most_common(50)) for name, counter in self.tokens.items()},
             "missing_columns": list(self.missing),
             "as_of": self.as_of,
             "digest": self.digest,
+            "left_out": self.left_out,
             "inputs": [vars(one) for one in self.inputs],
             "id_map": self.id_map,
         }
@@ -94,14 +112,24 @@ def no_progress(done: int, total: int) -> None:
     """Show nothing."""
 
 
-def names(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[str]:
-    """Return the column names of the first file of the export at *where*.
+def names(where: str, settings: ExportSettings) -> list[str]:
+    """Return the column names of the first file of the export at *where*, those that are mapped as they are mapped.
 
     Raises:
         ExportError: when there is none that can be read.
     """
-    source = sources.find(where, format_)[0]
-    return csv.header(source, Dialect()).names if source.format == "csv" else parquet.header(source)
+    source = sources.find(where, settings.format)[0]
+    found = formats.rows(source, _mapped(settings), [settings.columns.Client], settings.sheet)
+    if found:
+        return found.names
+    if source.format != "csv":
+        return parquet.header(source)
+    return csv.header(source, Asked.of_export(settings), _mapped(settings), [settings.columns.Client]).names
+
+
+def _mapped(settings: ExportSettings) -> list[str]:
+    columns = settings.columns
+    return [name for name in (columns.Client, *columns.channels, columns.consent_changed_at) if name]
 
 
 @dataclass
@@ -116,10 +144,14 @@ class _Gathering:
     partial: list[tuple[Ids, Bytes, Times | None]] = field(default_factory=list)
     newest: int = UNTIMED
     raw: list[RawRow] = field(default_factory=list)
+    others: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
 
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""
         self.rows += block.rows
+        self.others += block.others
+        self.operators.update(block.operators)
         self.table.add(block.ids, block.values, block.times)
         self.newest = max(self.newest, block.newest)
         self.raw += [row._replace(line=row.line + line) for row in block.raw]
@@ -161,26 +193,41 @@ def load(
     """
     kind = kind or settings.kind
     mapped = id_map.of_export(settings)
-    found = sources.find(where, settings.format)
-    dialect = Dialect()
+    # A part, such as a repaired list of rejects, has neither a date nor a marker.
+    whole = settings.model_copy(update=complete.NOT_ASKED) if kind == "part" else settings
+    ready = complete.ready(where, whole, zone)
+    found = [sources.look(place, settings.format) for place in ready.places]
+    where = naming.shown(where)
+    asked, reading = Asked.of_export(settings), Reading.of(settings)
     timed = bool(settings.columns.consent_changed_at)
     gathering = _Gathering(StatementTable(timed=timed))
     inputs: list[Input] = []
     missing: set[str] = set()
     dated_by = settings.as_of.removeprefix("column:") if settings.as_of.startswith("column:") else ""
     total, done = sum(source.size_bytes for source in found), 0
+    operator = ""
     for source in found:
         with sources.unchanged(source):
-            head = csv.header(source, dialect) if source.format == "csv" else None
-            names = head.names if head else parquet.header(source)
+            wanted_names = [*_mapped(settings), dated_by, *settings.where]
+            head = (
+                csv.header(source, asked, wanted_names, [settings.columns.Client]) if source.format == "csv" else None
+            )
+            one_by_one = formats.rows(source, wanted_names, [settings.columns.Client], settings.sheet)
+            named = head or one_by_one
+            head_names = named.names if named else parquet.header(source)
+            names = [*head_names, *(name for name in source.partition if name not in head_names)]
+            where_.check(source.name, names, reading.where)
             missing |= _check_header(source.name, names, settings, first_look=first_look)
             missing |= _check_dated(source.name, dated_by, names, first_look=first_look)
             lookup = mapped.lookup if mapped else None
-            columns = Columns.within(settings.columns, names, dated_by, settings.blank.channels, lookup)
-            hasher, rows = hashlib.sha256(), gathering.rows
+            columns = Columns.within(settings.columns, head_names, dated_by, reading, lookup, source.partition)
+            operator = operator or columns.operator
+            hasher, rows_before, others_before = hashlib.sha256(), gathering.rows, gathering.others
             blocks: Iterator[Block]
             if head:
-                blocks, line = csv.read(source, head, columns, zone, hasher, dialect, wanted), head.lines
+                blocks, line = csv.read(source, head, columns, zone, hasher, wanted), head.lines
+            elif one_by_one:
+                blocks, line = rows.read(one_by_one, source.name, columns, zone, wanted), 0
             else:
                 blocks, line = parquet.read(source, columns, zone, wanted), 0
             for block in blocks:
@@ -189,13 +236,21 @@ def load(
                 done += block.size_bytes
                 progress(done, total)
             digest = hasher.hexdigest() if head else sources.digest(source.place)
-        inputs.append(Input(source.name, source.format, source.size_bytes, digest, gathering.rows - rows))
+            more = gathering.rows - rows_before
+            ready.compare(source, digest, more + gathering.others - others_before)
+        about = named.about() if named else {}
+        about |= {"columns": head_names, "partition": dict(source.partition)}
+        inputs.append(Input(source.name, source.format, source.size_bytes, digest, more, source.compression, **about))
+    where_.check_operators(where, operator, gathering.operators)
+    if not gathering.rows and gathering.others and kind == "full":
+        raise ExportError(f"{where}: none of {gathering.others:,} rows is what [export.where] says. Mend it.")
     if not gathering.rows and kind == "full":
         raise ExportError(f"{where}: a header and no rows. A full export states every client; has the export run?")
     if kind == "full":
         _check_blanks(where, settings, gathering)
     export = _finish(gathering, inputs, tuple(sorted(missing)))
     export.id_map = mapped.about if mapped else None
+    export.left_out = ready.left_out
     # A file without the column may be older than all of those with it.
     newest = UNTIMED if dated_by in missing else gathering.newest
     export.as_of = age.as_of(settings.as_of, found, newest, as_of, zone)
@@ -229,8 +284,10 @@ def _check_blanks(where: str, settings: ExportSettings, gathering: _Gathering) -
     Raises:
         ExportError: naming the column and the two things that its blanks may mean.
     """
-    for field_, column, said in zip(FIELDS, settings.columns.channels, settings.blank.channels, strict=True):
-        blanks, denials = cells.blanks_and_denials(gathering.tokens.get(field_, Counter()))
+    words = words_of(settings)
+    channels = zip(FIELDS, settings.columns.channels, settings.blank.channels, words, strict=True)
+    for field_, column, said, known in channels:
+        blanks, denials = cells.blanks_and_denials(gathering.tokens.get(field_, Counter()), known)
         if not said and not denials and blanks > max(20, gathering.rows // 100):
             raise ExportError(
                 f"{where}: column {column!r} is blank in {blanks:,} of {gathering.rows:,} rows and never says no: "
@@ -262,6 +319,7 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
         missing=missing,
         digest=hashlib.sha256("".join(sorted(one.sha256 for one in inputs)).encode()).hexdigest(),
         raw=gathering.raw,
+        others=gathering.others,
     )
 
 
@@ -272,7 +330,7 @@ def _check_header(path: str, names: list[str], settings: ExportSettings, *, firs
         ExportError: for a missing client column, on a first look for any, and for a name that occurs twice.
     """
     columns = settings.columns
-    mapped = [name for name in (columns.Client, *columns.channels, columns.consent_changed_at) if name]
+    mapped = _mapped(settings)
     twice = [name for name in mapped if names.count(name) > 1]
     if twice:
         raise ExportError(f"{path}: the header has {twice[0]!r} twice; nobody can tell which is meant. Rename one.")
@@ -282,8 +340,10 @@ def _check_header(path: str, names: list[str], settings: ExportSettings, *, firs
     if missing and fatal:
         near = difflib.get_close_matches(missing[0], names, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-            hint = " The header is one field: the export must be separated by commas."
+        if len(names) == 1 and any(mark in names[0] for mark in ",;\t|"):
+            hint = " The header is one field: say in [export] delimiter what sets fields apart."
+        elif settings.header and any(name.strip().isdigit() for name in names):
+            hint = " If the first line is a row, say [export] header = false, and name columns by their places."
         raise ExportError(
             f"{path}: no column {', '.join(map(repr, missing))}; the header has {_shown(names)}.{hint} "
             'Map the columns in [export.columns]; "" is for a channel that the export does not have.'

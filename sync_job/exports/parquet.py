@@ -27,11 +27,14 @@ def _opened(source: sources.Source, flags: tuple[str, ...] = ()) -> Iterator[pq.
                 read_dictionary=[name for name in flags if name],
                 buffer_size=_BUFFER_BYTES,
                 pre_buffer=False,
+                page_checksum_verification=True,  # a flipped bit of a page may be another client, or a yes
             ) as file:
                 yield file
         except (pa.ArrowException, ValueError, KeyError, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno is not None:
                 raise  # The system's own word; without a number it is pyarrow's, of the content.
+            if "crypt" in str(exc):
+                raise ExportError(f"{source.name}: an encrypted Parquet file. Export it without encryption.") from exc
             raise ExportError(
                 f"{source.name}: damaged or cut short as a Parquet file ({(str(exc).splitlines() or [''])[0]}). "
                 "Export it again."
@@ -72,7 +75,7 @@ def read(source: sources.Source, columns: Columns, zone: ZoneInfo, wanted: int |
         nested = [name for name in columns.all() if pa.types.is_nested(file.schema_arrow.field(name).type)]
     if nested:
         raise ExportError(f"{source.name}: column {nested[0]!r} holds lists or records. Export one value a row.")
-    with _opened(source, columns.channels) as file:
+    with _opened(source, tuple(name for name in columns.channels if name not in columns.partition)) as file:
         rows, done = max(1, file.metadata.num_rows), 0
         for group in range(file.num_row_groups):
             batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.all())

@@ -1,7 +1,8 @@
 """Where the records of CSV text begin and end: for cutting blocks, and for finding the text of a rejected row.
 
-A quote opens a field only at its start, and a newline ends a record only outside quotes (RFC 4180). Quotes are
-paired by counting; where one stands in the middle of a field, which breaks the count, they are paired one by one.
+A line that begins, where a record would, with what the dialect marks comments with is no record. A quote opens a field
+only at its start, and a newline ends a record only outside quotes (RFC 4180). Quotes are paired by counting; where one
+stands in the middle of a field, which breaks the count, they are paired one by one.
 """
 
 import re
@@ -15,11 +16,15 @@ Offsets = npt.NDArray[np.intp]
 _QUOTE, _LF, _CR = 0x22, 0x0A, 0x0D
 
 
+_LARGE_BYTES = 1 << 16  # from where numpy counts faster than Python
+
+
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are set apart."""
+    """How fields are set apart, and what a line begins with that is a comment; "" for nothing."""
 
     delimiter: str = ","
+    comment: str = ""
 
 
 def _quotes(text: bytes, dialect: Dialect) -> Offsets:
@@ -28,14 +33,23 @@ def _quotes(text: bytes, dialect: Dialect) -> Offsets:
         return np.zeros(0, np.intp)
     bytes_ = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(bytes_ == _QUOTE)
+    if dialect.comment and dialect.comment.encode() in text:
+        return _quotes_one_by_one(text, dialect)
     opening = quotes[::2]
     before = bytes_[np.maximum(opening - 1, 0)]
     starts = (before == ord(dialect.delimiter)) | (before == _LF) | (before == _CR) | (opening == 0)
     starts[1:] |= quotes[1:-1:2] == opening[1:] - 1  # "" inside a quoted field
     if starts.all():
         return quotes
-    field = rb"(?:\A|(?<=[\r\n" + re.escape(dialect.delimiter.encode()) + rb']))"(?:[^"]|"")*+("|\Z)'
-    pairs = [(match.start(), match.end() - 1 if match.group(1) else -1) for match in re.finditer(field, text)]
+    return _quotes_one_by_one(text, dialect)
+
+
+def _quotes_one_by_one(text: bytes, dialect: Dialect) -> Offsets:
+    pattern = rb"(?:\A|(?<=[\r\n" + re.escape(dialect.delimiter.encode()) + rb']))"(?:[^"]|"")*+(?P<end>"|\Z)'
+    if dialect.comment:  # the quotes of a comment are none, and neither is a comment within quotes
+        pattern += rb"|(?:\A|(?<=[\r\n]))" + re.escape(dialect.comment.encode()) + rb"[^\r\n]*"
+    fields = (match for match in re.finditer(pattern, text) if match.group("end") is not None)
+    pairs = [(match.start(), match.end() - 1 if match.group("end") else -1) for match in fields]
     return np.array([place for pair in pairs for place in pair if place >= 0], np.intp)
 
 
@@ -61,13 +75,23 @@ def cut(text: bytes, dialect: Dialect) -> int:
         text = text[:-1]
     if b'"' not in text:
         return max(text.rfind(b"\n"), -1 if b"\n" in text else text.rfind(b"\r")) + 1
-    ends, _ = _ends(text, dialect)
+    quotes = _quotes(text, dialect)
+    # What is behind an open quote ends no record; what is behind the last closed one and a newline does.
+    limit = int(quotes[-1]) if len(quotes) % 2 else len(text)
+    closed = quotes[: len(quotes) // 2 * 2]
+    last = text.rfind(b"\n", int(closed[-1]) + 1 if len(closed) else 0, limit)
+    if last >= 0:
+        return last + 1
+    ends, _ = _ends(text[:limit], dialect)
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
 def count_lines(text: bytes) -> int:
     """Return how many newlines *text* holds."""
-    lines = text.count(b"\n")
+    if len(text) < _LARGE_BYTES:
+        lines = text.count(b"\n")
+    else:
+        lines = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _LF))
     return lines + text.count(b"\r") - text.count(b"\r\n") if b"\r" in text else lines
 
 
@@ -78,7 +102,7 @@ def is_open(text: bytes, dialect: Dialect) -> bool:
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a text that are not blank: where each begins and ends, and its line, from 1."""
+    """The records of a text that are not blank, and no comments: where each begins and ends, and its line, from 1."""
 
     text: bytes
     starts: Offsets
@@ -91,7 +115,28 @@ class Records:
 
 
 def locate(text: bytes, dialect: Dialect) -> Records:
-    """Return the records of *text*, which begins with one; a line without anything is no record."""
+    """Return the records of *text*, which begins with one; a line without anything is no record, nor is a comment."""
+    starts, stops, lines, is_comment = _lines(text, dialect)
+    kept = ~is_comment
+    return Records(text, starts[kept], stops[kept], lines[kept])
+
+
+def without_comments(text: bytes, dialect: Dialect) -> tuple[bytes, int]:
+    """Return *text* with an empty line in the place of each comment, and how many there were."""
+    if not dialect.comment or dialect.comment.encode() not in text:
+        return text, 0
+    starts, stops, _, is_comment = _lines(text, dialect)
+    return without(text, starts[is_comment], stops[is_comment]), int(np.count_nonzero(is_comment))
+
+
+def without(text: bytes, starts: Offsets, stops: Offsets) -> bytes:
+    """Return *text* less what is between *starts* and *stops*, both ascending."""
+    begins, ends = [0, *stops.tolist()], [*starts.tolist(), len(text)]
+    return b"".join(text[begin:end] for begin, end in zip(begins, ends, strict=True))
+
+
+def _lines(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets, Offsets, npt.NDArray[np.bool_]]:
+    """Return begin, end and line (from 1) of each record and comment that is not blank, and which are comments."""
     ends, newlines = _ends(text, dialect)
     starts = np.concatenate([[0], ends + 1])
     stops = np.append(ends, len(text))
@@ -101,4 +146,8 @@ def locate(text: bytes, dialect: Dialect) -> Records:
     length -= (length > 0) & (bytes_[np.maximum(stops - 1, 0)] == _CR) if len(bytes_) else 0
     kept = length > 0
     starts, stops = starts[kept], stops[kept]
-    return Records(text, starts, stops, np.searchsorted(newlines, starts) + 1)
+    mark = dialect.comment.encode()
+    is_comment = np.full(len(starts), bool(mark)) & (stops - starts >= len(mark))
+    for place, byte in enumerate(mark):
+        is_comment &= bytes_[np.minimum(starts + place, len(text) - 1)] == byte
+    return starts, stops, np.searchsorted(newlines, starts) + 1, is_comment

@@ -2,22 +2,26 @@
 
 import glob
 import hashlib
+import re
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from sync_job.errors import ExportError
+from sync_job.errors import ExportError, ExportIncompleteError
+from sync_job.exports import encoding, naming, packing, spool
+from sync_job.exports.packing import Compression, Stored
 
-_ENDINGS = (".csv", ".txt", ".tsv", ".parquet", ".parq", ".pq")
-_OTHERS = {  # by their first bytes: what people try, and cannot be read as it is
-    b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
-    b"\xff\xfe": "in UTF-16: save it as UTF-8",
-    b"\xfe\xff": "in UTF-16: save it as UTF-8",
-}
+Known = Literal["csv", "parquet", "excel", "jsonl"]
+Format = Literal["auto"] | Known
+_CALLED: dict[str, str] = {
+    "csv": "CSV", "parquet": "a Parquet file", "excel": "an Excel workbook", "jsonl": "JSON lines"
+}  # fmt: skip
+_HEAD_BYTES = 4096
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # zip archives that are workbooks, and what Excel wrote before 2007
+_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*["}]')
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 class Place(Protocol):
@@ -26,6 +30,11 @@ class Place(Protocol):
     @property
     def name(self) -> str:
         """What it is called in messages and reports."""
+        ...
+
+    @property
+    def below(self) -> str:
+        """Where it lies below the folder that was named, with `/`; "" where none was."""
         ...
 
     def open(self) -> BinaryIO:
@@ -44,12 +53,17 @@ class Place(Protocol):
         """Return how large it is."""
         ...
 
+    def beside(self, name: str, up: int = 0) -> "Place | None":
+        """Return the file of that name in the same folder, or so many folders *up*; none where there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFile:
     """A file of this machine."""
 
     path: Path
+    below: str = ""
 
     @property
     def name(self) -> str:
@@ -76,14 +90,22 @@ class LocalFile:
         with reading(self.name):
             return self.path.stat().st_size
 
+    def beside(self, name: str, up: int = 0) -> "LocalFile | None":
+        """Return the file of that name in the same folder, or so many folders *up*; none where there is none."""
+        other = LocalFile(self.path.parents[up] / name)
+        with reading(other.name):
+            return other if other.path.is_file() else None
+
 
 @dataclass(frozen=True)
 class Source:
-    """One file of an export, as it was when it was found."""
+    """One file of an export, as it was when it was found; *size_bytes* are stored, *format* is what is packed."""
 
     place: Place
-    format: Literal["csv", "parquet"]
+    format: Known
     size_bytes: int
+    compression: Compression = ""
+    partition: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,49 +113,141 @@ class Source:
         return self.place.name
 
 
-def find(where: str, format_: Literal["auto", "csv", "parquet"]) -> list[Source]:
-    """Return the files that *where* names (a file, a glob, or a folder), in the order of their names.
+def find(where: str, format_: Format) -> list[Source]:
+    """Return the files that *where* names, in the order of their names.
 
     Raises:
         ExportError: when there is none, or one that cannot be read.
     """
+    return [look(place, format_) for place in places(where)]
+
+
+def places(where: str) -> list[Place]:
+    """Return where the files lie that *where* names, in the order of their names.
+
+    It is a file, a glob, a folder, an address, or `-` for standard input.
+
+    Raises:
+        ExportError: when there is none, or one is there twice, packed and not packed.
+    """
     if not where:  # Path("") is the working directory, which nobody meant.
         raise ExportError("no export was named. Set [export] path, or name it on the command line.")
-    path = Path(where)
-    with reading(path):
-        if path.is_dir():
-            found = sorted(one for one in path.iterdir() if one.suffix.lower() in _ENDINGS and one.is_file())
-            nothing = f"{where}: the folder holds no file ending in {', '.join(_ENDINGS)}."
+    if where == naming.STANDARD_INPUT:
+        return [spool.standard_input()]
+    path, nothing = Path(where), f"{naming.shown(where)}: nothing of an export is there."
+    found: list[Place]
+    with reading(naming.shown(where)):
+        if naming.is_url(where):
+            found = _remote(where)
+        elif path.is_dir():
+            found, nothing = list(_in_folder(path)), f"{where}: the folder holds no file ending in {_ENDINGS}."
         elif path.exists() or not glob.has_magic(where):
-            found, nothing = [path], ""
+            found, nothing = [LocalFile(path)], ""
         else:
-            found = sorted(Path(one) for one in glob.glob(where, recursive=True) if Path(one).is_file())  # noqa: PTH207
-            nothing = f"{where}: no file has such a name."
+            found, nothing = _matching(where), f"{where}: no file has such a name."
     if not found:
-        raise ExportError(f"{nothing} Check [export] path, and whether the export has run.")
-    return [_look(LocalFile(one), format_) for one in found]
+        raise ExportIncompleteError(f"{nothing} Check [export] path, and whether the export has run.")
+    naming.refuse_twice(place.name for place in found)
+    return found
 
 
-def _look(place: Place, format_: Literal["auto", "csv", "parquet"]) -> Source:
+def _remote(where: str) -> list[Place]:
+    """Return the files of another machine that an address names.
+
+    Raises:
+        ExportError: when the store says no, does not answer, or is of no kind that we speak to.
+    """
+    scheme, _, rest = where.partition("://")
+    if scheme.lower() == "s3":
+        from sync_job.exports import s3  # it needs an extra, and brings aiohttp
+
+        return [*s3.places(f"s3://{rest}")]
+    if scheme.lower() in ("https", "http"):
+        from sync_job.exports import web
+
+        return [web.place(where)]
+    raise ExportError(
+        f"{naming.shown(where)}: nothing speaks {scheme}:// here. An address begins with s3:// or https://."
+    )
+
+
+_ENDINGS = f"{', '.join(naming.FORMATS)}, or one of them and {', '.join(packing.ENDINGS)}"
+
+
+def _in_folder(folder: Path) -> Iterator[LocalFile]:
+    """Yield the files of the export that a folder is."""
+    waiting, found = [folder], []
+    while waiting:
+        for one in waiting.pop().iterdir():
+            if one.is_dir():
+                waiting += [one] if "=" in one.name and not naming.is_hidden(one.name) else []
+            elif naming.in_folder(below := one.relative_to(folder).as_posix()) and one.is_file():
+                found.append(LocalFile(one, below))
+    yield from sorted(found, key=lambda place: place.path)
+
+
+def _matching(pattern: str) -> list[Place]:
+    """Return the files that a glob matches, less those that are hidden unless it names them."""
+    parts = Path(pattern).parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    asked = any(part.startswith(("_", ".")) for part in parts[fixed:])
+    found = (Path(one) for one in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    files = [LocalFile(one, one.relative_to(base).as_posix()) for one in found if one.is_file()]
+    return [one for one in sorted(files, key=lambda place: place.path) if asked or not naming.is_hidden(one.below)]
+
+
+def look(place: Place, format_: Format) -> Source:
+    """Return what *place* holds, by its first bytes.
+
+    Raises:
+        ExportError: when it cannot be read, or is of no format that an export has, or not of the one that is asked.
+    """
     path = place.name
     with reading(path):
         size = place.size_bytes()
         with place.open() as file:
-            head = file.read(4096)
+            head = file.read(_HEAD_BYTES)
+            compression = packing.compression(head)
+            if compression == "zip":
+                file.seek(0)
+                compression = "" if packing.is_workbook(file) else compression
+            if compression:
+                file.seek(0)
+                with packing.unpacked(Stored(file), compression, path) as content:
+                    head = content.read(_HEAD_BYTES)
     if not head:
-        raise ExportError(f"{path}: the file is empty. Check whether the export has run to its end.")
-    is_parquet = head.startswith(b"PAR1")
-    if format_ == "parquet" and not is_parquet:
-        raise ExportError(f'{path}: not a Parquet file. Set [export] format = "csv" or "auto", or mend the export.')
-    if format_ == "csv" and is_parquet:
-        raise ExportError(f'{path}: a Parquet file, not CSV. Set [export] format = "parquet" or "auto".')
-    if not is_parquet:
-        for start, what in _OTHERS.items():
-            if head.startswith(start):
-                raise ExportError(f"{path}: the file is {what}, and try again.")
-        if b"\0" in head:
-            raise ExportError(f"{path}: neither text nor Parquet. An export is CSV in UTF-8, or Parquet.")
-    return Source(place, "parquet" if is_parquet else "csv", size)
+        raise ExportIncompleteError(f"{path}: the file is empty. Check whether the export has run to its end.")
+    inner = packing.compression(head)
+    if compression and (inner or head.startswith(b"PAR1")):
+        raise ExportError(f"{path}: {inner or 'Parquet'} inside {compression}, which is packed twice. Unpack it once.")
+    return Source(place, _format(path, head, format_), size, compression, naming.partition(place.below))
+
+
+def _format(path: str, head: bytes, format_: Format) -> Known:
+    """Return the format of what begins with *head*.
+
+    Raises:
+        ExportError: when it is none that an export has, or not the one that is asked.
+    """
+    found: Known = "csv"
+    if head.startswith((b"PAR1", b"PARE")):
+        found = "parquet"
+    elif head.startswith(_WORKBOOKS):
+        found = "excel"
+    elif _OBJECT.match(head):
+        found = "jsonl"
+    if format_ not in ("auto", found):
+        raise ExportError(
+            f'{path}: {_CALLED[found]}, not {_CALLED[format_]}. Set [export] format = "{found}" or "auto", or mend '
+            "the export."
+        )
+    if found == "csv":
+        if _ARRAY.match(head):
+            raise ExportError(f"{path}: a JSON array. Export an object a line, as `jq -c '.[]'` does.")
+        if b"\0" in head and not (encoding.of_mark(head)[0] or encoding.of_nuls(head)):
+            raise ExportError(f"{path}: neither text nor Parquet nor an Excel workbook, one of which an export is.")
+    return found
 
 
 @contextmanager
@@ -142,7 +256,7 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
-        raise ExportError(f"{path}: no such file. Check the path, and whether the export has run.") from exc
+        raise ExportIncompleteError(f"{path}: no such file. Check the path, and whether the export has run.") from exc
     except IsADirectoryError as exc:
         raise ExportError(f"{path}: a folder, where a file was expected.") from exc
     except PermissionError as exc:
@@ -164,9 +278,9 @@ def unchanged(source: Source) -> Iterator[None]:
         raise ExportError(f"{source.name}: the file changed while it was read. Run again when the export is complete.")
 
 
-def digest(place: Place) -> str:
-    """Return the SHA-256 of the file's content, as hexadecimal digits."""
-    hasher = hashlib.sha256()
+def digest(place: Place, kind: Literal["sha256", "md5"] = "sha256") -> str:
+    """Return the SHA-256 of the file's content as it is stored, or its MD5, as hexadecimal digits."""
+    hasher = hashlib.new(kind, usedforsecurity=False)
     with reading(place.name), place.open() as file:
         while piece := file.read(1 << 20):
             hasher.update(piece)

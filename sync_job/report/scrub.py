@@ -20,6 +20,7 @@ from sync_job.report import results
 from sync_job.report.lists import flush, open_private
 
 _REJECTS = "rejects.csv"
+_APART = "[ ,'\u00a0\u2009\u202f\u2019]"  # what sets thousands apart
 _NAMES = (
     *("results.csv", "results.parquet", _REJECTS, "held.csv", "blocked.csv", "absent.csv", "duplicates.csv"),
     "withdrawn_but_allowed.csv",
@@ -118,8 +119,11 @@ def _is_one_of(column: pa.Array, ids: Ids) -> Mask:
     if pa.types.is_integer(column.type):
         found = pc.is_in(column, pa.array(ids).cast(column.type))
     else:
-        # As exports write ids: blanks around them, zeros before, and .0 behind where a table kept them as floats.
+        # As exports write ids: blanks around them, zeros before, and .0 behind where a table kept them as floats; with
+        # thousands set apart, whatever by: better a row too many than one too few.
         text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"\.0*$", "")
+        grouped = pc.match_substring_regex(text, rf"^[0-9]{{1,3}}({_APART}[0-9]{{3}})+$")
+        text = pc.if_else(grouped, pc.replace_substring_regex(text, _APART, ""), text)
         text = pc.replace_substring_regex(text, r"^0+([0-9])", r"\1")
         found = pc.is_in(text, pa.array([str(client) for client in ids.tolist()], pa.string()))
     return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)

@@ -154,6 +154,10 @@ def export_lines(export: Mapping[str, Any]) -> Iterator[str]:
         f"  export     {export['rows']:>12,} rows: {export['clients']:,} clients, {export['duplicates']:,} duplicates "
         f"({export['conflicting']:,} clients with rows that disagree), {export['rejects']:,} rejects"
     )
+    if export.get("others"):
+        yield f"    {export['others']:>8,} rows of others, by [export.where]"
+    if left := export.get("left_out"):
+        yield f"    {len(left):>8,} older files left out: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
     for reason, count in list(export["reasons"].items())[:10]:
         yield f"    {count:>8,} {reason}"
     for name in export["missing_columns"]:
@@ -182,29 +186,6 @@ def counted(count: int, noun: str) -> str:
 def named(counts: Mapping[str, int], *names: str) -> str:
     """Return counts with their names, with commas."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names)
-
-
-def check(found: Mapping[str, Any]) -> str:
-    """Return what `check` saw, as lines of text."""
-    return "\n".join(_check(found))
-
-
-def _check(found: Mapping[str, Any]) -> Iterator[str]:
-    for one in found["inputs"]:
-        yield f"{one['path']}: {one['format']}, {one['size_bytes']:,} bytes, {one['rows']:,} rows"
-        yield f"  SHA-256    {one['sha256']}"
-    if mapped := found["id_map"]:
-        yield f"{mapped['path']}: id_map, {mapped['rows']:,} rows"
-        yield f"  SHA-256    {mapped['sha256']}"
-    yield from export_lines(found)
-    yield f"  ids        {found['lowest_id']} to {found['highest_id']}, {found['density']:.0%} of them in use"
-    for channel, tokens in found["tokens"].items():
-        shown = ", ".join(f"{token!r} {count:,}" for token, count in list(tokens.items())[:12])
-        yield f"  {channel:<22} {shown}"
-    for reason, rows in found["samples"].items():
-        yield f"  {reason}"
-        for row in rows:
-            yield f"    {row['file']}:{row['line']}: {row['raw']}"
 
 
 def trial(found: Mapping[str, Any]) -> str:
@@ -279,8 +260,9 @@ def status(found: Mapping[str, Any]) -> str:
     if paused := found["paused"]:
         lines.append(f"paused by {paused['by']} since {moment(paused['at'])}: {paused['reason']}")
     if one := found["backfill"]:
+        left = "some" if one["left"] is None else f"{one['left']:,}"
         lines.append(
-            f"the backfill of run {one['run']}: {one['left']:,} of {counted(one['clients'], 'client')} are still to be "
+            f"the backfill of run {one['run']}: {left} of {counted(one['clients'], 'client')} are still to be "
             "sent; `consent-sync run` carries it on"
         )
     lines += [RESTORED] if found["restored"] else []

@@ -69,6 +69,15 @@ def thresholds(settings: Settings) -> Thresholds:
     return Thresholds(**settings.guards.model_dump(exclude={"grants"}))
 
 
+def look(settings: Settings) -> None:
+    """Hold that there is an export that can be opened.
+
+    Raises:
+        ExportError: when there is none.
+    """
+    loader.names(settings.export.path, settings.export)
+
+
 def read(
     settings: Settings, watch: Watch, folder: Path | None, *, wish: Wish, first_look: bool
 ) -> tuple[Export, list[tuple[str, str]]]:

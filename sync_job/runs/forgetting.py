@@ -18,8 +18,10 @@ from sync_job.runs.report import Stopwatch
 from sync_job.runs.watch import Watch
 
 
-def clients(settings: Settings, given: Sequence[int], path: str | None) -> Ids:
+def clients(settings: Settings, given: Sequence[int], path: str | None, *, sheet: str = "", contacts: str = "") -> Ids:
     """Return the clients that were named, one by one or in a list of ids, ascending.
+
+    With the lookup *contacts* it is a list of addresses or numbers, each of one client: nobody is erased in doubt.
 
     Raises:
         ConfigError: when none was, or both ways were used.
@@ -30,7 +32,17 @@ def clients(settings: Settings, given: Sequence[int], path: str | None) -> Ids:
     if path is None:
         return np.unique(np.array(list(given), np.int32))
     now = time.time()
-    found = lists.read_withdrawals(path, settings, received_at=now, scope="all", basis="erasure", now=now)
+    found = lists.read_withdrawals(
+        path,
+        settings,
+        received_at=now,
+        scope="all",
+        basis="erasure",
+        sheet=sheet,
+        contacts=contacts,
+        several=False,
+        now=now,
+    )
     if found.rejected:
         raise ConfigError(
             f"{path}: {found.rejected:,} rows cannot be read ({', '.join(found.reasons)}). Who is to be erased must be "

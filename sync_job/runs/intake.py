@@ -40,6 +40,8 @@ class Listing:
     basis: str = ""
     request_ref: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
+    sheet: str = ""
+    contacts: str = ""  # the lookup of a list that has addresses or numbers in the place of ids
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
         basis=listing.basis,
         request_ref=listing.request_ref,
         columns=listing.columns,
+        sheet=listing.sheet,
+        contacts=listing.contacts,
         now=time.time(),
         progress=watch.at,
     )

@@ -1,58 +1,24 @@
-"""Looking without touching: an export, the snapshot, the history, and what is running now."""
+"""Looking without touching: the snapshot, the history, and what is running now."""
 
 import time
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from sync_job.config import ExportSettings, Settings
+from sync_job.config import Settings
 from sync_job.consent.channels import FIELDS, flags, letters
 from sync_job.consent.tables import Table, tabulate
 from sync_job.errors import ConfigError
-from sync_job.exports import loader
-from sync_job.exports.blocks import Rejects
 from sync_job.ledger import lock, pause
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.report.counts import Summary
 from sync_job.runs import backfills
-from sync_job.runs.watch import Watch
-
-_SHOWN = 5  # rejects shown of each reason
-
-
-def check(settings: ExportSettings, zone: ZoneInfo, where: str, watch: Watch, as_of: float | None = None) -> Summary:
-    """Return what an export holds: its counts, its raw tokens, its first rejects of each reason, and its ids' range."""
-    samples: dict[str, list[dict[str, Any]]] = {}
-
-    def keep(rejects: Rejects) -> None:
-        if all(len(found) >= _SHOWN for found in samples.values()) and len(samples) > 50:
-            return
-        chosen = rejects.table.select(["reject_file", "reject_line", "reject_reasons", "reject_raw"])
-        for row in chosen.slice(0, 10_000).to_pylist():
-            of_reason = samples.setdefault(row["reject_reasons"].split(" '", 1)[0], [])
-            if len(of_reason) < _SHOWN:
-                of_reason.append({name.removeprefix("reject_"): value for name, value in row.items()})
-
-    watch.stage("reading")
-    export = loader.load(
-        settings, zone, where=where, first_look=True, as_of=as_of, now=time.time(), sink=keep, progress=watch.at
-    )
-    watch.end()
-    ids, _ = export.statements.items()
-    span = int(ids[-1]) - int(ids[0]) + 1 if len(ids) else 0
-    return export.counts() | {
-        "lowest_id": int(ids[0]) if len(ids) else None,
-        "highest_id": int(ids[-1]) if len(ids) else None,
-        "density": round(len(ids) / span, 4) if span else 0.0,
-        "samples": samples,
-    }
 
 
 def _open(settings: Settings) -> State:

@@ -59,7 +59,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         as_of = export.as_of
         del export
-        found = decide.first_plan(case, ledger, holdings, lingering, started, started).diff
+        found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
         owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
         rate = settings.delivery.max_rps
@@ -97,7 +97,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "decided": findings.decided,
         **findings.changes,
         "requests": len(found.rows),
-        "granted": backfills.granted(found.rows),
+        "granted": backfills.granted(found.rows, marked),
         "least_seconds": round(len(found.rows) / rate, 1) if rate else None,
         "likely_seconds": round(len(found.rows) / learned, 1) if learned else None,
         "recovers": dead,
@@ -164,8 +164,9 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
 
 
 def _last(state: State) -> str:
-    """Return the last run that read an export, or sent the plan of one; what drains send undoes no plan."""
-    return max((one.run for one in state.ledger.runs() if one.kind in ("init", "run", "apply")), default="")
+    """Return the last run that decided by something new; what drains and the like send undoes no plan."""
+    decided = [one.run for one in state.ledger.runs() if one.kind not in ("drain", "opt-out", "forget")]
+    return decided[-1] if decided else ""
 
 
 def _without_forgotten(rows: Rows, state: State, settings: Settings) -> Rows:

@@ -129,14 +129,16 @@ def export(settings: Settings, out: Path) -> int:
     return count
 
 
-def reconsent(settings: Settings, path: str, columns: dict[str, str]) -> Summary:
+def reconsent(
+    settings: Settings, path: str, columns: dict[str, str], *, sheet: str = "", contacts: str = ""
+) -> Summary:
     """Lift what evidence of a later consent lifts, and return what was lifted and what was not, and why.
 
     Raises:
         ExportError: when the ledger of evidence cannot be read.
     """
     now = time.time()
-    found = lists.read_reconsents(path, settings, columns=columns, now=now)
+    found = lists.read_reconsents(path, settings, columns=columns, sheet=sheet, contacts=contacts, now=now)
     with holding(settings) as state:
         lifted = state.ledger.withdrawals.lift(found.table.to_batches(1 << 16), now)
         anchoring.keep(state, settings)
