@@ -1,12 +1,16 @@
 """However a table is written as text, it states the same; and what may be read in two ways is refused."""
 
 import csv
+import gzip
 import io
 import itertools
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -48,6 +52,17 @@ def _written(
     return out.getvalue()
 
 
+def _zstd(content: bytes) -> bytes:
+    return bytes(pa.compress(content, codec="zstd", asbytes=True))
+
+
+def _zip(content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("export.csv", content)
+    return out.getvalue()
+
+
 class Read:
     """What a file states, and what its report says."""
 
@@ -80,13 +95,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Read:
 @pytest.mark.parametrize("code", CYRILLIC)
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 def test_a_table_states_the_same_however_it_is_written(tmp_path: Path, plain: Read, code: str, mark: str) -> None:
-    """Encodings by delimiters by quoting by newlines; found out, and asked for; the report says which it was."""
+    """Encodings by delimiters by quoting by newlines, each packed in one of three ways as well; the report says which.
+
+    It is found out, or asked for.
+    """
     assert plain.says[1] == "TFTF"
-    for newline, quoting in itertools.product(("\n", "\r\n", "\r"), (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)):
+    packs: tuple[Callable[[bytes], bytes], ...] = (gzip.compress, _zstd, _zip)
+    ways = itertools.product(("\n", "\r\n", "\r"), (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for pack, (newline, quoting) in zip(itertools.cycle(packs), ways, strict=False):
         content = _written(ROWS, mark, newline, quoting).encode(code)
         found_out: dict[str, Any] = {}
-        for asked in (found_out, {"encoding": code, "delimiter": mark}):
-            read = Read(tmp_path / "a.csv", content, **asked)
+        said = {"encoding": code, "delimiter": mark}
+        for asked, stored in ((found_out, content), (found_out, pack(content)), (said, content)):
+            read = Read(tmp_path / "a.csv", stored, **asked)
             assert (read.says, read.rejects) == (plain.says, plain.rejects)
             names = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
             assert read.input["encoding"] == names.get(code, code)
