@@ -5,9 +5,8 @@ its line and reason.
 """
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from zoneinfo import ZoneInfo
@@ -17,23 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_job.config import ExportSettings, Settings
+from sync_job.config import Settings
 from sync_job.consent import lists
 from sync_job.consent.channels import Ids
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
-from sync_job.exports import blocks, cells, csv, formats, id_map, lookup, naming, sources
-from sync_job.exports.csv import TextBlock
+from sync_job.exports import blocks, cells, csv, id_map, naming, pieces
+from sync_job.exports.pieces import PLATFORM_ID, Piece, Progress
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
-_SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
-_ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header
-_PLATFORM_ID = id_map.OF_THE_CRM.new  # of lists that we wrote, where there is a map: their ids are not the CRM's
 _END_OF_DAY = time(23, 59, 59)
 REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,30 +78,6 @@ class _Gathered:
     rejects: list[Reject] = field(default_factory=list)
 
 
-@dataclass
-class _Piece:
-    """A block of a list: its named columns as text, and how its rows are told apart.
-
-    Where people are named by addresses or numbers, *ids* has who they are, and *rows* which row of the block each row
-    of the table is, for one of them may be several clients.
-    """
-
-    block: TextBlock
-    table: pa.Table
-    ids: Ids | None = None
-    rows: npt.NDArray[np.int64] | None = None
-    problems: cells.Problems = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.problems = cells.Problems(self.table.num_rows)
-
-    def column(self, name: str) -> pa.Array | None:
-        """Return a column as text without blanks around; none where the list does not have it."""
-        if not name or name not in self.table.column_names:
-            return None
-        return pc.utf8_trim_whitespace(cells.to_text(self.table.column(name))).fill_null("")
-
-
 def read_withdrawals(
     where: str,
     settings: Settings,
@@ -141,7 +111,7 @@ def read_withdrawals(
     _check_said("--basis", basis, _basis)
     found, mapped = _Gathered(), id_map.of_export(settings.export)
     zone = settings.run.zone
-    for piece, there in _pieces(where, named, columns or {}, settings.export, progress, sheet, contacts):
+    for piece, there in pieces.read(where, named, columns or {}, settings.export, progress, sheet, contacts):
         _require(naming.shown(where), there, named, received_at=received_at, scope=scope, basis=basis)
         problems = piece.problems
         ids = _ids(piece, there["client"], mapped, settings.export.thousands, several=several)
@@ -195,7 +165,7 @@ def read_reconsents(
     own = {name: name for name in ("channels", "granted_at", "method", "evidence_ref")}
     named = _named(columns or {}, {"client": "Client", **own})
     found, mapped = _Gathered(), id_map.of_export(settings.export)
-    for piece, there in _pieces(where, named, columns or {}, settings.export, None, sheet, contacts):
+    for piece, there in pieces.read(where, named, columns or {}, settings.export, None, sheet, contacts):
         missing = [named[name] for name in own if not there[name]]
         if missing:
             raise ExportError(
@@ -249,7 +219,7 @@ def _check_said(option: str, said: str, meaning: Callable[[str], int]) -> None:
         raise ConfigError(f"{option} {said}: {exc}. Nothing was taken in.") from exc
 
 
-def _ids(piece: _Piece, name: str, mapped: id_map.ExportMap | None, thousands: str, *, several: bool) -> Ids:
+def _ids(piece: Piece, name: str, mapped: id_map.ExportMap | None, thousands: str, *, several: bool) -> Ids:
     """Return the platform's ids of a column: as they stand there, by a lookup, or by the map of the CRM's.
 
     *several* says whether an address may mean several clients, all of whom are meant then.
@@ -262,7 +232,7 @@ def _ids(piece: _Piece, name: str, mapped: id_map.ExportMap | None, thousands: s
         if not several and piece.rows is not None:
             many = np.isin(piece.rows, piece.rows[1:][piece.rows[1:] == piece.rows[:-1]])
             piece.problems.add(many, name, "several clients in the lookup, nobody can tell which is meant")
-    if mapped is None or name == _PLATFORM_ID:
+    if mapped is None or name == PLATFORM_ID:
         return ids
     return blocks.translated(ids, name, mapped.lookup, piece.problems)
 
@@ -291,107 +261,7 @@ def _require(
         )
 
 
-def _pieces(
-    where: str,
-    named: dict[str, str],
-    given: Mapping[str, str],
-    export: ExportSettings,
-    progress: Progress | None,
-    sheet: str,
-    contacts: str,
-) -> Iterator[tuple[_Piece, dict[str, str]]]:
-    """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not.
-
-    Raises:
-        ExportError: when it cannot be read, for columns that are missing though *given*, or there twice, and for
-            addresses or numbers in the place of ids without a lookup of them, or ids with one.
-    """
-    found = sources.find(where, "auto")
-    total, done = sum(source.size_bytes for source in found), 0
-    known: dict[str, lookup.Contacts] = {}
-    for source in found:
-        with sources.unchanged(source):
-            own = [*named.values(), export.columns.Client, *([_PLATFORM_ID] if export.id_map else [])]
-            table = formats.table(source, own, [named["client"], export.columns.Client, _PLATFORM_ID], sheet)
-            if (
-                table.headless
-                and len(table.names) == 1
-                and (_ROW.match(table.names[0]) or lookup.kind_of(pa.array(table.names)))
-            ):
-                table = table.headless(named["client"])
-            names = table.names
-            ours = export.id_map is not None and _PLATFORM_ID in names and "client" not in given
-            meant = named | ({"client": _PLATFORM_ID} if ours else {})
-            has_ids = bool({meant["client"], export.columns.Client} & set(names))
-            address, what = lookup.column_of(names) if not has_ids else ("", "")
-            if address and not contacts:
-                raise lookup.advice(source.name, what)
-            there = _there(
-                source, names, meant | ({"client": address} if address else {}), given, export.columns.Client
-            )
-            for block in table.blocks(list(dict.fromkeys(column for column in there.values() if column))):
-                yield _piece(block, there["client"], what, known, export, contacts), there
-        done += source.size_bytes
-        if progress:
-            progress(done, total)
-
-
-def _piece(
-    block: TextBlock, client: str, what: str, known: dict[str, lookup.Contacts], export: ExportSettings, contacts: str
-) -> _Piece:
-    """Return a block with the clients that its rows name; *known* holds the lookup once it was read.
-
-    *what* is what the column holds by its name, "" for nothing that its name says.
-    """
-    column = block.table.column(client).combine_chunks()
-    what = what or lookup.kind_of(column)
-    if what and not contacts:
-        raise lookup.advice(block.file, what)
-    if not contacts or not block.table.num_rows:
-        return _Piece(block, block.table)
-    if not what and cells.are_ids(column):
-        raise ConfigError(f"{block.file}: column {client!r} has ids of clients already: leave --lookup out.")
-    if client not in known:
-        known[client] = lookup.read(contacts, client, what, export.columns.Client, export.thousands)
-    rows, ids, _ = known[client].of(column)
-    return _Piece(block, block.table.take(pa.array(rows)), ids, rows)
-
-
-def _there(
-    source: sources.Source, names: list[str], named: dict[str, str], given: Mapping[str, str], client: str
-) -> dict[str, str]:
-    """Return the name of each column that a file has, "" for those it has not.
-
-    Raises:
-        ExportError: for a list without clients, without a column that is *given*, or with one of them twice.
-    """
-    there = {name: column if column in names else "" for name, column in named.items()}
-    shown = ", ".join(map(repr, names))
-    # What a row says wins over what is said for all: a column that was named and is not read would go unnoticed.
-    missing = [column for column in given.values() if column not in names]
-    if missing:
-        raise ExportError(
-            f"{source.name}: no column {missing[0]!r}, which --map names; the header has {_cut(shown)}. Mend --map."
-        )
-    there["client"] = there["client"] or (client if client in names else "")
-    if not there["client"] and len(names) == 1 and not any(mark in names[0] for mark in ";\t|"):
-        there["client"] = names[0]
-    if not there["client"]:
-        raise ExportError(
-            f"{source.name}: no column {named['client']!r}; the header has {_cut(shown)}. "
-            "Name the column of client ids with --map client=NAME."
-        )
-    twice = [column for column in there.values() if column and names.count(column) > 1]
-    if twice:
-        raise ExportError(f"{source.name}: the header has {twice[0]!r} twice; nobody can tell which is meant.")
-    return there
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
-
-
-def _times(piece: _Piece, name: str, zone: ZoneInfo, default: float | None) -> npt.NDArray[np.float64]:
+def _times(piece: Piece, name: str, zone: ZoneInfo, default: float | None) -> npt.NDArray[np.float64]:
     """Return the times of a column in epoch seconds, *default* where a cell is blank; NaN for none."""
     column = piece.column(name)
     fallback = np.nan if default is None else default
@@ -423,7 +293,7 @@ def _whole_days(times: npt.NDArray[np.float64], zone: ZoneInfo) -> npt.NDArray[n
     return found
 
 
-def _words(piece: _Piece, name: str, default: str, meaning: Callable[[str], int], what: str) -> npt.NDArray[np.int64]:
+def _words(piece: Piece, name: str, default: str, meaning: Callable[[str], int], what: str) -> npt.NDArray[np.int64]:
     """Return what each cell of a column means, 0 where it means nothing; distinct words are looked up once."""
     column = piece.column(name)
     if column is None:
@@ -447,7 +317,7 @@ def _basis(word: str) -> int:
     return lists.BASES.index(word.lower()) + 1
 
 
-def _take(found: _Gathered, piece: _Piece, table: pa.Table) -> None:
+def _take(found: _Gathered, piece: Piece, table: pa.Table) -> None:
     """Add the good rows of a block, and what its rejects say."""
     bad = piece.problems.bad
     ragged, lines = piece.block.rows() if piece.block.ragged or bad.any() else ([], [])
