@@ -254,7 +254,7 @@ def test_a_nightly_run_takes_over(tmp_path: Path) -> None:
     """The backfill ends its leg and hands over; the night carries on by tonight's export, denials first."""
     with running(Options(latency_ms=20)) as platform:
         shop = Shop(tmp_path, platform.url, concurrency=4, leg_s=0.1)
-        everybody = people(2000)
+        everybody = people(900)
         shop.write(everybody)
         shop.init("equal")
         tonight: People = changed(everybody, 0.02)
@@ -307,7 +307,7 @@ def test_another_holder_is_not_asked(tmp_path: Path, platform: Standin) -> None:
 
 
 ROWS = int(os.environ.get("CONSENT_SYNC_BACKFILL_ROWS") or 0)
-SHORT, RPS, INTERVAL_S = 1600, 400, 0.1
+SHORT, RPS, INTERVAL_S = 1000, 400, 0.1
 
 
 def test_a_backfill_that_was_killed_is_carried_on(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sync_job.standin.background import running
 from sync_job.standin.options import Options
 from tests.history import CLIENTS, LATE_S, STRANGER_EVERY, Faults, Step, World
 
-SHORT, LONG, SHARD = 16, 10_000, 50
+SHORT, LONG, SHARD = 10, 10_000, 50
 KINDS = (
     *("crm", "crm", "crm_all", "night", "night", "night", "night", "stale", "part", "truncated", "blemished"),
     *("restrict_only", "killed", "killed", "cut", "cut", "withdraw", "withdraw", "cross", "cross", "regret"),

@@ -381,7 +381,7 @@ OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(
 MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2026, 11, 20), timezones=OFFSETS)
 
 
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(deadline=None, max_examples=25)
 @given(st.lists(MOMENTS, min_size=1, max_size=8), st.sampled_from(["T", " "]))
 def test_times_with_offsets_are_what_python_says(
     tmp_path_factory: pytest.TempPathFactory, moments: list[datetime], mark: str

@@ -64,16 +64,19 @@ def of_letters(text: bytes, begin: int) -> str:
 def _best(cells: set[bytes]) -> str:
     """Return the encoding in which *cells* look most like words; those that flags are made of count first."""
     kept = sorted(cells)[:_WORDS]
-    found = from_bytes(b"\n".join(kept), cp_isolation=list(CANDIDATES), threshold=1)
-    ranked = []
-    for match in found:
+    found: dict[str, tuple[float, float]] = {}
+    for match in from_bytes(b"\n".join(kept), cp_isolation=list(CANDIDATES), threshold=1):
         for name in {match.encoding, *match.could_be_from_charset} & set(CANDIDATES):
-            words = [cell.decode(name, "replace").strip().lower() for cell in kept]
-            flags = sum(word in _FLAGS for word in words)
-            strange = [letter for word in words for letter in word if not letter.isascii()] or [""]
-            signs = sum(not letter.isalpha() for letter in strange) / max(1, len(strange))
-            ranked.append((-flags, match.chaos + signs, -match.coherence, CANDIDATES.index(name)))
-    return CANDIDATES[min(ranked)[-1]] if ranked else ""
+            found[name] = match.chaos, match.coherence
+    ranked = []
+    # Of very little text the detector makes nothing: then the words of flags and the letters decide alone.
+    for name, (chaos, coherence) in (found or dict.fromkeys(CANDIDATES, (0.0, 0.0))).items():
+        words = [cell.decode(name, "replace").strip().lower() for cell in kept]
+        flags = sum(word in _FLAGS for word in words)
+        strange = [letter for word in words for letter in word if not letter.isascii()] or [""]
+        signs = sum(not letter.isalpha() for letter in strange) / max(1, len(strange))
+        ranked.append((-flags, chaos + signs, -coherence, CANDIDATES.index(name)))
+    return CANDIDATES[min(ranked)[-1]]
 
 
 def plain_name(name: str) -> str:
