@@ -153,7 +153,10 @@ IDS = st.one_of(
 ROWS = st.one_of(
     st.tuples(NAMES, IDS, TOKENS, TOKENS, TOKENS, TOKENS),
     st.tuples(NAMES, st.integers(1, 30).map(str), *[st.sampled_from(YES + NO)] * 4),
-    st.lists(st.sampled_from(["", "5", "yes", "x,y", "z\nz"]), min_size=1, max_size=8).map(tuple),
+    # With nothing but empty fields beyond the header's, a file may be one that has delimiters at the end of its lines.
+    st.lists(st.sampled_from(["", "5", "yes", "x,y", "z\nz"]), min_size=1, max_size=8)
+    .filter(lambda row: len(row) <= 6 or any(row[6:]))
+    .map(tuple),
 )
 
 
