@@ -19,7 +19,7 @@ MOSCOW, BERLIN, UTC_ZONE = ZoneInfo("Europe/Moscow"), ZoneInfo("Europe/Berlin"),
 
 def _reasons(problems: cells.Problems) -> list[str]:
     """Return each row's reasons, joined."""
-    columns = [one.to_pylist() for one in problems.texts()]
+    columns = [one.to_pylist() for one in problems.texts(pa.array(range(problems.rows), pa.int64()))]
     return ["; ".join(text for text in row if text) for row in zip(*columns, strict=True)] or [""] * problems.rows
 
 

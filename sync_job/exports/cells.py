@@ -71,7 +71,7 @@ class Problems:
     others: Mask | None = None
     bad: Mask = field(init=False)
     counts: Counter[str] = field(default_factory=Counter)  # rows by problem, without what their cells hold
-    _texts: list[pa.Array] = field(default_factory=list)
+    _said: list[tuple[pa.Array, pa.Array]] = field(default_factory=list)  # rows, and what is said of each
 
     def __post_init__(self) -> None:
         self.bad = np.zeros(self.rows, np.bool_)
@@ -84,17 +84,26 @@ class Problems:
             return
         self.bad |= rows
         self.counts[f"{column}: {problem}"] += int(np.count_nonzero(rows))
-        texts = pa.repeat(pa.scalar(f"{column}: {problem}"), self.rows)
+        where = pa.array(np.flatnonzero(rows))
+        texts = pa.repeat(pa.scalar(f"{column}: {problem}"), len(where))
         if cells is not None:
-            shown = pc.utf8_slice_codeunits(to_text(cells), 0, 60)
+            shown = pc.utf8_slice_codeunits(_some(cells, where), 0, 60)
             texts = pc.binary_join_element_wise(
                 texts, " '", shown, "'", "", null_handling="replace", null_replacement=""
             )
-        self._texts.append(pc.if_else(pa.array(rows), texts, pa.scalar(None, pa.string())))
+        self._said.append((where, texts))
 
-    def texts(self) -> list[pa.Array]:
-        """Return the problems, one array of strings a kind, aligned with the rows; null where a row has none."""
-        return self._texts
+    def texts(self, rows: pa.Array) -> list[pa.Array]:
+        """Return the problems of these *rows*, one array of strings a kind; null where a row has none."""
+        return [texts.take(pc.index_in(rows, where)) for where, texts in self._said]
+
+
+def _some(cells: pa.Array, where: pa.Array) -> pa.Array:
+    """Return the chosen cells as text; of some types pyarrow can take none until they are text."""
+    try:
+        return to_text(cells.take(where))
+    except pa.ArrowNotImplementedError:
+        return to_text(cells).take(where)
 
 
 def to_text(cells: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -504,7 +504,7 @@ def _rejects(
     well_formed = _well_formed(found, ragged, blank)[bad]
     own = _fields(text, head, found, well_formed)
     places = np.concatenate([well_formed, np.array([n - 1 for n, _ in ragged], np.intp)])
-    reasons = [one.take(pa.array(bad)) for one in read.problems.texts()]
+    reasons = read.problems.texts(pa.array(bad))
     if ragged:
         # Their own columns stay empty, for nobody knows which field is whose: fed in again without a repair, such a
         # row is rejected again.

@@ -334,12 +334,9 @@ def _take(found: _Gathered, piece: Piece, table: pa.Table) -> None:
     room = REJECTS_KEPT - len(found.rejects)
     which = np.flatnonzero(bad)[: max(0, room)]
     if len(which):
-        texts = piece.problems.texts()
         rows = pa.array(which)
-        why = [
-            [text for text in reasons if text]
-            for reasons in zip(*(one.take(rows).to_pylist() for one in texts), strict=True)
-        ]
+        said = (one.to_pylist() for one in piece.problems.texts(rows))
+        why = [[text for text in reasons if text] for reasons in zip(*said, strict=True)]
         raws = piece.table.take(rows).to_pylist()
         for place, reasons, raw in zip(which.tolist(), why, raws, strict=True):
             line = piece.block.line + lines[place]

@@ -109,7 +109,7 @@ def _rejects(source: sources.Source, group: int, number: int, seen: blocks.Read)
     """Return the rejected rows of a batch with all of their columns."""
     bad = pa.array(np.flatnonzero(seen.problems.bad))
     own = _whole(source, group, number, bad)
-    reasons = [one.take(bad) for one in seen.problems.texts()]
+    reasons = seen.problems.texts(bad)
     return blocks.reject_table(own, source.name, pa.array(np.asarray(bad) + 1), reasons, None)
 
 

@@ -116,7 +116,7 @@ def _rejects(batch: Batch, file: str, before: int, seen: blocks.Read) -> blocks.
     nothing = [pa.nulls(len(batch.strays), pa.string()) for _ in batch.table.column_names]
     own = pa.concat_tables([own, pa.Table.from_arrays(nothing, names=batch.table.column_names)])
     spare = pa.nulls(len(batch.strays), pa.string())
-    reasons = [pa.concat_arrays([one.take(taken), spare]) for one in seen.problems.texts()]
+    reasons = [pa.concat_arrays([one, spare]) for one in seen.problems.texts(taken)]
     reasons.append(pa.array([None] * len(bad) + [one.why for one in batch.strays], pa.string()))
     lines = np.array([*(batch.lines[row] for row in bad.tolist()), *(one.line for one in batch.strays)], np.int64)
     texts = pa.array([*batch.text(bad.tolist()), *(one.text for one in batch.strays)], pa.string())
