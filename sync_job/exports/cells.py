@@ -148,25 +148,26 @@ def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = 
         foreign = value != np.floor(value)
         number = pa.array(np.where(foreign, 0, np.clip(value, -(2.0**40), 2.0**40)).astype(np.int64))
     else:
-        text = pc.utf8_trim_whitespace(to_text(cells))
-        empty = _nulls(text) | _truth(pc.equal(text, ""))
+        text = to_text(cells)
         digits = _truth(pc.ascii_is_decimal(text))
-        scientific, doubtful = doubtful.copy(), doubtful.copy()
-        odd = ~empty & ~(digits & _short(text))
+        odd = ~(digits & _short(text))
+        number = _numbers_of(text, ~odd)
+        empty, scientific, doubtful = (np.zeros(len(cells), np.bool_) for _ in range(3))
         if odd.any():  # expressions are slow: nothing but what is not plain digits is looked at closely
-            few = text.filter(pa.array(odd))
+            few = pc.utf8_trim_whitespace(text.filter(pa.array(odd)))
+            empty[odd] = _nulls(few) | _truth(pc.equal(few, ""))
             scientific[odd] = _matches(few, _SCIENTIFIC)
             few, doubtful[odd] = _whole(few, thousands)
-            digits[odd] = _matches(few, r"^-?[0-9]+$")
+            whole = _matches(few, r"^-?[0-9]+$")
+            digits[odd] = whole
             # More digits than an int64 has are out of range all the same, but for leading zeros.
             few = pc.replace_substring_regex(few, r"^(-?)0+([0-9])", r"\1\2")
-            text = pc.replace_with_mask(text, pa.array(odd), few)
+            numbers = np.array(number)
+            numbers[odd] = _numbers_of(few, whole & _short(few))
+            number = pa.array(numbers)
         foreign = ~digits & ~empty & ~scientific & ~doubtful
         problems.add(scientific, column, "scientific notation, as Excel writes it: digits are lost", cells)
         problems.add(doubtful, column, "thousands or a fraction, nobody can tell", cells)
-        fits = digits & _short(text)
-        plain = text if fits.all() else pc.if_else(pa.array(fits), text, pa.scalar("0"))
-        number = pc.cast(plain, pa.int64())
         doubtful = doubtful | scientific
     low = pc.less(number, pa.scalar(FIRST_ID, number.type))
     high = pc.greater(number, pa.scalar(LAST_ID, number.type)) if _reaches(number.type, LAST_ID) else None
@@ -181,6 +182,11 @@ def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = 
         return np.asarray(pc.cast(number, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
     kept = pc.if_else(pa.array(good), number, pa.scalar(0, number.type))
     return np.asarray(pc.cast(kept, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
+
+
+def _numbers_of(text: pa.Array, which: Mask) -> pa.Array:
+    """Return the number of each text that is one, 0 of the others."""
+    return pc.cast(text if which.all() else pc.if_else(pa.array(which), text, pa.scalar("0")), pa.int64())
 
 
 def are_ids(cells: pa.Array) -> bool:
