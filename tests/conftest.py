@@ -38,12 +38,21 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 # Files whose tests wait more than they compute: first, and so by one worker, while another takes all the others.
-_WAITING = {f"test_{name}.py" for name in ("delivery", "docs", "histories", "kill", "night", "opt_out", "review")}
+_WAITING = {
+    f"test_{name}.py"
+    for name in ("backfill", "crash", "delivery", "docs", "histories", "kill", "night", "opt_out", "review", "strace")
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest: at the end no worker waits for the last of them."""
     items.sort(key=lambda item: item.path.name not in _WAITING)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return three workers for two cores: many tests wait, for a linger to end or a process to come up."""
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
 
 
 @pytest.hookimpl(wrapper=True)

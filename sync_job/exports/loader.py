@@ -346,6 +346,7 @@ def _check_header(path: str, names: list[str], settings: ExportSettings, *, firs
             hint = " If the first line is a row, say [export] header = false, and name columns by their places."
         raise ExportError(
             f"{path}: no column {', '.join(map(repr, missing))}; the header has {_shown(names)}.{hint} "
-            'Map the columns in [export.columns]; "" is for a channel that the export does not have.'
+            'Map the columns in [export.columns]; "" is for a channel that the export does not have. '
+            "`consent-sync check FILE --infer` writes what it makes of them."
         )
     return set(missing)
