@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sync_job.errors import StateError
 from sync_job.ledger import anchor, files, inbox, pause, references, tables
-from sync_job.ledger.anchor import Standing
+from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.ledger import Ledger, Place
 from sync_job.ledger.state import SNAPSHOTS_KEPT, Leg
@@ -69,6 +69,8 @@ def inspect(folder: Path, target: str, *, busy: bool, keys: Path | None = None) 
     *busy*: a run is under way, and what it may be writing is in use.
     """
     looking = _Looking(folder, target, busy)
+    if keys is not None:
+        looking.anchor_first(keys)
     looking.state()
     if keys is not None:
         looking.keys(keys)
@@ -83,8 +85,16 @@ class _Looking:
         self._root = folder
         self._prefix = ""
         self._facts = _Facts()
+        self._anchored: Anchor | StateError | None = None
         self._sound = False  # the ledger can be read: what it does not name is an orphan
         self.found: list[Finding] = []
+
+    def anchor_first(self, keys: Path) -> None:
+        """Read the anchor before the ledger: a run that goes on meanwhile may put the ledger ahead, not the anchor."""
+        try:
+            self._anchored = anchor.read(keys, self._target)
+        except StateError as exc:
+            self._anchored = exc
 
     def _say(self, path: Path, verdict: Verdict, words: str = "") -> None:
         what = self._prefix + (path.relative_to(self._root).as_posix() if path != self._root else "")
@@ -306,8 +316,9 @@ class _Looking:
         self._try(keys / f"{tag}.tombstones", self._tombstones)
 
     def _anchor(self) -> str:
-        place = self._facts.place
-        found = anchor.read(self._root, self._target)
+        place, found = self._facts.place, self._anchored
+        if isinstance(found, StateError):
+            raise found
         if place is None:
             return "not held against the ledger, which cannot be read"
         standing = anchor.compare(found, anchored=self._facts.anchored, **place)
