@@ -63,6 +63,11 @@ def spread(chosen: Bytes) -> Bytes:
     return np.asarray(chosen | (chosen << 1), np.uint8)
 
 
+def deny(values: Bytes, channels: Bytes) -> Bytes:
+    """Return *values* with DENIED in these *channels*, one low bit each."""
+    return np.asarray((values & ~spread(channels)) | channels, np.uint8)
+
+
 def denied(values: Bytes) -> Bytes:
     """Return the channels, one low bit each, that hold DENIED."""
     return np.asarray(values & LOW_BITS & ~(values >> 1))

@@ -2,11 +2,10 @@
 
 import time
 
-import numpy as np
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import denied, spread
+from sync_job.consent.channels import denied, deny
 from sync_job.consent.known import Holdings
 from sync_job.errors import RestoredStateError, StateError
 from sync_job.ledger import anchor
@@ -108,9 +107,7 @@ def deny_again(state: State, settings: Settings) -> None:
     now = time.time()
     state.ledger.about.note_everyone_lingers(now + settings.delivery.linger_s)
     holdings = state.holdings()
-    no = denied(holdings.state)
-    due = (holdings.due & ~spread(no) | no).astype(np.uint8)
-    again = Holdings(holdings.client, holdings.state, due)
+    again = Holdings(holdings.client, holdings.state, deny(holdings.due, denied(holdings.state)))
     if one := state.ledger.backfills.open():
         state.end_backfill(one, "restored", now, again)  # what it made due cannot be told from this any more
     else:

@@ -1,6 +1,5 @@
 """`undo` of a run: an ordinary guarded run of what the platform held before, by that run's results."""
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_job.config import Settings
-from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, Mask, denied, spread, stated
+from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, Mask, denied, deny, spread, stated
 from sync_job.consent.tables import tabulate
 from sync_job.errors import ConfigError
+from sync_job.exports import sources
 from sync_job.exports.loader import Export, Input
 from sync_job.ledger.state import State
 from sync_job.report import lists, results
@@ -73,8 +73,7 @@ def _export(settings: Settings, path: Path, out: Path | None) -> Export:
     which = changed != 0
     if out is not None:
         lists.write_channels(out / "not_undone.csv", was.client[nothing != 0], nothing[nothing != 0])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sources.digest(sources.LocalFile(path))
     ids = was.client[which]
     unsaid = int(np.count_nonzero(nothing))
     return Export(
@@ -102,7 +101,7 @@ def before(path: Path) -> Before:
         (
             batch.column("Client").to_numpy(),
             batch.column("leg").to_numpy(),
-            _decided(results.letters_of(batch.column("state")), results.letters_of(batch.column("due"))),
+            deny(results.letters_of(batch.column("state")), denied(results.letters_of(batch.column("due")))),
             _taken(batch),
         )
         for batch in results.reading(path, ["Client", "leg", "state", "due", "sent", "outcome", "denials", "doubt"])
@@ -119,11 +118,6 @@ def before(path: Path) -> Before:
         told = sent[first[here] + later]
         last[here] = last[here] & ~spread(stated(told)) | told
     return Before(ids.astype(np.int32), state[first], last)
-
-
-def _decided(state: Bytes, due: Bytes) -> Bytes:
-    no = denied(due)
-    return np.asarray((state & ~spread(no)) | no, np.uint8)
 
 
 def _taken(batch: pa.RecordBatch) -> Bytes:
