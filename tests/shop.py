@@ -11,9 +11,12 @@ from typing import Any
 
 from sync_job import load_settings
 from sync_job.config import Settings
+from sync_job.consent.backfill import Again
 from sync_job.ledger.state import State
-from sync_job.runs import init, intake
+from sync_job.runs import init, intake, night
+from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
+from sync_job.runs.report import Report
 from sync_job.runs.watch import Watch
 from sync_job.standin.platform import Platform
 
@@ -153,9 +156,14 @@ def holds(platform: Platform) -> People:
 def expected(*nights: Mapping[int, Consent]) -> People:
     """Return what an empty platform must hold after these exports: each channel as it was last stated."""
     held: dict[int, list[bool | None]] = {}
-    for night in nights:
-        for client, flags in night.items():
+    for said in nights:
+        for client, flags in said.items():
             mine = held.setdefault(client, [None] * len(FIELDS))
             for place, flag in enumerate(flags):
                 mine[place] = flag if flag is not None else mine[place]
     return {client: tuple(flags) for client, flags in held.items() if any(one is not None for one in flags)}
+
+
+def backfill(shop: Shop, again: Again = Again(), **said: Any) -> Report:  # noqa: B008 - frozen
+    """Run a backfill, by default of the denials."""
+    return night.run(shop.settings, replace(Wish(again=again), **said), Watch(), "backfill")

@@ -3,9 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +30,7 @@ from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
-from tests.shop import Shop, holds
+from tests.shop import Shop, backfill, holds
 
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
 ALL, DENIALS = Again(grants=True), Again()
@@ -43,11 +41,6 @@ def platform() -> Iterator[Standin]:
     """Run a stand-in that answers at once and rightly."""
     with running() as found:
         yield found
-
-
-def backfill(shop: Shop, again: Again = DENIALS, **said: Any) -> Report:
-    """Run a backfill."""
-    return night.run(shop.settings, replace(Wish(again=again), **said), Watch(), "backfill")
 
 
 def undone(shop: Shop, name: str) -> Report:

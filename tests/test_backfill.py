@@ -7,9 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,12 +18,11 @@ from sync_job.errors import ConfigError, Exit
 from sync_job.ledger import handover, lock
 from sync_job.runs import backfills, drain, forgetting, init, night, planning
 from sync_job.runs.decide import Wish
-from sync_job.runs.report import Report
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
-from tests.shop import Consent, People, Shop, changed, expected, holds, people
+from tests.shop import Consent, People, Shop, backfill, changed, expected, holds, people
 
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
 ALL, DENIALS = Again(grants=True), Again()
@@ -36,11 +33,6 @@ def platform() -> Iterator[Standin]:
     """Run a stand-in that answers at once and rightly."""
     with running() as found:
         yield found
-
-
-def backfill(shop: Shop, again: Again = DENIALS, **said: Any) -> Report:
-    """Run a backfill."""
-    return night.run(shop.settings, replace(Wish(again=again), **said), Watch(), "backfill")
 
 
 def sent(platform: Standin, since: int) -> dict[int, Consent]:
