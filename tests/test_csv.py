@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sync_job.config import ColumnSettings, RunSettings
 from sync_job.consent.channels import ALL_BLANK, ALLOWED, BLANK, DENIED, FIELDS, LAST_ID, pack
 from sync_job.errors import ExportError
-from sync_job.exports import csv, sources
+from sync_job.exports import csv, csv_header, sources
 from sync_job.exports.blocks import Block, Columns
 from sync_job.exports.dialect import Asked
 
@@ -55,7 +55,7 @@ def _read(path: Path, columns: ColumnSettings | None = None, asked: Asked = UNCU
     source = sources.find(str(path), "csv")[0]
     columns = columns or ColumnSettings.model_validate({})
     named = [columns.Client, *columns.channels]
-    head = csv.header(source, asked, named, [columns.Client])
+    head = csv_header.header(source, asked, named, [columns.Client])
     mapped = Columns.within(columns, head.names)
     hasher, got, line = hashlib.sha256(), Got(), head.lines
     found = list(csv.read(source, head, mapped, ZONE, hasher))

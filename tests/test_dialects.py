@@ -19,7 +19,7 @@ from sync_job.config import ExportSettings, RunSettings, Settings
 from sync_job.consent.channels import FIELDS, letters
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import csv as csv_files
-from sync_job.exports import id_map, lists, loader
+from sync_job.exports import csv_piece, id_map, lists, loader
 from sync_job.exports.blocks import Rejects
 
 HEADER = ("Client", "Имя", *FIELDS)
@@ -454,7 +454,7 @@ def test_lists_that_may_be_cut_short_deny_and_grant_nothing(tmp_path: Path) -> N
     path.write_bytes(f"Client,channels,granted_at,method,evidence_ref\n5,{row}\n6,{row}".encode())
     found = lists.read_reconsents(str(path), settings_, now=2e9)
     assert found.table.column("client").to_pylist() == [5]
-    assert [(one.line, one.why) for one in found.rejects] == [(3, ": ".join(csv_files.LAST_LINE))]
+    assert [(one.line, one.why) for one in found.rejects] == [(3, ": ".join(csv_piece.LAST_LINE))]
     path.write_bytes(b"crm_id,platform_id\n5,50\n6,6")
     with pytest.raises(ConfigError, match="may be cut short"):
         id_map.read(path, id_map.OF_THE_CRM)

@@ -105,8 +105,7 @@ def test_a_column_may_come_late(tmp_path: Path) -> None:
     lines = [f'{{"Client": {number}}}' for number in range(1, 40)]
     with mock.patch.object(jsonl, "BLOCK_BYTES", 50):
         said = _load(_written(tmp_path, *lines, '{"client": 50, "allow_sms": 0}'), kind="delta")[1]
-        assert said[39] == "----"
-        assert 50 not in said  # its key is another than that of the rows before
+        assert (said[39], said[50]) == ("----", "F---")
         said = _load(_written(tmp_path, *lines, '{"Client": 50, "AllowSms": 0}'), kind="delta")[1]
         assert said[50] == "F---"
 
@@ -116,6 +115,28 @@ def test_names_are_matched_as_in_text(tmp_path: Path) -> None:
     lines = ['{"CLIENT": 1, "allow_sms": true}', '{"Client": 2, "AllowSms": false}']
     with mock.patch.object(jsonl, "BLOCK_BYTES", 10):
         assert _load(_written(tmp_path, *lines))[1] == {1: "T---", 2: "F---"}
+
+
+def test_each_line_may_write_a_key_otherwise(tmp_path: Path) -> None:
+    """Also far behind the block where keys were first met; an exact key goes first, and of two like it none counts."""
+    first = [f'{{"Client": {id_}, "AllowSms": true}}' for id_ in range(10, 60)]
+    lines = [
+        '{"client": 1, "allow_sms": false}',
+        '{"Client": 2, "allow sms": true, "AllowSms": false}',
+        '{"Client": 3, "allow sms": true, "ALLOWSMS": true}',
+        '{"CLIENT": 4, "AllowSms": true}',
+    ]
+    with mock.patch.object(jsonl, "BLOCK_BYTES", 100):
+        _, said, rejects = _load(_written(tmp_path, *first, *lines))
+    assert {id_: said.get(id_) for id_ in (1, 2, 3, 4)} == {1: "F---", 2: "F---", 3: "----", 4: "T---"}
+    assert [one["reject_reasons"] for one in rejects] == ["a key is there twice"]
+
+
+def test_a_key_like_another_column_may_come_first(tmp_path: Path) -> None:
+    """Some lines have the exact key, and some only one like it, in the same block."""
+    lines = ['{"Client": 1, "allow_sms": false}', '{"Client": 2, "AllowSms": true}', '{"Client": 3, "allow_sms": true}']
+    _, said, rejects = _load(_written(tmp_path, *lines))
+    assert (said, rejects) == ({1: "F---", 2: "T---", 3: "T---"}, [])
 
 
 def test_a_file_without_an_object_is_refused(tmp_path: Path) -> None:

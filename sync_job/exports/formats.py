@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sync_job.exports import csv, dialect, headers, parquet, sources
-from sync_job.exports.csv import TextBlock
+from sync_job.exports import csv, csv_header, dialect, headers, parquet, sources
+from sync_job.exports.csv_piece import TextBlock
 from sync_job.exports.rows import Rows
 
 
@@ -35,7 +35,7 @@ def table(source: sources.Source, columns: Sequence[str], clients: Sequence[str]
     if found:
         return _one_by_one(source, found)
     if source.format == "csv":
-        head = csv.header(source, dialect.AUTO, columns, clients)
+        head = csv_header.header(source, dialect.AUTO, columns, clients)
         return Table(head.names, partial(csv.tables, source, head), partial(_headless_text, source, head))
     names = parquet.header(source)
     renamed = headers.matched(source.name, names, columns)
@@ -59,8 +59,8 @@ def rows(source: sources.Source, columns: Sequence[str], clients: Sequence[str] 
     return None
 
 
-def _headless_text(source: sources.Source, head: csv.Header, name: str) -> Table:
-    own = csv.headless(name, head)
+def _headless_text(source: sources.Source, head: csv_header.Header, name: str) -> Table:
+    own = csv_header.headless(name, head)
     return Table(own.names, partial(csv.tables, source, own))
 
 

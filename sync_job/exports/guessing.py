@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sync_job.config import ExportSettings
 from sync_job.consent import tokens
 from sync_job.consent.channels import DENIED, FIELDS
-from sync_job.exports import cells, csv, formats, parquet, sources, where
+from sync_job.exports import cells, csv, csv_header, formats, parquet, sources, where
 from sync_job.exports.dialect import Asked
 
 _ROWS = 20_000  # of the first file, that are looked at
@@ -116,11 +116,11 @@ def _look(source: sources.Source, settings: ExportSettings) -> _Sample:
     found: list[Guess] = []
     if source.format == "csv":
         asked = Asked.of_export(settings)
-        head = csv.header(source, asked)
+        head = csv_header.header(source, asked)
         plain = [_plain(name) for name in head.names]
         if not any(map(_is_known, plain)) and any(name.strip().isdigit() for name in head.names):
             found.append(Guess("export", "header", False, "the first line has a number where a name would be"))
-            head = csv.header(source, replace(asked, header=False))
+            head = csv_header.header(source, replace(asked, header=False))
         block = next(csv.tables(source, head, list(dict.fromkeys(head.names))), None)
         table = block.table if block else pa.table({name: pa.array([], pa.string()) for name in head.names})
         about = head.about()

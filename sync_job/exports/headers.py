@@ -17,10 +17,10 @@ def matched(file: str, names: list[str], wanted: Iterable[str]) -> dict[str, str
     free: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         if name not in wanted:
-            free.setdefault(_plain(name), []).append(name)
+            free.setdefault(plain(name), []).append(name)
     found: dict[str, str] = {}
     for name in wanted:
-        meant = free.get(_plain(name), []) if name not in names and _plain(name) else []
+        meant = free.get(plain(name), []) if name not in names and plain(name) else []
         if len(meant) > 1:
             raise ExportError(
                 f"{file}: no column {name!r}, and {' and '.join(map(repr, meant))} may both be meant: nobody can tell "
@@ -36,5 +36,6 @@ def matched(file: str, names: list[str], wanted: Iterable[str]) -> dict[str, str
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return *name* without case, blanks, `_` and `-`."""
     return "".join(letter for letter in name.casefold() if letter not in "_-" and not letter.isspace())

@@ -17,7 +17,7 @@ from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.renumber import IdMap, Lookup
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import cells, formats, sources
-from sync_job.exports.csv import TextBlock
+from sync_job.exports.csv_piece import TextBlock
 
 _SHOWN = 5  # rows in a message
 

@@ -19,8 +19,9 @@ _TWICE = "a key is there twice"
 def read(source: sources.Source, columns: Sequence[str], clients: Sequence[str]) -> Rows:
     """Return the rows of a file, whose names are the keys of its objects, in the order in which they come.
 
-    Keys that are those of *columns* but for case, blanks, `_` and `-` become these; *clients* are what the client's
-    column may be called. It is looked through until all of *columns* were there, and at least one block far.
+    Keys that are those of *columns* but for case, blanks, `_` and `-` become these, in each line by itself: an exact
+    one goes before. *clients* are what the client's column may be called. The file is looked through until all of
+    *columns* were there, and at least one block far.
 
     Raises:
         ExportError: when it cannot be read, no line of it is an object, or nobody can tell which key is meant.
@@ -39,16 +40,21 @@ def read(source: sources.Source, columns: Sequence[str], clients: Sequence[str])
         raise ExportError(f"{source.name}: no line of the file is a JSON object. Export one object a line.")
     named = {renamed.get(key, key): key for key in keys if renamed.get(key) not in keys}
     client = next((named[name] for name in clients if name in named), "")
-    return Rows(list(named), partial(_batches, source, named, client), renamed=renamed)
+    return Rows(list(named), partial(_batches, source, named, wanted, client), renamed=renamed)
 
 
-def _batches(source: sources.Source, named: dict[str, str], client: str) -> Iterator[Batch]:
+def _batches(source: sources.Source, named: dict[str, str], wanted: list[str], client: str) -> Iterator[Batch]:
+    """Yield the rows; *named* says of each column how it is written where it is first met."""
+    meant = {headers.plain(name) for name in wanted}
+    usual = {key for name, key in named.items() if name in wanted or headers.plain(key) not in meant}
     said = re.compile(rf'"{re.escape(json.dumps(client, ensure_ascii=False)[1:-1])}"\s*:\s*"?\s*([0-9]+)')
     for text, line, size_bytes in _texts(source):
         lines: list[int] = []
         objects: list[dict[str, Any]] = []
         strays: list[Stray] = []
         for number, found in _objects(text, line):
+            if isinstance(found, dict) and found.keys() - usual:
+                found = _as_usual(found, named, wanted)
             if isinstance(found, dict):
                 lines.append(number)
                 objects.append(found)
@@ -56,10 +62,30 @@ def _batches(source: sources.Source, named: dict[str, str], client: str) -> Iter
                 raw = text[number - line - 1].decode("utf-8", "replace").strip()
                 id_ = said.search(raw)
                 strays.append(Stray(number, raw, found, id_[1] if id_ else ""))
-        # A key may be written otherwise in some lines: then its own name says it.
-        columns = [[_text(one[key] if key in one else one.get(name)) for one in objects] for name, key in named.items()]
+        columns = [[_text(one.get(key)) for one in objects] for key in named.values()]
         raws = partial(_raws, text, line, lines)
         yield Batch(rows.table(list(named), columns), lines, line + len(text), size_bytes, strays, raws)
+
+
+def _as_usual(found: dict[str, Any], named: dict[str, str], wanted: list[str]) -> dict[str, Any] | str:
+    """Return an object with its keys written as where they are first met, or why nobody can tell which is which.
+
+    A key that is *wanted* as it stands goes before all that are only like it.
+    """
+    like: dict[str, list[str]] = {}
+    for key in found:
+        if key not in wanted:
+            like.setdefault(headers.plain(key), []).append(key)
+    as_usual = dict(found)
+    taken: set[str] = set()
+    for name in wanted:
+        meant = [name] if name in found else like.get(headers.plain(name), [])
+        if name in named and meant:
+            if len(meant) > 1 or meant[0] in taken:
+                return _TWICE
+            taken.add(meant[0])
+            as_usual[named[name]] = found[meant[0]]
+    return as_usual
 
 
 def _raws(text: list[bytes], line: int, lines: list[int], wanted: Sequence[int]) -> list[str]:

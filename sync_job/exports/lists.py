@@ -21,7 +21,7 @@ from sync_job.consent import lists
 from sync_job.consent.channels import Ids
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
-from sync_job.exports import blocks, cells, csv, id_map, naming, pieces
+from sync_job.exports import blocks, cells, csv_piece, id_map, naming, pieces
 from sync_job.exports.pieces import PLATFORM_ID, Piece, Progress
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
@@ -183,7 +183,7 @@ def read_reconsents(
         no_evidence = pc.equal(evidence, "").to_numpy(zero_copy_only=False)
         problems.add(no_evidence, there["evidence_ref"], "no evidence is named")
         if piece.block.cut_short:  # a withdrawal that may be cut short denies, and is taken; evidence would grant
-            problems.add(np.arange(len(ids)) == len(ids) - 1, *csv.LAST_LINE)
+            problems.add(np.arange(len(ids)) == len(ids) - 1, *csv_piece.LAST_LINE)
         table = pa.table(
             {
                 "client": ids,

@@ -16,7 +16,7 @@ from sync_job.consent.channels import FIELDS, Bytes, Ids
 from sync_job.consent.freshness import Kind
 from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
-from sync_job.exports import age, cells, complete, csv, formats, id_map, naming, parquet, rows, sources
+from sync_job.exports import age, cells, complete, csv, csv_header, formats, id_map, naming, parquet, rows, sources
 from sync_job.exports import where as where_
 from sync_job.exports.blocks import Block, Columns, RawRow, Reading, Rejects, Tokens, words_of
 from sync_job.exports.dialect import Asked
@@ -124,7 +124,7 @@ def names(where: str, settings: ExportSettings) -> list[str]:
         return found.names
     if source.format != "csv":
         return parquet.header(source)
-    return csv.header(source, Asked.of_export(settings), _mapped(settings), [settings.columns.Client]).names
+    return csv_header.header(source, Asked.of_export(settings), _mapped(settings), [settings.columns.Client]).names
 
 
 def _mapped(settings: ExportSettings) -> list[str]:
@@ -210,7 +210,9 @@ def load(
         with sources.unchanged(source):
             wanted_names = [*_mapped(settings), dated_by, *settings.where]
             head = (
-                csv.header(source, asked, wanted_names, [settings.columns.Client]) if source.format == "csv" else None
+                csv_header.header(source, asked, wanted_names, [settings.columns.Client])
+                if source.format == "csv"
+                else None
             )
             one_by_one = formats.rows(source, wanted_names, [settings.columns.Client], settings.sheet)
             named = head or one_by_one

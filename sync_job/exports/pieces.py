@@ -13,7 +13,7 @@ from sync_job.config import ExportSettings
 from sync_job.consent.channels import Ids
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import cells, formats, id_map, lookup, sources
-from sync_job.exports.csv import TextBlock
+from sync_job.exports.csv_piece import TextBlock
 
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 _ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header

@@ -57,7 +57,7 @@ def _ends(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets]:
     """Return the places of the newlines that end records, and of all newlines; CR LF counts as its LF."""
     bytes_ = np.frombuffer(text, np.uint8)
     is_end = bytes_ == _LF
-    if text.count(b"\r") != text.count(b"\r\n"):
+    if b"\r" in text and text.count(b"\r") != text.count(b"\r\n"):
         lone = bytes_ == _CR
         lone[:-1] &= bytes_[1:] != _LF
         is_end |= lone
@@ -109,6 +109,11 @@ class Records:
     stops: Offsets
     lines: Offsets
 
+    def rows(self, places: Offsets) -> list[bytes]:
+        """Return the text of some records, without their newlines."""
+        spans = zip(self.starts[places].tolist(), self.stops[places].tolist(), strict=True)
+        return [self.text[start:stop].rstrip(b"\r\n") for start, stop in spans]
+
     def raw(self, index: int) -> str:
         """Return the text of one record, without its newline; bytes that are not UTF-8 are shown as U+FFFD."""
         return self.text[self.starts[index] : self.stops[index]].rstrip(b"\r\n").decode("utf-8", "replace")
@@ -117,8 +122,9 @@ class Records:
 def locate(text: bytes, dialect: Dialect) -> Records:
     """Return the records of *text*, which begins with one; a line without anything is no record, nor is a comment."""
     starts, stops, lines, is_comment = _lines(text, dialect)
-    kept = ~is_comment
-    return Records(text, starts[kept], stops[kept], lines[kept])
+    if dialect.comment:
+        starts, stops, lines = starts[~is_comment], stops[~is_comment], lines[~is_comment]
+    return Records(text, starts, stops, lines)
 
 
 def without_comments(text: bytes, dialect: Dialect) -> tuple[bytes, int]:
@@ -142,12 +148,14 @@ def _lines(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets, Offsets, np
     stops = np.append(ends, len(text))
     bytes_ = np.frombuffer(text, np.uint8)
     length = stops - starts
-    # A CR before the LF belongs to the newline.
-    length -= (length > 0) & (bytes_[np.maximum(stops - 1, 0)] == _CR) if len(bytes_) else 0
+    if b"\r" in text:  # a CR before the LF belongs to the newline
+        length -= (length > 0) & (bytes_[np.maximum(stops - 1, 0)] == _CR)
+    lines = np.arange(1, len(starts) + 1) if ends is newlines else np.searchsorted(newlines, starts) + 1
     kept = length > 0
-    starts, stops = starts[kept], stops[kept]
+    if not kept.all():
+        starts, stops, lines = starts[kept], stops[kept], lines[kept]
     mark = dialect.comment.encode()
     is_comment = np.full(len(starts), bool(mark)) & (stops - starts >= len(mark))
     for place, byte in enumerate(mark):
         is_comment &= bytes_[np.minimum(starts + place, len(text) - 1)] == byte
-    return starts, stops, np.searchsorted(newlines, starts) + 1, is_comment
+    return starts, stops, lines, is_comment

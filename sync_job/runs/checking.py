@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import ALLOWED, BLANK, DENIED, FIELDS, LAST_ID, Ids
-from sync_job.exports import cells, csv, guessing, loader
+from sync_job.exports import cells, csv_piece, guessing, loader
 from sync_job.exports.blocks import Rejects, words_of
 from sync_job.exports.loader import Export, Input
 from sync_job.report.counts import Summary
@@ -122,7 +122,7 @@ def warnings(export: Export, ids: Ids, settings: ExportSettings) -> Iterator[str
                 "was not asked"
             )
     yield from _of_ids(export, ids, settings.columns.Client)
-    if last := sum(count for reason, count in export.reasons.items() if reason.startswith(csv.LAST_LINE[0])):
+    if last := sum(count for reason, count in export.reasons.items() if reason.startswith(csv_piece.LAST_LINE[0])):
         files = "a file ends" if last == 1 else f"{last:,} files end"
         yield f"{files} without a newline: the last line may be cut short, and rows may be missing after it"
     if export.rejects > export.rows / 100:
