@@ -151,14 +151,12 @@ def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = 
         number = pa.array(np.where(foreign, 0, np.clip(value, -(2.0**40), 2.0**40)).astype(np.int64))
     else:
         text = to_text(cells)
-        plain = _truth(pc.and_(pc.ascii_is_decimal(text), _short(text)))
-        empty, scientific, doubtful, digits = lost.copy(), lost.copy(), lost.copy(), plain
-        if plain.all():
-            number = pc.cast(text, pa.int64())
-        else:  # expressions are slow: nothing but what is not plain digits is looked at closely
-            numbers = np.zeros(len(text), np.int64)
-            numbers[plain] = pc.cast(text.filter(pa.array(plain)), pa.int64())
-            odd = np.flatnonzero(~plain)
+        digits = pc.and_(pc.ascii_is_decimal(text), _short(text)).fill_null(False)
+        number = pc.cast(_only(text, digits), pa.int64()).fill_null(0)
+        digits = _truth(digits)
+        empty, scientific, doubtful = lost.copy(), lost.copy(), lost.copy()
+        odd = np.flatnonzero(~digits)
+        if len(odd):  # expressions are slow: nothing but what is not plain digits is looked at closely
             few = pc.utf8_trim_whitespace(text.take(pa.array(odd)))
             empty[odd] = _nulls(few) | _truth(pc.equal(few, ""))
             scientific[odd] = _matches(few, _SCIENTIFIC)
@@ -168,6 +166,7 @@ def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = 
             # More digits than an int64 has are out of range all the same, but for leading zeros.
             few = pc.replace_substring_regex(few, r"^(-?)0+([0-9])", r"\1\2")
             whole &= _truth(_short(few))
+            numbers = np.array(number)
             numbers[odd[whole]] = pc.cast(few.filter(pa.array(whole)), pa.int64())
             number = pa.array(numbers)
         foreign = ~digits & ~empty & ~scientific & ~doubtful
@@ -187,6 +186,13 @@ def read_ids(cells: pa.Array, column: str, problems: Problems, thousands: str = 
         return np.asarray(pc.cast(number, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
     kept = pc.if_else(pa.array(good), number, pa.scalar(0, number.type))
     return np.asarray(pc.cast(kept, pa.int32()).to_numpy(zero_copy_only=False), np.int32)
+
+
+def _only(text: pa.Array, chosen: pa.BooleanArray) -> pa.Array:
+    """Return *text* with null for all that is not *chosen*, without a copy where its bits can say so."""
+    if text.offset or chosen.offset or not len(text):
+        return pc.if_else(chosen, text, pa.scalar(None, text.type))
+    return pa.Array.from_buffers(text.type, len(text), [chosen.buffers()[1], *text.buffers()[1:]])
 
 
 def are_ids(cells: pa.Array) -> bool:

@@ -144,18 +144,22 @@ def without(text: bytes, starts: Offsets, stops: Offsets) -> bytes:
 def _lines(text: bytes, dialect: Dialect) -> tuple[Offsets, Offsets, Offsets, npt.NDArray[np.bool_]]:
     """Return begin, end and line (from 1) of each record and comment that is not blank, and which are comments."""
     ends, newlines = _ends(text, dialect)
-    starts = np.concatenate([[0], ends + 1])
-    stops = np.append(ends, len(text))
+    # What follows the last newline is a record too, if there is something.
+    stops = ends if len(ends) and ends[-1] == len(text) - 1 else np.append(ends, len(text))
+    starts = np.empty_like(stops)
+    starts[0], starts[1:] = 0, stops[:-1] + 1
     bytes_ = np.frombuffer(text, np.uint8)
     length = stops - starts
     if b"\r" in text:  # a CR before the LF belongs to the newline
         length -= (length > 0) & (bytes_[np.maximum(stops - 1, 0)] == _CR)
     lines = np.arange(1, len(starts) + 1) if ends is newlines else np.searchsorted(newlines, starts) + 1
-    kept = length > 0
-    if not kept.all():
+    if not length.all():
+        kept = length > 0
         starts, stops, lines = starts[kept], stops[kept], lines[kept]
     mark = dialect.comment.encode()
-    is_comment = np.full(len(starts), bool(mark)) & (stops - starts >= len(mark))
+    is_comment = np.full(len(starts), bool(mark))
+    if mark:
+        is_comment &= stops - starts >= len(mark)
     for place, byte in enumerate(mark):
         is_comment &= bytes_[np.minimum(starts + place, len(text) - 1)] == byte
     return starts, stops, lines, is_comment
