@@ -26,6 +26,9 @@ if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_us
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None  # it is looked for again
 
+# A page for people takes each run two seconds more; the tests that are about it ask for it.
+os.environ["CONSENT_SYNC__REPORT__PAGE"] = "false"
+
 # Where Python was told to keep no bytecode, each of the many processes that tests start would compile the product anew.
 if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
     compileall.compile_dir(Path(__file__).parent.parent / "sync_job", quiet=2)

@@ -83,3 +83,20 @@ def test_changes_are_counted_by_transition_and_lane() -> None:
         "allowed": {"denied": 1, "allowed": 0},
     }
     assert all(not sum(to.values()) for to in found["transitions"]["Push"].values())
+
+
+def _code(outcome: str, message: str, count: int = 1) -> dict[str, Any]:
+    return {"outcome": outcome, "status": 200, "code": 8, "message": message, "count": count}
+
+
+def test_what_the_platform_says_is_new_known_or_gone() -> None:
+    """Of what did not end well; how often it was said does not matter."""
+    before = [_code("refused", "a", 5), _code("exhausted", "b"), _code("delivered", "c"), _code("deferred", "d")]
+    now, gone = counts.held_against([_code("refused", "a"), _code("refused", "b", 3), _code("delivered", "e")], before)
+    assert [(one["message"], one.get("since"), one["count"]) for one in now] == [
+        ("a", "known", 1),
+        ("b", "new", 3),
+        ("e", None, 1),
+    ]
+    assert gone == [{"outcome": "exhausted", "status": 200, "code": 8, "message": "b"}]
+    assert counts.held_against([], []) == ([], [])

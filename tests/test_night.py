@@ -284,6 +284,33 @@ def test_the_files_of_a_report_say_the_same(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_a_report_says_how_it_was_sent(tmp_path: Path) -> None:
+    """Points over time, a histogram of good answers, retries, and what the platform said that is new since last time."""
+
+    def busy(number: int, client: int) -> Fault | None:
+        return Fault.ERROR_BEFORE if number % 10 == 0 else None
+
+    with running(Options(script=busy, unknown_every=7)) as platform:
+        shop = Shop(tmp_path, platform.url)
+        shop.write(people(300))
+        shop.init()
+        found = sync_job.run(shop.settings).summary
+        shop.write(people(300, seed=2))
+        again = sync_job.run(shop.settings).summary
+    assert found["retries"] > 0
+    assert found["requests"] - found["retries"] == found["planned"]
+    assert sum(found["round_trips"]["counts"]) >= found["outcomes"]["delivered"] > 0
+    assert found["round_trips"]["sum_s"] > 0
+    assert found["samples"][-1]["settled"] == found["planned"]
+    assert all(0 <= one["s"] <= found["ended"] - found["started"] + 1 for one in found["samples"])
+    assert {one.get("since") for one in found["codes"]} == {"new", None}
+    assert {one.get("since") for one in again["codes"]} == {"known", None}
+    assert again["gone"] == []
+    assert found["settings"]["endpoint"]["site_code"] == "тест & <b>"
+    assert found["memory_mb"] > 50
+    assert sum(one["open"] for one in found["withdrawals"]["ages"]) == found["withdrawals"]["open"]
+
+
 def test_a_client_with_an_open_obligation_is_granted_nothing(tmp_path: Path) -> None:
     """Its row of the export carries denials alone until the platform has acknowledged what is owed."""
 

@@ -19,6 +19,7 @@ from sync_job.consent.settlement import Acknowledged, OwedSince, Refused, Revoke
 from sync_job.ledger.inbox import SCHEMA
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.withdrawals import Absorbed, Voided
+from sync_job.report import withdrawals_text
 
 SMS, EMAIL, PUSH, CHEQUE, ALL = 1, 4, 16, 64, 85
 BITS = (SMS, EMAIL, PUSH, CHEQUE)
@@ -705,7 +706,11 @@ def test_the_status_counts_clients(ledger: Ledger) -> None:
     _settle(ledger, refused=[(5, ALL, True)], started=500 * hour)
     found = ledger.obligations.status(500 * hour, 24 * hour)
     assert (found["open"], found["parked"], found["past_target"], found["past_limit"]) == (4, 1, 2, 4)
-    assert found["by_age"] == {"under 1 h": 1, "1 to 24 h": 1, "24 to 48 h": 1, "over 48 h": 1}
+    assert [(one["upto_h"], one["open"]) for one in found["ages"]] == [
+        *((1, 1), (6, 1), (24, 0), (48, 1), (72, 0), (None, 1))
+    ]
+    assert ", ".join(withdrawals_text.ages(found["ages"])) == "1 under 1 h, 1 1 to 6 h, 1 24 to 48 h, 1 over 72 h"
+    assert found["last_acknowledged"] is None
     assert found["by_source"] == {"withdrawal": 5}
     assert found["oldest_started"] == 400 * hour
     listed = ledger.obligations.open_list(10)

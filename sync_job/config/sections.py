@@ -350,6 +350,7 @@ class ReportSettings(Section):
         le=1,
         description="the share of an export's rows that may stay undone, if known, before a run ends in 1",
     )
+    page: bool = Field(True, description="whether each run writes a page for people, report.html")
     keep_days: int = Field(100, ge=1, le=36500, description="days after which a report keeps its summary alone")
 
 

@@ -14,6 +14,7 @@ from itertools import takewhile
 
 from sync_job.delivery.breaker import Breaker
 from sync_job.delivery.limit import Law, Round
+from sync_job.delivery.round_trips import RoundTrips
 
 Clock = Callable[[], float]
 Later = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
@@ -84,6 +85,7 @@ class Limiter:
         guarded: bool = True,
     ) -> None:
         self.seen = Seen()
+        self.round_trips = RoundTrips()
         self._strays = 0  # given up as slots, and still on their way
         self._ceiling = ceiling
         self.rtt_s = 0.0  # the mean of late; 0 while nothing is known
@@ -188,6 +190,8 @@ class Limiter:
         """
         now = self._clock()
         good = sign is Sign.GOOD
+        if good:
+            self.round_trips.add(took_s)
         if good and not self._breaker.bad and not self._breaker.is_open:
             self._good_at, self._before_outage = now, self._law
             if self._throttled and ticket.sent > self._throttled_at:

@@ -412,16 +412,25 @@ class Ledger(Store):
 
     def unfinished(self) -> list[Run]:
         """Return the runs that died before they were reported, the oldest first."""
-        return [run for run in self.runs() if run.stage != "reported"]
+        return self._runs("WHERE stage != 'reported'")
 
     def runs(self) -> list[Run]:
         """Return the history, the oldest run first."""
-        query = "SELECT number, run, kind, stage, started, ended, exit, summary FROM runs ORDER BY number"
+        return self._runs("")
+
+    def _runs(self, which: str) -> list[Run]:
+        query = f"SELECT number, run, kind, stage, started, ended, exit, summary FROM runs {which} ORDER BY number"
         with files.loading(self.path):
             return [
                 Run(number, run, kind, stage, started, ended, code, json.loads(summary) if summary else None)
                 for number, run, kind, stage, started, ended, code, summary in self._rows(query)
             ]
+
+    def summaries(self, most: int) -> list[dict[str, Any]]:
+        """Return the summaries of the last runs that were reported, the oldest first."""
+        query = "SELECT summary FROM runs WHERE summary IS NOT NULL ORDER BY number DESC LIMIT ?"
+        with files.loading(self.path):
+            return [json.loads(summary) for (summary,) in reversed(self._rows(query, most))]
 
     # What is known of clients
 

@@ -31,6 +31,7 @@ CREATE TABLE waiting (
 )
 """
 _DAY_S = 86400.0
+_AGES_H = (1, 6, 24, 48, 72)  # where ages of what is owed are told apart
 # A night that begins a little earlier than the last one is a night later all the same.
 _SLACK_S = 3600.0
 _NOT_FOUND_DAYS, _OWED_DAYS, _OTHER_DAYS = (1, 7, 30), (1,), (1, 2, 4, 7)
@@ -234,6 +235,8 @@ class Obligations(Store):
         sources = self._rows(
             "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
         )
+        by_age = np.bincount(np.digitize(age[loose] / 3600, _AGES_H), minlength=len(_AGES_H) + 1)
+        ((last,),) = self._rows("SELECT max(acknowledged) FROM obligations WHERE source = 'withdrawal'")
         return {
             "open": int(np.count_nonzero(loose)),
             "parked": int(np.count_nonzero(owed.parked)),
@@ -241,16 +244,11 @@ class Obligations(Store):
             "past_limit": int(np.count_nonzero(loose & (owed.limit_at < now))),
             "oldest_started": float(owed.started[loose].min()) if loose.any() else None,
             "first_limit": float(owed.limit_at[loose].min()) if loose.any() else None,
-            "by_age": {
-                name: int(np.count_nonzero(loose & (age >= low * 3600) & (age < high * 3600)))
-                for name, low, high in (
-                    ("under 1 h", -np.inf, 1),
-                    ("1 to 24 h", 1, 24),
-                    ("24 to 48 h", 24, 48),
-                    ("over 48 h", 48, np.inf),
-                )
-            },
+            "ages": [
+                {"upto_h": upto, "open": count} for upto, count in zip((*_AGES_H, None), by_age.tolist(), strict=True)
+            ],
             "by_source": dict(sources),
+            "last_acknowledged": last,
         }
 
     def past_limit(self, now: float) -> int:

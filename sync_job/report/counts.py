@@ -88,12 +88,32 @@ def masked(text: str) -> str:
     return _IDS.sub("…", text)
 
 
+def held_against(codes: Iterable[Summary], before: Iterable[Mapping[str, Any]]) -> tuple[list[Summary], list[Summary]]:
+    """Return what the platform said, each with whether it is new *since* the run *before*, and what is gone since.
+
+    Both are as `by_message` returns them. What ended well, or was not sent, is neither new nor gone.
+    """
+    told = {_said(one): one for one in before if one["outcome"] in _NO}
+    now = [
+        one | ({"since": "known" if _said(one) in told else "new"} if one["outcome"] in _NO else {}) for one in codes
+    ]
+    gone = told.keys() - {_said(one) for one in now}
+    return now, [{name: told[said][name] for name in _SAID} for said in told if said in gone]
+
+
+_NO = ("refused", "exhausted")
+_SAID = ("outcome", "status", "code", "message")
+
+
+def _said(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(one[name] for name in _SAID)
+
+
 def by_message(codes: Iterable[Mapping[str, Any]]) -> list[Summary]:
     """Return how often each answer occurred in all legs together, the most frequent first, without ids."""
     found: dict[tuple[Any, ...], int] = {}
     for one in codes:
         key = one["outcome"], one["status"], one["code"], masked(str(one["message"]))
         found[key] = found.get(key, 0) + int(one["count"])
-    names = ("outcome", "status", "code", "message")
-    rows = [dict(zip(names, key, strict=True)) | {"count": count} for key, count in found.items()]
+    rows = [dict(zip(_SAID, key, strict=True)) | {"count": count} for key, count in found.items()]
     return sorted(rows, key=lambda one: -int(one["count"]))

@@ -1,6 +1,6 @@
 """Words for withdrawals: lists, what became of them, what is owed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sync_job.consent.lists import scope_text
@@ -93,6 +93,18 @@ def status(found: Mapping[str, Any]) -> str:
     return "\n".join(_status(found))
 
 
+def ages(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how many are owed for how long, but for none."""
+    after = 0
+    for one in found:
+        upto = one["upto_h"]
+        if one["open"]:
+            yield f"{one['open']:,} " + (
+                f"over {after} h" if not upto else f"{after} to {upto} h" if after else f"under {upto} h"
+            )
+        after = upto
+
+
 def _status(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"owed at {found['target']}: {text.counted(found['open'], 'client')}, {found['parked']:,} more are parked"
     if found["lists_waiting"]:
@@ -103,7 +115,7 @@ def _status(found: Mapping[str, Any]) -> Iterator[str]:
     if found["past_limit"]:
         yield f"  ! {found['past_limit']:,} are past their limit"
     if found["open"]:
-        yield f"  age        {text.named(found['by_age'], *found['by_age'])}"
+        yield f"  age        {', '.join(ages(found['ages']))}"
         yield f"  because of {text.named(found['by_source'], *found['by_source'])}"
     rows = [["Client", "channels", "since", "limit", "because of", "tries", "next try", "reference"]]
     for one in found["oldest"]:

@@ -1,8 +1,10 @@
 """How the sending of a leg went: figures for its report that neither plan nor journal has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sync_job.delivery import pool
+from sync_job.delivery.round_trips import RoundTrips
+from sync_job.runs.samples import Sample
 
 
 @dataclass
@@ -19,9 +21,15 @@ class Delivery:
     pauses: int = 0
     outages: int = 0
     once_more: int = 0
+    round_trips: RoundTrips = field(default_factory=RoundTrips, repr=False)
+    samples: list[Sample] = field(default_factory=list, repr=False)
+
+    def figures(self) -> dict[str, object]:
+        """Return what fits into a line of a log."""
+        return {name: value for name, value in vars(self).items() if name not in ("round_trips", "samples")}
 
     @classmethod
-    def of(cls, senders: pool.Pool) -> "Delivery":
+    def of(cls, senders: pool.Pool, samples: list[Sample]) -> "Delivery":
         """Return how a pool fared."""
         gate = senders.limiter
         return cls(
@@ -31,5 +39,7 @@ class Delivery:
             limit_met=gate.law.met,
             round_trip_s=round(gate.rtt_s, 4),
             once_more=senders.progress.once_more,
+            round_trips=gate.round_trips,
+            samples=samples,
             **vars(gate.seen),
         )

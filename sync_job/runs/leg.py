@@ -29,6 +29,7 @@ from sync_job.report import counts
 from sync_job.runs import anchoring, limits
 from sync_job.runs.delivered import Delivery
 from sync_job.runs.pace import Pace
+from sync_job.runs.samples import Sample, Samples
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
@@ -113,7 +114,7 @@ def deliver(
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
         state.ledger.about.learn(delivery.limit, rate)
-    _log.info("leg.committed", run=run, leg=number, rows=len(rows), **vars(delivery))
+    _log.info("leg.committed", run=run, leg=number, rows=len(rows), **delivery.figures())
     return stopped, delivery
 
 
@@ -124,6 +125,7 @@ async def _deliver(
 
     stop = Stop()
     asked: list[Exit] = []
+    samples = Samples()
     loop = asyncio.get_running_loop()
     journal = Journal(leg.journal, len(rows))
     delivery = settings.delivery
@@ -142,7 +144,7 @@ async def _deliver(
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
                 looking = _look(state, stop, manner)
-                watching = [group.create_task(_show(senders, watch, rows)), group.create_task(looking)]
+                watching = [group.create_task(_show(senders, watch, rows, samples)), group.create_task(looking)]
                 await senders.deliver(
                     islice(each(rows), manner.limit),
                     first=int(np.count_nonzero(rows.lane <= Lane.WITHDRAWAL)) if manner.canaries else 0,
@@ -152,7 +154,7 @@ async def _deliver(
                 for task in watching:
                     task.cancel()
         watch.at(senders.progress.settled)
-    return _stopped(settings, stop, asked, senders), Delivery.of(senders)
+    return _stopped(settings, stop, asked, senders), Delivery.of(senders, samples.points)
 
 
 @contextlib.contextmanager
@@ -210,14 +212,25 @@ def _tell(event: str, **fields: object) -> None:
     _log.info(event, **fields)
 
 
-async def _show(senders: pool.Pool, watch: Watch, rows: Rows) -> None:
+async def _show(senders: pool.Pool, watch: Watch, rows: Rows, samples: Samples) -> None:
     pace = Pace(time.monotonic())
-    while True:
-        done = senders.progress.settled
-        pace.at(done, time.monotonic())
-        lane = Lane(int(rows.lane[min(done, len(rows) - 1)]))
-        watch.at(done, note=_note(senders, pace, lane), rate=pace.rate)
-        await asyncio.sleep(_SHOW_S)
+    try:
+        while True:
+            done = senders.progress.settled
+            pace.at(done, time.monotonic())
+            lane = Lane(int(rows.lane[min(done, len(rows) - 1)]))
+            watch.at(done, note=_note(senders, pace, lane), rate=pace.rate)
+            samples.add(_sample(senders, pace))
+            await asyncio.sleep(_SHOW_S)
+    finally:
+        pace.at(senders.progress.settled, time.monotonic())
+        samples.points.append(_sample(senders, pace))
+
+
+def _sample(senders: pool.Pool, pace: Pace) -> Sample:
+    gate = senders.limiter
+    rate, limit, trip = round(pace.lately, 1), round(gate.law.value, 2), round(gate.rtt_s, 4)
+    return Sample(time.time(), senders.progress.settled, rate, limit, gate.in_flight, trip)
 
 
 def _note(senders: pool.Pool, pace: Pace, lane: Lane) -> str:

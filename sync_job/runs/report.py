@@ -1,8 +1,10 @@
 """What a run says of itself: the report object, its summary, and the report's files from plans and journals."""
 
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy as np
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.fold import Outcome
+from sync_job.delivery.round_trips import BOUNDS_S
 from sync_job.errors import Exit, gravest
 from sync_job.ledger import files, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts, results
 from sync_job.report.counts import Summary
+from sync_job.runs import samples
 from sync_job.runs.delivered import Delivery
 
 
@@ -121,7 +125,7 @@ def write(
     undone: list[tuple[str, str]] = []
     begun: list[float] = []
     settled: list[float] = []
-    requests = 0
+    requests = retries = 0
     with results.writing(folder, settings.report.results) as out:
         found = state.legs(findings.run)
         later = _later(found)
@@ -132,10 +136,14 @@ def write(
             begun += [times[0]] if times[0] is not None else []
             settled += [times[1]] if times[1] is not None else []
             requests += times[2]
+            retries += times[3]
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
     _judge_undone(state, settings, findings, undone, outcomes)
-    withdrawals = state.ledger.obligations.status(time.time(), 3600 * settings.withdrawals.target_h)
+    owed = settings.withdrawals
+    withdrawals = state.ledger.obligations.status(time.time(), 3600 * owed.target_h)
+    withdrawals |= {"target_h": owed.target_h, "limit_h": None if owed.profile else owed.limit_h}
+    said, gone = counts.held_against(counts.by_message(codes), _said_before(state, findings))
     if withdrawals["past_limit"]:
         findings.add(
             Exit.OBLIGATION,
@@ -168,11 +176,22 @@ def write(
         "outcomes": outcomes,
         "legs": legs,
         "delivery": _added(findings.deliveries),
+        "samples": [
+            {"s": round(one.at - findings.started, 1)} | {k: v for k, v in one._asdict().items() if k != "at"}
+            for one in samples.joined((one.samples, one.settled) for one in findings.deliveries)
+        ],
+        "round_trips": _round_trips(findings.deliveries),
         "requests": requests,
+        "retries": retries,
         "requests_per_s": round(requests / span, 1) if span > 0 else 0.0,
-        "codes": counts.by_message(codes),
+        "codes": said,
+        "gone": gone,
         "seconds": watch.seconds,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "folder": str(folder.absolute()),
+        "page": str(folder.absolute() / "report.html") if settings.report.page else None,
+        "settings": settings.model_dump(mode="json"),
+        "version": version("consent-sync"),
     }
     counts.check(summary)
     files.replace_json(folder / "summary.json", summary)
@@ -200,13 +219,15 @@ def _later(legs: list[Leg]) -> dict[int, Ids]:
 
 def _write_leg(
     leg: Leg, out: results.Results, undone: list[tuple[str, str]], later: Ids | None
-) -> tuple[dict[str, int], list[Summary], tuple[float | None, float | None, int]]:
+) -> tuple[dict[str, int], list[Summary], tuple[float | None, float | None, int, int]]:
     rows, _ = tables.read_plan(leg.plan)
     totals: list[Mapping[str, int]] = []
+    retries = 0
     with Reading(leg.journal, len(rows), time.time()) as journal:
         for part in journal.parts():
             chosen = rows.at(slice(part.start, part.start + len(part)))
             out.write(leg.number, chosen, part)
+            retries += int(np.maximum(part.attempts - 1, 0).sum())
             ended = part.outcome
             if later is not None:
                 last = ~np.isin(chosen.client, later)
@@ -220,7 +241,26 @@ def _write_leg(
             {"outcome": outcome.name.lower(), "status": status, "code": code, "message": message, "count": count}
             for outcome, status, code, message, count in journal.codes()
         ]
-        return counts.added(totals), codes, journal.times()
+        return counts.added(totals), codes, (*journal.times(), retries)
+
+
+def _said_before(state: State, findings: Findings) -> list[Summary]:
+    """Return what the platform said in the run before, of those with an export or of those without, as this one is."""
+    for one in reversed(state.ledger.summaries(_LOOKED_THROUGH)):
+        if bool(one.get("export")) == bool(findings.export):
+            found: list[Summary] = one["codes"]
+            return found
+    return []
+
+
+def _round_trips(deliveries: list[Delivery]) -> Summary:
+    """Return how long good answers took in all legs, as a histogram."""
+    counts_ = [sum(one) for one in zip(*(one.round_trips.counts for one in deliveries), strict=True)]
+    return {
+        "bounds_s": list(BOUNDS_S),
+        "counts": counts_ or [0] * (len(BOUNDS_S) + 1),
+        "sum_s": round(sum(one.round_trips.sum_s for one in deliveries), 3),
+    }
 
 
 def _added(deliveries: list[Delivery]) -> Summary | None:
@@ -237,6 +277,7 @@ def _added(deliveries: list[Delivery]) -> Summary | None:
     }
 
 
+_LOOKED_THROUGH = 200  # runs back, for the last one of its kind
 _UNDONE_KEPT = 100_000  # what the next run can know again; a run that leaves more undone is not fine anyway
 
 
