@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory lock clean
+.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory picture lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -48,10 +48,16 @@ cost: $(SET_UP)   ## what the machinery of sending costs beside a bare aiohttp l
 memory: $(SET_UP)   ## what runs of 1, 5 and 10 million rows hold in memory, and whether it grows while they send
 	@$(BIN)/python -m benchmarks.memory
 
+picture: $(SET_UP)   ## the picture of a report page in README, of what `make demo` left: writes docs/report.png (needs chromium)
+	@$(BIN)/python -m tests.picture
+
 lock: $(SET_UP)   ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install -q pip-tools
 	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --strip-extras --allow-unsafe --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
+	@$(BIN)/pip-compile -q --extra remote --extra holidays --build-deps-for wheel --constraint requirements.lock \
+		--generate-hashes --strip-extras --allow-unsafe --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o deploy/requirements.lock pyproject.toml
 
 $(SET_UP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "consent-sync needs Python 3.11 or later")'
@@ -62,4 +68,4 @@ $(SET_UP): requirements.lock pyproject.toml
 	@touch $@
 
 clean:            ## remove what make has made
-	@rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv demo artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis

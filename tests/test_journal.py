@@ -1,4 +1,5 @@
 import asyncio
+import re
 import selectors
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ import pytest
 
 from sync_job.consent.fold import DOUBT_DENIALS, DOUBT_WHOLE, Outcome
 from sync_job.errors import StateDamagedError, StorageError
-from sync_job.ledger.journal import INTERVAL_S, LEAST_AHEAD, Journal, Reading, Settled
+from sync_job.ledger.journal import INTERVAL_S, LEAST_AHEAD, MOST_SAID, OTHERS, Journal, Reading, Settled
 
 NOW = 5000.0
 
@@ -204,7 +205,7 @@ def test_a_commit_of_many_rows_has_all_of_them(tmp_path: Path, rows: int) -> Non
     expected = [settled(row) for row in range(rows)]
     assert part.outcome.tolist() == [one.outcome for one in expected]
     assert part.attempts.tolist() == [one.attempts for one in expected]
-    assert part.message == [one.message for one in expected]
+    assert part.message.tolist() == [one.message for one in expected]
     assert part.first_sent.tolist() == [one.first_sent for one in expected]
     assert part.settled.tolist() == [one.settled for one in expected]
 
@@ -277,16 +278,41 @@ def test_everything_of_a_settled_row_is_read_back(tmp_path: Path) -> None:
         assert part.doubt.tolist() == [0, DOUBT_WHOLE, 3]
         assert part.doubt_at.tolist() == [0, NOW, 12.5]
         assert part.attempts.tolist() == [0, 0, 4]
-        assert part.status == [None, None, 200]
-        assert part.code == [None, None, 8]
-        assert part.message == ["", None, "Участник"]
+        assert part.status.tolist() == [None, None, 200]
+        assert part.code.tolist() == [None, None, 8]
+        assert part.message.tolist() == ["", None, "Участник"]
         assert np.isnan(part.first_sent).tolist() == [True, True, False]
         assert (part.first_sent[2], part.settled[2]) == (10.25, 13.75)
-        assert found.codes() == [
+        assert found.codes(str) == [
             (Outcome.DELIVERED, None, None, "", 1),
             (Outcome.REFUSED, 200, 8, "Участник", 1),
         ]
-        assert found.times() == (10.25, 13.75, 4)
+
+
+def test_answers_are_counted_by_what_tells_them_apart(tmp_path: Path) -> None:
+    """Messages that are the same but for an id are one; beyond the most frequent those of an outcome are one line."""
+    names = [chr(0x430 + n // 26) + chr(97 + n % 26) for n in range(MOST_SAID + 10)]
+    said = [f"client {1000 + n} unknown" for n in range(30)] + ["busy"] * 5 + names
+    ended = [Outcome.REFUSED] * 30 + [Outcome.EXHAUSTED] * 5 + [Outcome.REFUSED] * len(names)
+    rows = [Settled(row, outcome, message=one) for row, (outcome, one) in enumerate(zip(ended, said, strict=True))]
+    rows += [Settled(len(rows) + n, Outcome.DELIVERED, status=200, code=0, message=f"ok {n}") for n in range(20)]
+
+    async def main(journal: Journal) -> None:
+        for one in rows:
+            await journal.clear(one.row)
+            journal.settle(one)
+
+    path = tmp_path / "journal.db"
+    _write(path, len(rows), main)
+    with Reading(path, len(rows), NOW) as found:
+        codes = found.codes(lambda one: re.sub(r"\d+", "…", one))
+    assert codes[:3] == [
+        (Outcome.REFUSED, None, None, "client … unknown", 30),
+        (Outcome.DELIVERED, 200, 0, "", 20),
+        (Outcome.EXHAUSTED, None, None, "busy", 5),
+    ]
+    assert codes[-1] == (Outcome.REFUSED, None, None, OTHERS, 13)
+    assert (len(codes), sum(one[-1] for one in codes)) == (MOST_SAID + 1, len(rows))
 
 
 def test_unsettled_rows_before_the_mark_are_in_doubt(tmp_path: Path) -> None:
@@ -403,8 +429,7 @@ def test_a_journal_that_was_never_begun_says_nothing_was_dispatched(tmp_path: Pa
             endings = found.endings()
             assert endings.outcome.tolist() == [Outcome.DEFERRED] * 3
             assert endings.doubt.tolist() == [0, 0, 0]
-            assert found.codes() == []
-            assert found.times() == (None, None, 0)
+            assert found.codes(str) == []
     assert not (tmp_path / "none.db").exists()
 
 
@@ -413,7 +438,6 @@ def test_a_journal_without_rows_is_read(tmp_path: Path) -> None:
     _write(tmp_path / "journal.db", 3, _die)
     with Reading(tmp_path / "journal.db", 3, NOW) as found:
         assert found.mark == 0
-        assert found.times() == (None, None, 0)
 
 
 def test_the_journal_of_another_plan_is_refused(tmp_path: Path) -> None:

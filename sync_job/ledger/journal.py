@@ -8,13 +8,13 @@ is durable before any row beyond it is dispatched, so that after a kill every ro
 import asyncio
 import sqlite3
 from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ from sync_job.ledger import files
 
 VERSION = 1
 INTERVAL_S = 0.1  # between group commits: what a kill leaves in doubt beside the requests in flight
+MOST_SAID = 200
+OTHERS = "(others)"  # in the place of the Messages beyond the most frequent
 LEAST_AHEAD = 64  # rows that the mark is ahead of the last dispatch, at least
 _SCHEMA = """
 CREATE TABLE about (version INTEGER NOT NULL, rows INTEGER NOT NULL, mark INTEGER NOT NULL, seal INTEGER NOT NULL);
@@ -221,9 +223,9 @@ class Part:
     doubt: Bytes
     doubt_at: npt.NDArray[np.float64]
     attempts: npt.NDArray[np.int64]
-    status: list[int | None]
-    code: list[int | None]
-    message: list[str | None]
+    status: npt.NDArray[np.object_]  # of int or None, as code
+    code: npt.NDArray[np.object_]
+    message: npt.NDArray[np.object_]  # of str or None
     first_sent: npt.NDArray[np.float64]
     settled: npt.NDArray[np.float64]
 
@@ -275,7 +277,7 @@ class Reading:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def parts(self, size: int = 1 << 16) -> Iterator[Part]:
+    def parts(self, size: int = 1 << 14) -> Iterator[Part]:
         """Yield the plan's rows in stretches of *size*.
 
         A row before the mark that did not settle was dispatched by a run that died: deferred, and in doubt since now.
@@ -311,9 +313,7 @@ class Reading:
         outcome, denials, doubt = (np.zeros(count, np.uint8) for _ in range(3))
         doubt_at, first_sent, settled = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
         attempts = np.zeros(count, np.int64)
-        status: list[int | None] = [None] * count
-        code: list[int | None] = [None] * count
-        message: list[str | None] = [None] * count
+        status, code, message = (np.full(count, None, np.object_) for _ in range(3))
         if rows:
             columns = list(zip(*rows, strict=True))
             if list(columns[11]) != _seals(columns[:11]):
@@ -322,8 +322,8 @@ class Reading:
             outcome[at], denials[at], doubt[at], doubt_at[at], attempts[at] = columns[1:6]
             first_sent[at] = np.array(columns[9], np.float64)
             settled[at] = columns[10]
-            for place, *answer in zip(at.tolist(), *columns[6:9], strict=True):
-                status[place], code[place], message[place] = answer
+            for one, said in zip((status, code, message), columns[6:9], strict=True):
+                one[at] = said
         unsettled = (outcome == Outcome.OPEN) & (np.arange(start, stop) < self.mark)
         outcome[outcome == Outcome.OPEN] = Outcome.DEFERRED
         doubt[unsettled] = DOUBT_WHOLE
@@ -348,23 +348,24 @@ class Reading:
             unknown[part.start + refused] = [part.code[place] in not_found for place in refused]
         return Endings(outcome, denials, doubt, doubt_at), settled, unknown
 
-    def codes(self) -> list[tuple[Outcome, int | None, int | None, str, int]]:
-        """Return how often each outcome, HTTP status, ErrorCode and Message occurred, the most frequent first."""
+    def codes(self, plain: Callable[[str], str]) -> list[tuple[Outcome, int | None, int | None, str, int]]:
+        """Return how often each outcome, HTTP status, ErrorCode and Message occurred, the most frequent first.
+
+        Messages that *plain* makes the same are one, and of delivered rows there is none. What occurred beside the
+        MOST_SAID most frequent is one a line for each outcome.
+        """
         if not self._connection:
             return []
         with files.loading(self._path):
-            query = (
-                "SELECT outcome, status, code, message, count(*) FROM settled "
-                "GROUP BY outcome, status, code, message ORDER BY count(*) DESC, outcome LIMIT 200"
+            self._connection.create_function("plain", 1, lambda said: plain(said or ""), deterministic=True)
+            found = self._connection.execute(
+                "SELECT outcome, status, code, '', count(*) FROM settled WHERE outcome = ?1 GROUP BY status, code "
+                "UNION ALL SELECT outcome, status, code, plain(message) AS said, count(*) FROM settled "
+                "WHERE outcome != ?1 GROUP BY outcome, status, code, said ORDER BY 5 DESC, 1",
+                (int(Outcome.DELIVERED),),
             )
-            return [(Outcome(row[0]), *row[1:]) for row in self._connection.execute(query)]
-
-    def times(self) -> tuple[float | None, float | None, int]:
-        """Return when the first request was sent, when the last row settled, and how many requests there were."""
-        if not self._connection:
-            return None, None, 0
-        with files.loading(self._path):
-            first, last, attempts = self._connection.execute(
-                "SELECT min(first_sent), max(settled), coalesce(sum(attempts), 0) FROM settled"
-            ).fetchone()
-        return first, last, int(attempts)
+            listed = [(Outcome(row[0]), *row[1:]) for row in islice(found, MOST_SAID)]
+            rest = Counter[int]()
+            for outcome, _, _, _, count in found:
+                rest[outcome] += count
+        return listed + [(Outcome(outcome), None, None, OTHERS, count) for outcome, count in sorted(rest.items())]

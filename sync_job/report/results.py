@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
         ("settled", pa.timestamp("ms", "UTC")),
     ]
 )
+# pyarrow asks for the zone at each time that it writes as text, which is most of the time that a file takes.
+_TEXT_SCHEMA = pa.schema([(one.name, pa.string() if pa.types.is_timestamp(one.type) else one.type) for one in SCHEMA])
 _ROWS = 1 << 16
 _LETTERS = pa.array([letters(byte) for byte in range(256)])
 _NAMES = pa.array(
@@ -101,8 +103,8 @@ class Ended(Protocol):
 class Results:
     """Writes one results file, part by part."""
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    def __init__(self, writer: Any, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
 
     def write(self, leg: int, rows: Rows, ended: Ended) -> None:
         """Add rows of a leg, and how they ended."""
@@ -126,10 +128,10 @@ class Results:
                     pa.array(ended.status, pa.int16()),
                     pa.array(ended.code, pa.int64()),
                     pa.array([text or "" for text in ended.message], pa.string()),
-                    _times(ended.first_sent),
-                    _times(ended.settled),
+                    _times(ended.first_sent, self._schema.field("first_sent").type),
+                    _times(ended.settled, self._schema.field("settled").type),
                 ],
-                schema=SCHEMA,
+                schema=self._schema,
             )
         )
 
@@ -171,10 +173,13 @@ def _index(values: Bytes) -> pa.Array:
     return pa.array(values.astype(np.int32))
 
 
-def _times(seconds: npt.NDArray[np.float64]) -> pa.Array:
+def _times(seconds: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:
     known = ~np.isnan(seconds)
     numbers = np.where(known, np.nan_to_num(seconds) * 1000, 0).astype(np.int64)
-    return pa.array(numbers, pa.int64(), mask=~known).cast(pa.timestamp("ms", "UTC"))
+    times = pa.array(numbers, pa.int64(), mask=~known)
+    if not pa.types.is_string(kind):
+        return times.cast(kind)
+    return pc.binary_join_element_wise(times.cast(pa.timestamp("ms")).cast(kind), "Z", "")
 
 
 @contextmanager
@@ -188,9 +193,11 @@ def writing(folder: Path, format_: Literal["csv", "parquet"]) -> Iterator[Result
     temporary = folder / f".results.{format_}.new"
     open_private(temporary)
     try:
-        writer = pa.csv.CSVWriter(str(temporary), SCHEMA) if format_ == "csv" else pq.ParquetWriter(temporary, SCHEMA)
+        csv = format_ == "csv"
+        schema = _TEXT_SCHEMA if csv else SCHEMA
+        writer = pa.csv.CSVWriter(str(temporary), schema) if csv else pq.ParquetWriter(temporary, schema)
         with writer:
-            yield Results(writer)
+            yield Results(writer, schema)
         flush(temporary)  # The plan and the journal go soon: it must not be an empty file that is left of them.
         temporary.replace(path)
         flush(folder)

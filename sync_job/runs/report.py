@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from sync_job.consent.fold import Outcome
 from sync_job.delivery.round_trips import BOUNDS_S
 from sync_job.errors import Exit, gravest
 from sync_job.ledger import files, tables
-from sync_job.ledger.journal import Reading
+from sync_job.ledger.journal import Part, Reading
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts, results
 from sync_job.report.counts import Summary
@@ -123,20 +123,15 @@ def write(
     legs: list[Summary] = []
     codes: list[Summary] = []
     undone: list[tuple[str, str]] = []
-    begun: list[float] = []
-    settled: list[float] = []
-    requests = retries = 0
+    sent = _Sent()
     with results.writing(folder, settings.report.results) as out:
         found = state.legs(findings.run)
         later = _later(found)
         for leg in found:
-            ended_so, leg_codes, times = _write_leg(leg, out, undone, later.get(leg.number))
+            ended_so, leg_codes, leg_sent = _write_leg(leg, out, undone, later.get(leg.number))
             legs.append({"leg": leg.number} | ended_so)
             codes += leg_codes
-            begun += [times[0]] if times[0] is not None else []
-            settled += [times[1]] if times[1] is not None else []
-            requests += times[2]
-            retries += times[3]
+            sent = sent.joined(leg_sent)
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
     _judge_undone(state, settings, findings, undone, outcomes)
@@ -151,7 +146,6 @@ def write(
             "`consent-sync withdrawals status` lists them",
         )
     watch.lap("report")
-    span = max(settled) - min(begun) if begun and settled else 0.0
     summary: Summary = {
         "kind": findings.kind,
         "run": findings.run,
@@ -181,9 +175,9 @@ def write(
             for one in samples.joined((one.samples, one.settled) for one in findings.deliveries)
         ],
         "round_trips": _round_trips(findings.deliveries),
-        "requests": requests,
-        "retries": retries,
-        "requests_per_s": round(requests / span, 1) if span > 0 else 0.0,
+        "requests": sent.requests,
+        "retries": sent.retries,
+        "requests_per_s": round(sent.requests / sent.span_s, 1) if sent.span_s > 0 else 0.0,
         "codes": said,
         "gone": gone,
         "seconds": watch.seconds,
@@ -217,17 +211,49 @@ def _later(legs: list[Leg]) -> dict[int, Ids]:
     return found
 
 
+class _Sent(NamedTuple):
+    """When the first request was made and the last row settled (epoch seconds), and how many requests there were."""
+
+    first: float = np.inf
+    last: float = -np.inf
+    requests: int = 0
+    retries: int = 0
+
+    @property
+    def span_s(self) -> float:
+        return self.last - self.first if self.requests else 0.0
+
+    @classmethod
+    def of(cls, part: Part) -> "_Sent":
+        first, last = (times[~np.isnan(times)] for times in (part.first_sent, part.settled))
+        retries = np.maximum(part.attempts - 1, 0)
+        return cls(
+            float(first.min(initial=np.inf)),
+            float(last.max(initial=-np.inf)),
+            int(part.attempts.sum()),
+            int(retries.sum()),
+        )
+
+    def joined(self, more: "_Sent") -> "_Sent":
+        return _Sent(
+            min(self.first, more.first),
+            max(self.last, more.last),
+            self.requests + more.requests,
+            self.retries + more.retries,
+        )
+
+
 def _write_leg(
     leg: Leg, out: results.Results, undone: list[tuple[str, str]], later: Ids | None
-) -> tuple[dict[str, int], list[Summary], tuple[float | None, float | None, int, int]]:
+) -> tuple[dict[str, int], list[Summary], _Sent]:
     rows, _ = tables.read_plan(leg.plan)
     totals: list[Mapping[str, int]] = []
-    retries = 0
+    sent = _Sent()
     with Reading(leg.journal, len(rows), time.time()) as journal:
         for part in journal.parts():
             chosen = rows.at(slice(part.start, part.start + len(part)))
             out.write(leg.number, chosen, part)
-            retries += int(np.maximum(part.attempts - 1, 0).sum())
+            sent = sent.joined(_Sent.of(part))
             ended = part.outcome
             if later is not None:
                 last = ~np.isin(chosen.client, later)
@@ -239,9 +265,9 @@ def _write_leg(
                 undone += [(outcome.name.lower(), str(client)) for client in missed[:room].tolist()]
         codes = [
             {"outcome": outcome.name.lower(), "status": status, "code": code, "message": message, "count": count}
-            for outcome, status, code, message, count in journal.codes()
+            for outcome, status, code, message, count in journal.codes(counts.masked)
         ]
-        return counts.added(totals), codes, (*journal.times(), retries)
+        return counts.added(totals), codes, sent
 
 
 def _said_before(state: State, findings: Findings) -> list[Summary]:
