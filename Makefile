@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory picture lock clean
+.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory reporting picture lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
