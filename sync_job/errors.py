@@ -115,6 +115,13 @@ class CountsError(ConsentSyncError):
     exit_code = Exit.BUG
 
 
+def exit_of(error: BaseException) -> Exit:
+    """Return the exit code that a command ends with for an error; one that is none of ours is a bug."""
+    if isinstance(error, ConsentSyncError):
+        return error.exit_code
+    return Exit.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Exit.BUG
+
+
 def gravest(codes: set[Exit]) -> Exit:
     """Return the exit code that stands for all of *codes*; an empty set is OK."""
     return next((code for code in PRECEDENCE if code in codes), Exit.OK)

@@ -135,6 +135,15 @@ class Applied(Store):
         rows = self._rows("SELECT digest FROM applied WHERE kind = ? ORDER BY at DESC LIMIT 1", kind)
         return bool(rows) and rows[0][0] == digest
 
+    def read(self) -> tuple[float, float] | None:
+        """Return when the last applied export was applied first and last: how long it is the same; none before any."""
+        rows = self._rows(
+            "WITH newest AS (SELECT kind, digest FROM applied WHERE kind != 'part' ORDER BY at DESC LIMIT 1) "
+            "SELECT min(a.at), max(a.at) FROM applied a, newest n WHERE a.kind = n.kind AND a.at > (SELECT "
+            "coalesce(max(b.at), -1) FROM applied b WHERE b.kind = n.kind AND b.digest != n.digest)"
+        )
+        return (rows[0][0], rows[0][1]) if rows and rows[0][0] is not None else None
+
     def past(self, kind: Kind) -> Past:
         """Return what earlier exports were like, for the guards."""
         grants = [
