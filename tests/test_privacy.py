@@ -1,5 +1,6 @@
 """Where ids, preferences and secrets may stand, and where they may not: everything that a run writes is searched."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from sync_job.standin.contract import Answer
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests.commands import Cli
-from tests.shop import Shop
+from tests.listener import listening
+from tests.shop import FIELDS, Shop
 
 FIRST = 1_987_654_321  # an id that nothing else looks like
-TOKEN, BEARER = "55512345", "hush-hush-hush"
+TOKEN, BEARER, ADDRESS = "55512345", "hush-hush-hush", "T00-hush-B00"
 ENVIRONMENT = {
     "CONSENT_SYNC__ENDPOINT__TOKEN": TOKEN,
     "CONSENT_SYNC__ENDPOINT__AUTH__KIND": "bearer",
@@ -77,6 +79,51 @@ def test_ids_stand_in_lists_alone_and_secrets_nowhere(tmp_path: Path, command: C
                 assert b"19876543" not in content, path
         for secret in ("19876543", TOKEN, BEARER):
             assert secret not in said, [line for line in said.splitlines() if secret in line]
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_log_lines_and_notifications_name_nobody(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """Of a night in which everything goes wrong: no id at INFO and above, and no consent and no secret at any level."""
+    script = {FIRST + 2: Fault.REFUSE, FIRST + 3: Fault.ERROR_BEFORE, FIRST + 4: Fault.RESET_AFTER}
+    options = Options(
+        script=lambda _, client: script.get(client),
+        refusal=Answer(3, f"Client {FIRST + 2} is locked"),
+        bearer_token=BEARER,
+    )
+    with running(options) as platform, listening() as there:
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CONSENT_SYNC__NOTIFY__WEBHOOK", f"{there.url}/hook/{ADDRESS}")
+        monkeypatch.setenv("CONSENT_SYNC__NOTIFY__PING", f"{there.url}/ping/{ADDRESS}")
+        monkeypatch.setenv("CONSENT_SYNC__NOTIFY__PING_KINDS", "init,run,opt-out,drain")
+        monkeypatch.setenv("CONSENT_SYNC__NOTIFY__WHEN", "always")
+        monkeypatch.setenv("CONSENT_SYNC__DELIVERY__ATTEMPTS", "2")
+        shop = Shop(tmp_path, platform.url)
+        shop.write({FIRST + place: (True, place % 2 == 0, False, False) for place in range(30)})
+        (tmp_path / "list.csv").write_text("".join(f"{FIRST + place}\n" for place in (2, 5, 7)))
+        logged: list[str] = []
+        for arguments in (
+            ("init", shop.export, "--platform", "unknown", "--no-withdrawals"),
+            ("run",),
+            ("opt-out", tmp_path / "list.csv", "--received-at", "2026-11-24"),
+            ("drain",),
+            ("run",),
+            ("notify",),
+        ):
+            said = cli("--log-format", "json", "--log-level", level, *arguments, "--config", shop.config)
+            assert said.code in (0, 1, 5, 6, 7), said
+            logged += said.err.splitlines()
+        sent = [f"{one.content_type} {one.body}" for one in there.posts]
+    events = {json.loads(line)["event"] for line in logged}
+    assert {"run.ended", "list.absorbed", "change.refused", "change.exhausted", "notify.sent"} <= events
+    assert len(sent) > 10
+    never = (TOKEN, BEARER, ADDRESS, *FIELDS)
+    for line in [*logged, *sent]:
+        assert not [word for word in never if word in line], line
+    for line in [*(logged if level == "info" else []), *sent]:
+        assert "19876543" not in line, line
 
 
 def test_everything_with_ids_is_for_this_user_alone(tmp_path: Path, command: Command) -> None:
