@@ -95,13 +95,13 @@ class Authority:
         self._key = folder / "ca.key"
         self._openssl("req", "-x509", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate)
 
-    def sign(self, name: str, *extension: str) -> tuple[Path, Path]:
-        """Return certificate and key for *name*, signed by this CA."""
+    def sign(self, name: str, *extension: str, days: int = 2) -> tuple[Path, Path]:
+        """Return certificate and key for *name*, signed by this CA, good for so many *days*; -1 expired yesterday."""
         key, wish, signed, more = (self._folder / f"{name}.{end}" for end in ("key", "csr", "pem", "ext"))
         more.write_text("\n".join(extension))
         self._openssl("req", *_NEW_KEY[:-2], "-subj", f"/CN={name}", "-keyout", key, "-out", wish)
         ours = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial")
-        self._openssl("x509", "-req", "-in", wish, *ours, "-days", "2", "-extfile", more, "-out", signed)
+        self._openssl("x509", "-req", "-in", wish, *ours, "-days", days, "-extfile", more, "-out", signed)
         return signed, key
 
     def server(self) -> ssl.SSLContext:

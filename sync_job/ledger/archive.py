@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,41 @@ _LAYOUT = re.compile(
 )
 
 
+# Told how many bytes were read, of how many.
+Progress = Callable[[int, int], object]
+
+
+def _untold(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class _Counter:
+    """Tells how many bytes of *total* were read so far."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def add(self, count: int) -> None:
+        """Count some more."""
+        self.done += count
+        self.progress(self.done, self.total)
+
+
+class _Counted:
+    """A file that is counted as it is read."""
+
+    def __init__(self, file: BinaryIO, counter: _Counter) -> None:
+        self._file, self._counter = file, counter
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        piece = self._file.read(size)
+        self._counter.add(len(piece))
+        return piece
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a backup says of itself: whose state, how far it had come, when it was made (epoch seconds), its members.
@@ -52,7 +87,7 @@ class Manifest:
     members: dict[str, tuple[int, str]]
 
 
-def write(state: State, path: Path, *, target: str, now: float) -> Manifest:
+def write(state: State, path: Path, *, target: str, now: float, progress: Progress = _untold) -> Manifest:
     """Make a backup of *state* durable in *path*, beside a run that is under way; what it would not read is refused.
 
     Raises:
@@ -67,14 +102,16 @@ def write(state: State, path: Path, *, target: str, now: float) -> Manifest:
         _check(parts, target, state.folder)
         with State.open(parts, target, write=False) as copy:
             place = copy.ledger.place()
-        members = {name: digest(parts / name) for name in _names(parts)}
+        names = _names(parts)
+        counter = _Counter(progress, 2 * sum((parts / name).stat().st_size for name in names))
+        members = {name: digest(parts / name, counter) for name in names}
         manifest = Manifest(target, place["state"], place["run"], place["snapshot"], now, members)
-        files.replace(path, lambda temporary: _pack(temporary, parts, manifest))
+        files.replace(path, lambda temporary: _pack(temporary, parts, manifest, counter))
     return manifest
 
 
 @contextmanager
-def unpacked(path: Path, folder: Path, target: str) -> Iterator[tuple[Path, Manifest]]:
+def unpacked(path: Path, folder: Path, target: str, progress: Progress = _untold) -> Iterator[tuple[Path, Manifest]]:
     """Yield a folder beside *folder* with what the backup in *path* holds, and its manifest; everything is checked.
 
     The folder may be moved away, locked as it is; otherwise it is removed when the block ends.
@@ -84,7 +121,7 @@ def unpacked(path: Path, folder: Path, target: str) -> Iterator[tuple[Path, Mani
         ForeignStateError: when it is another target's.
     """
     with staging(folder.with_name(f".{folder.name}.new")) as parts:
-        manifest = _unpack(path, parts, target)
+        manifest = _unpack(path, parts, target, progress)
         with contextlib.suppress(StateError):  # what is wrong with it is said below
             Ledger.open(parts / "ledger.db", target, write=True).close()  # of an older version, perhaps
         try:
@@ -182,10 +219,15 @@ def _names(parts: Path) -> list[str]:
     return [name for name in found if _LAYOUT.fullmatch(name)]
 
 
-def digest(path: Path) -> tuple[int, str]:
-    """Return the size of a file in bytes, and the SHA-256 of its content."""
+def digest(path: Path, counter: _Counter | None = None) -> tuple[int, str]:
+    """Return the size of a file in bytes, and the SHA-256 of its content, counted as it is read."""
+    hasher = hashlib.sha256()
     with files.loading(path), path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+            if counter:
+                counter.add(len(chunk))
+        return path.stat().st_size, hasher.hexdigest()
 
 
 def _created(path: Path) -> BinaryIO:
@@ -195,7 +237,7 @@ def _created(path: Path) -> BinaryIO:
 # The archive
 
 
-def _pack(path: Path, parts: Path, manifest: Manifest) -> None:
+def _pack(path: Path, parts: Path, manifest: Manifest, counter: _Counter) -> None:
     said: dict[str, Any] = {"kind": "backup", "version": VERSION, **vars(manifest)}
     text = json.dumps(said | {"seal": seal(said)}, ensure_ascii=False, indent=1).encode()
     with tarfile.open(path, "w") as tar:
@@ -203,7 +245,7 @@ def _pack(path: Path, parts: Path, manifest: Manifest) -> None:
         tar.addfile(_member(_MANIFEST, len(text), manifest.made), io.BytesIO(text))
         for name, (size, _) in manifest.members.items():
             with (parts / name).open("rb") as file:
-                tar.addfile(_member(name, size, manifest.made), file)
+                tar.addfile(_member(name, size, manifest.made), _Counted(file, counter))
 
 
 def _member(name: str, size: int, made: float) -> tarfile.TarInfo:
@@ -212,19 +254,20 @@ def _member(name: str, size: int, made: float) -> tarfile.TarInfo:
     return info
 
 
-def _unpack(path: Path, parts: Path, target: str) -> Manifest:
+def _unpack(path: Path, parts: Path, target: str, progress: Progress) -> Manifest:
     """Write the members of a backup into *parts*, durably, each held against manifest and layout."""
     try:
         with tarfile.open(path, "r:") as tar:
             manifest = _manifest(tar, path, target)
             left = dict(manifest.members)
+            counter = _Counter(progress, sum(size for size, _ in left.values()))
             for member in tar:
                 if member.name == _MANIFEST:
                     continue
                 size, digest = left.pop(member.name)
                 if not member.isreg() or member.size != size or not _LAYOUT.fullmatch(member.name):
                     raise ValueError(f"{member.name} is not what the manifest says")
-                if _extract(tar, member, parts / member.name) != digest:
+                if _extract(tar, member, parts / member.name, counter) != digest:
                     raise ValueError(f"{member.name} does not match its digest")
             if left:
                 raise ValueError(f"{next(iter(left))} is missing")
@@ -259,7 +302,7 @@ def _manifest(tar: tarfile.TarFile, path: Path, target: str) -> Manifest:
     return Manifest(**said | {"members": {name: (size, digest) for name, (size, digest) in said["members"].items()}})
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> str:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path, counter: _Counter) -> str:
     """Write a member durably to *place*, and return the digest of its content."""
     file, hasher = tar.extractfile(member), hashlib.sha256()
     files.make_folder(place.parent)
@@ -267,6 +310,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> str:
         while chunk := file.read(_CHUNK) if file else b"":
             hasher.update(chunk)
             out.write(chunk)
+            counter.add(len(chunk))
         out.flush()
         os.fsync(out.fileno())
     files.sync_folder(place.parent)

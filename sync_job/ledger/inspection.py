@@ -63,12 +63,20 @@ class _Facts:
 _LEFT_S = 3600.0  # after which nobody is still writing what needs no lock
 
 
-def inspect(folder: Path, target: str, *, busy: bool, keys: Path | None = None) -> list[Finding]:
+def inspect(
+    folder: Path,
+    target: str,
+    *,
+    busy: bool,
+    keys: Path | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Finding]:
     """Return what is in the state *folder* of *target*, thing by thing, and beside it in *keys*.
 
-    *busy*: a run is under way, and what it may be writing is in use.
+    *busy*: a run is under way, and what it may be writing is in use. *progress* is told how many bytes were looked at,
+    of how many.
     """
-    looking = _Looking(folder, target, busy)
+    looking = _Looking(folder, target, busy, progress)
     if keys is not None:
         looking.anchor_first(keys)
     looking.state()
@@ -80,7 +88,9 @@ def inspect(folder: Path, target: str, *, busy: bool, keys: Path | None = None) 
 class _Looking:
     """One look at one state."""
 
-    def __init__(self, folder: Path, target: str, busy: bool) -> None:
+    def __init__(self, folder: Path, target: str, busy: bool, progress: Callable[[int, int], object]) -> None:
+        self._progress = progress
+        self._done, self._total = 0, sum(_size(path) for path in folder.rglob("*"))
         self._folder, self._target, self._busy = folder, target, busy
         self._root = folder
         self._prefix = ""
@@ -106,6 +116,9 @@ class _Looking:
             self._say(path, Verdict.OK, look())
         except StateError as exc:
             self._say(path, Verdict.DAMAGED, str(exc))
+        if path.is_relative_to(self._folder):
+            self._done += _size(path)
+            self._progress(self._done, self._total)
 
     def _orphan(self, path: Path, words: str, *, age_s: float = 0.0) -> None:
         """Say that nothing needs a thing, unless somebody may be writing it right now."""
@@ -348,6 +361,14 @@ class _Looking:
                 f"{there:,} codes of erased clients, and there were {self._facts.buried:,}: restore the folder of keys"
             )
         return f"{there:,} erased clients"
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 for a folder, and for what is gone by now."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _facts(path: Path, ledger: Ledger) -> _Facts:

@@ -1,24 +1,27 @@
 """`state backup` and `state restore`: the state of a target as one file, and back."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sync_job.config import Settings
 from sync_job.errors import ConfigError, StateError
-from sync_job.ledger import anchor, archive, files, inbox, pause
+from sync_job.ledger import anchor, archive, backed_up, files, inbox, pause
 from sync_job.ledger.anchor import Standing
+from sync_job.ledger.backed_up import BackedUp
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
+from sync_job.runs.watch import Watch
 
 
-def backup(settings: Settings, path: Path) -> Summary:
+def backup(settings: Settings, path: Path, watch: Watch | None = None) -> Summary:
     """Make a backup of the state in *path*, also while a run is under way, and return what is in it.
 
     Raises:
         ConfigError: when the file is there already, or would lie in the state or beside the keys.
         StateError: when the state is damaged, or the disk does not take it.
     """
-    folder, target = settings.state.path, settings.endpoint.target
+    folder, target, shown = settings.state.path, settings.endpoint.target, watch or Watch()
     for kept, why in (
         (folder, "it would be lost with the state"),
         (settings.state.keys, "nothing of it belongs there"),
@@ -28,7 +31,9 @@ def backup(settings: Settings, path: Path) -> Summary:
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: no such folder to write the backup into. Make it first.")
     with State.open(folder, target, write=False) as state:
-        made = archive.write(state, path.absolute(), target=target, now=time.time())
+        made = archive.write(state, path.absolute(), target=target, now=time.time(), progress=shown.at)
+    with suppress(StateError):  # `doctor` says that no backup is known; the one that was made is as good
+        backed_up.note(settings.state.keys, target, BackedUp(made.made, str(path.absolute())))
     return {
         "backup": str(path.absolute()),
         "bytes": path.stat().st_size,
@@ -42,7 +47,7 @@ def backup(settings: Settings, path: Path) -> Summary:
     }
 
 
-def restore(settings: Settings, path: Path) -> Summary:
+def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summary:
     """Put the state in the backup *path* into place, in one step, and return what has to be said of it next.
 
     Raises:
@@ -57,7 +62,7 @@ def restore(settings: Settings, path: Path) -> Summary:
             )
         if not path.is_file():
             raise ConfigError(f"{path}: no such file.")
-    with archive.unpacked(path, folder, target) as (parts, manifest):
+    with archive.unpacked(path, folder, target, (watch or Watch()).at) as (parts, manifest):
         with State.open(parts, target, write=True) as state:
             state.ledger.about.note_put_back()
             clients = state.ledger.clients()

@@ -7,7 +7,7 @@ from pathlib import Path
 from sync_job.config import Settings
 from sync_job.config.values import base_url
 from sync_job.errors import ConfigError, ForeignStateError, StateError
-from sync_job.ledger import anchor, files, ledger
+from sync_job.ledger import anchor, backed_up, files, ledger
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.report.counts import Summary
@@ -73,7 +73,8 @@ def _remove_keys(state: State, keys: Path, target: str) -> None:
     found = anchor.read(keys, target)
     if found is not None and found.state == state.ledger.place()["state"]:
         # The anchor last: as long as it is there, the rest is known to be ours.
-        for path in (*keys.glob(f"{anchor.tag(target)}.tombstones*"), keys / f"{anchor.tag(target)}.anchor.json"):
+        tombstones, backup = keys.glob(f"{anchor.tag(target)}.tombstones*"), backed_up.path(keys, target)
+        for path in (*tombstones, backup, keys / f"{anchor.tag(target)}.anchor.json"):
             files.remove(path)
 
 
