@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import completing, options
 from sync_job.errors import ConfigError
 
 
@@ -46,7 +46,7 @@ def backfill(
     Example: consent-sync backfill export.csv --denials --sample 10 --config backfill.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import backfills, night, planning
+    from sync_job.runs import backfills, measuring, night, notifying, planning
     from sync_job.runs.decide import Wish
 
     if everything and denials:
@@ -82,12 +82,15 @@ def backfill(
             raise typer.Exit(found["exit"])
         wish = options.approved(wish, found["granted"])
         backfills.refuse_unapproved(found["granted"], wish.approved)
-    report = night.run(settings, wish, options.watch(quiet, lines=True), kind="backfill")
+    with notifying.telling(settings, "backfill"), measuring.ending("backfill", settings):
+        report = night.run(settings, wish, options.watch(quiet, lines=True), kind="backfill")
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
 def undo(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The run: its id or number.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run: its id or number.", autocompletion=completing.runs)
+    ],
     config: options.ConfigOption,
     check: Annotated[bool, typer.Option("--check", help="Show what it would send; send nothing.")] = False,
     restrict_only: options.RestrictOption = False,
@@ -101,7 +104,7 @@ def undo(
     Example: consent-sync undo 12 --check --config nightly.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import night, planning
+    from sync_job.runs import measuring, night, notifying, planning
     from sync_job.runs import undo as runs
     from sync_job.runs.decide import Wish
 
@@ -112,5 +115,6 @@ def undo(
         found = planning.plan(settings, options.watch(quiet), None, wish, read)
         options.print_json(found) if as_json else typer.echo(plan_text.plan(found, str(config)))
         raise typer.Exit(found["exit"])
-    report = night.run(settings, wish, options.watch(quiet), kind="undo", read=read)
+    with notifying.telling(settings, "undo"), measuring.ending("undo", settings):
+        report = night.run(settings, wish, options.watch(quiet), kind="undo", read=read)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)

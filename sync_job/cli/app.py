@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sync_job.cli import again, clients, guarding, looking, options, state, trying, withdrawals
+from sync_job.cli import (
+    again,
+    clients,
+    completing,
+    doctor,
+    guarding,
+    helping,
+    looking,
+    options,
+    state,
+    trying,
+    withdrawals,
+)
 from sync_job.errors import ConfigError, ConsentSyncError, Exit
 
 if TYPE_CHECKING:
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="consent-sync",
     help="Keeps the consent that a loyalty platform holds equal to the consent that the CRM exports.",
+    epilog=helping.epilog("consent-sync run export.csv --config nightly.toml"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,9 +46,11 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import platform
         from importlib.metadata import version
 
-        typer.echo(f"consent-sync {version('consent-sync')}")
+        ours, python = version("consent-sync"), platform.python_version()
+        typer.echo(f"consent-sync {ours}, Python {python}, {platform.platform()}")
         raise typer.Exit
 
 
@@ -46,7 +61,7 @@ def _global(
         Literal["debug", "info", "warning", "error"] | None, typer.Option(help="What is logged.")
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and platform.")
     ] = False,
 ) -> None:
     from sync_job.runs import logs
@@ -83,6 +98,7 @@ def init(
     Example: consent-sync init export.csv --config nightly.toml --platform unknown --no-withdrawals
     """
     from sync_job.runs import init as runs
+    from sync_job.runs import measuring, notifying
     from sync_job.runs.intake import Listing
 
     if no_withdrawals == (withdrawals is not None):
@@ -103,14 +119,9 @@ def init(
     if withdrawals is not None:
         received = options.moment(received_at, settings, "--received-at")
         listing = Listing(withdrawals, received, scope, basis)
-    report = runs.init(
-        settings,
-        platform,
-        approve,
-        options.watch(quiet),
-        withdrawals=listing,
-        as_of=options.moment(as_of, settings, "--as-of"),
-    )
+    made = options.moment(as_of, settings, "--as-of")
+    with notifying.telling(settings, "init"), measuring.ending("init", settings):
+        report = runs.init(settings, platform, approve, options.watch(quiet), withdrawals=listing, as_of=made)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -142,7 +153,7 @@ def run(
 
     Example: consent-sync run export.csv --config nightly.toml
     """
-    from sync_job.runs import backfills, decide, night
+    from sync_job.runs import backfills, decide, measuring, night, notifying
     from sync_job.runs.decide import Wish
 
     settings = options.load(config, options.one_of(export, part))
@@ -156,7 +167,6 @@ def run(
         retry=retry_refused,
     )
     watch = options.watch(quiet)
-    options.await_export(settings, wait_for_export, watch, part=part is not None)
 
     def act() -> "Report":
         return night.run(settings, wish, watch)
@@ -164,8 +174,10 @@ def run(
     def take_over() -> "Report":
         return backfills.taking_over(settings, act, watch, ready=lambda: decide.look(settings))
 
-    # A part is no night: it waits for a backfill as it waits for any run.
-    report = options.waiting(wait_s, watch, act if part else take_over)
+    with notifying.telling(settings, "part" if part else "run"), measuring.ending("run", settings):
+        options.await_export(settings, wait_for_export, watch, part=part is not None)
+        # A part is no night: it waits for a backfill as it waits for any run.
+        report = options.waiting(wait_s, watch, act if part else take_over)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -175,7 +187,10 @@ def plan(
     export: options.ExportArgument = None,
     part: options.PartOption = None,
     as_of: options.AsOfOption = "",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the plan to this file, for `apply`.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write the plan to this file, for `apply`.", autocompletion=completing.files),
+    ] = None,
     restrict_only: options.RestrictOption = False,
     wait_for_export: options.WaitForExportOption = "",
     as_json: options.JsonOption = False,
@@ -204,7 +219,9 @@ def plan(
 
 @app.command()
 def apply(
-    path: Annotated[Path, typer.Argument(metavar="PLAN", help="What `plan -o` wrote.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="What `plan -o` wrote.", autocompletion=completing.files)
+    ],
     config: options.ConfigOption,
     until: options.UntilOption = "",
     as_json: options.JsonOption = False,
@@ -214,21 +231,27 @@ def apply(
 
     Example: consent-sync apply tonight.plan --config nightly.toml
     """
-    from sync_job.runs import planning
+    from sync_job.runs import measuring, notifying, planning
 
-    report = planning.apply(options.load(config), path, options.watch(quiet), options.time_of_day(until))
+    settings, ends = options.load(config), options.time_of_day(until)
+    with notifying.telling(settings, "apply"), measuring.ending("apply", settings):
+        report = planning.apply(settings, path, options.watch(quiet), ends)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
-for commands in (again, looking, withdrawals, guarding, state, clients, trying):
+for commands in (again, looking, withdrawals, guarding, state, clients, doctor, trying, completing):
     commands.add_to(app)
+helping.examples_last(app)
 
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn errors into messages on standard error and exit codes; a traceback is for a bug alone."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            options.end_watches()
     except ConsentSyncError as exc:
         typer.echo(f"consent-sync: {exc}", err=True)
         code = exc.exit_code
@@ -256,6 +279,7 @@ def exit_codes() -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; the process ends with its exit code."""
+    completing.prepare()
     with exit_codes():
         command: Callable[..., object] = app
         command(arguments)

@@ -34,11 +34,17 @@ def explain(
 
     settings = options.load(config, export)
     made = options.moment(as_of, settings, "--as-of")
-    found = runs.explain(settings, client, options.watch(quiet), with_export=bool(settings.export.path), as_of=made)
+    with options.showing(quiet, "opening the state") as shown:
+        found = runs.explain(settings, client, shown, with_export=bool(settings.export.path), as_of=made)
     options.print_json(found) if as_json else typer.echo(people_text.explained(found))
 
 
-def history(client: _Client, config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+def history(
+    client: _Client,
+    config: options.ConfigOption,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
     """Show what was sent of one client, when, and what was answered, from the reports that are kept.
 
     Example: consent-sync history 12345 --config nightly.toml
@@ -46,7 +52,8 @@ def history(client: _Client, config: options.ConfigOption, as_json: options.Json
     from sync_job.report import people_text
     from sync_job.runs import history as runs
 
-    found = runs.history(options.load(config), client)
+    with options.showing(quiet, "reading reports") as shown:
+        found = runs.history(options.load(config), client, shown)
     options.print_json(found) if as_json else typer.echo(people_text.history(found))
 
 
@@ -65,11 +72,16 @@ def forget(
     Example: consent-sync forget --client 12345 --request-ref R-77 --config nightly.toml
     """
     from sync_job.report import people_text
-    from sync_job.runs import forgetting
+    from sync_job.runs import forgetting, measuring, notifying
 
     settings = options.load(config)
     ids = forgetting.clients(settings, client or [], path, sheet=sheet, contacts=lookup)
-    found = forgetting.forget(settings, ids, request_ref, options.watch(quiet))
+    with (
+        notifying.telling(settings, "forget"),
+        measuring.ending("forget", settings),
+        options.showing(quiet, "erasing") as shown,
+    ):
+        found = forgetting.forget(settings, ids, request_ref, shown)
     options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
     raise typer.Exit(Exit(found["exit"]))
 

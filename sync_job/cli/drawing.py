@@ -2,11 +2,16 @@
 
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
 from sync_job.report.check_text import Part, plain
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDTH = 160  # where there is no terminal, whose lines would end anywhere
 _STYLES = {"unknown": "bold red", "denied": "yellow", "allowed": "green", "missing": "bold red"}
 
 
@@ -32,3 +37,10 @@ def show(parts: Iterator[Part]) -> None:
                 table.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
             console.print(table)
         console.print()
+
+
+def printed(said: "RenderableType") -> None:
+    """Print what rich draws to standard output."""
+    from rich.console import Console
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(said)

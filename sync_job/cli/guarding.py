@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import completing, options
 from sync_job.errors import ConfigError
 
 
@@ -20,7 +20,12 @@ def add_to(app: typer.Typer) -> None:
 def approve(
     config: options.ConfigOption,
     name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="The run that held it: its id or number; none to list them.")
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="The run that held it: its id or number; none to list them.",
+            autocompletion=completing.runs,
+        ),
     ] = None,
     export: Annotated[
         str | None, typer.Argument(metavar="EXPORT", help="With --now: what to run, instead of [export] path.")
@@ -43,7 +48,7 @@ def approve(
     Example: consent-sync approve 12 --grants 1204 --reason "spring campaign" --by "CRM lead" --config nightly.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import approving, night
+    from sync_job.runs import approving, measuring, night, notifying
     from sync_job.runs.decide import Wish
 
     if export and not now:
@@ -68,7 +73,8 @@ def approve(
         return
     if not as_json and sys.stdout.isatty():
         typer.echo(plan_text.approved(found.shown()))
-    report = night.run(settings, Wish(), options.watch(quiet))
+    with notifying.telling(settings, "run"), measuring.ending("run", settings):
+        report = night.run(settings, Wish(), options.watch(quiet))
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -92,7 +98,9 @@ def resume(config: options.ConfigOption) -> None:
     typer.echo(pausing.resume(options.load(config)))
 
 
-def purge(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+def purge(
+    config: options.ConfigOption, as_json: options.JsonOption = False, quiet: options.QuietOption = False
+) -> None:
     """Remove now what names clients in reports older than [report] keep_days; every run does it at its end.
 
     Example: consent-sync purge --config nightly.toml
@@ -100,5 +108,9 @@ def purge(config: options.ConfigOption, as_json: options.JsonOption = False) -> 
     from sync_job.report import state_text
     from sync_job.runs import purging
 
-    found = purging.purge(options.load(config))
-    options.print_json(found) if as_json else typer.echo(state_text.purged(found))
+    with options.showing(quiet, "removing"):
+        found = purging.purge(options.load(config))
+    if as_json:
+        options.print_json(found)
+    elif not quiet:
+        typer.echo(state_text.purged(found))

@@ -1,14 +1,19 @@
 """Commands that look and change nothing: an export, the snapshot, the runs so far, and what is running now."""
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sync_job.cli import drawing, options
+from sync_job.cli import completing, drawing, helping, options
 from sync_job.errors import ConfigError
 
-_snapshot = typer.Typer(help="What the platform is known to hold, and what is due.", no_args_is_help=True)
+_snapshot = typer.Typer(
+    help="What the platform is known to hold, and what is due.",
+    epilog=helping.epilog("consent-sync snapshot show 12345 --config nightly.toml"),
+    no_args_is_help=True,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,13 +25,17 @@ def add_to(app: typer.Typer) -> None:
 
 def check(
     export: options.ExportArgument = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration (TOML).", autocompletion=completing.configurations),
+    ] = None,
     as_of: options.AsOfOption = "",
     sheet: options.SheetOption = "",
     infer: Annotated[
         bool, typer.Option("--infer", help="Print the [export] section that would read the file, with reasons.")
     ] = False,
     as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Read configuration and export, and say what was seen. No request, no state.
 
@@ -48,10 +57,11 @@ def check(
     if sheet:
         settings = settings.model_copy(update={"sheet": sheet})
     if infer:
-        guesses = checking.infer(settings, where)
+        with options.showing(quiet, "looking at the file"):
+            guesses = checking.infer(settings, where)
         options.print_json({"guesses": guesses}) if as_json else typer.echo(infer_text.section(guesses))
         return
-    found = checking.check(settings, run_settings.zone, where, options.watch(False), made)
+    found = checking.check(settings, run_settings.zone, where, options.watch(quiet), made)
     options.print_json(found) if as_json else drawing.show(check_text.check(found))
 
 
@@ -84,8 +94,11 @@ def show(
 
 @_snapshot.command(name="export")
 def export_(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.", autocompletion=completing.files)
+    ],
     config: options.ConfigOption,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Write the whole snapshot to a file: Client, the four flags, and what is due.
 
@@ -93,8 +106,10 @@ def export_(
     """
     from sync_job.runs import look
 
-    count = look.export(options.load(config), out)
-    typer.echo(f"{count:,} clients written to {out}")
+    with options.showing(quiet, "writing the snapshot"):
+        count = look.export(options.load(config), out)
+    if not quiet:
+        typer.echo(f"{count:,} clients written to {out}")
 
 
 def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
@@ -112,19 +127,40 @@ def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> N
 def report(
     config: options.ConfigOption,
     name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's id or number; the last one if not given.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="A run's id or number; the last one if not given.", autocompletion=completing.runs
+        ),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open its page in the browser.")] = False,
+    index: Annotated[bool, typer.Option("--index", help="Make the page over all runs whose reports are kept.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show the report of a run again.
+    """Show the report of a run again, or its page.
 
-    Example: consent-sync report --config nightly.toml
+    Example: consent-sync report 12 --open --config nightly.toml
     """
-    from sync_job.report import text
+    settings = options.load(config)
+    if index and name:
+        raise ConfigError("report: --index is over all runs; name none.")
+    if open_ or index:
+        from sync_job.runs import pages
+
+        with options.showing(as_json, "drawing the page"):
+            path = pages.index(settings) if index else pages.of(settings, name)
+        options.print_json({"page": str(path)}) if as_json else typer.echo(path)
+        if open_ and not webbrowser.open(path.absolute().as_uri()):
+            raise ConfigError(f"There is no browser here; the page is {path}.")
+        return
     from sync_job.runs import look
 
-    found = look.report(options.load(config), name)
-    options.print_json(found) if as_json else typer.echo(text.summary(found, str(config)))
+    found, earlier = look.told(settings, name)
+    if as_json:
+        options.print_json(found)
+    else:
+        from sync_job.report import terminal
+
+        drawing.printed(terminal.report(found, earlier, str(config)))
 
 
 def status(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:

@@ -1,16 +1,20 @@
 """What the commands share: options, how settings are loaded, and how a result is told."""
 
+import contextlib
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from weakref import WeakSet
 
 import typer
 
+from sync_job.cli import completing
 from sync_job.errors import BusyError, ConfigError, PausedError
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ ConfigsOption = Annotated[
         "-c",
         help="The configuration (TOML); several, or a folder of them, for several brands.",
         exists=False,
+        autocompletion=completing.configurations,
     ),
 ]
 MapOption = Annotated[
@@ -58,7 +63,10 @@ WaitForExportOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept and reported.")]
 ByOption = Annotated[str, typer.Option(help="Who says so; it is kept and reported.")]
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration (TOML).")]
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", help="The configuration (TOML).", autocompletion=completing.configurations),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, and no summary of a run that went well.")
@@ -165,15 +173,41 @@ def time_of_day(text: str) -> str:
         raise ConfigError(f"--until: {exc}.") from exc
 
 
+_watches: WeakSet["Watch"] = WeakSet()
+
+
 def watch(quiet: bool, *, lines: bool = False) -> "Watch":
-    """Return what shows a run's progress: a bar on a terminal; elsewhere nothing, or *lines*, one a minute."""
-    if quiet or not (lines or sys.stderr.isatty()):
+    """Return what shows progress: a bar on a terminal; elsewhere nothing, or *lines*, one a minute.
+
+    A terminal that cannot move its cursor (TERM=dumb) is none.
+    """
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    if quiet or not (lines or terminal):
         from sync_job.runs.watch import Watch
 
         return Watch()
     from sync_job.cli.progress import Bar, Lines
 
-    return Bar() if sys.stderr.isatty() else Lines()
+    shown = Bar() if terminal else Lines()
+    _watches.add(shown)
+    return shown
+
+
+def end_watches() -> None:
+    """Take away what shows progress, so that the terminal is as it was, however a command ended."""
+    for one in _watches:
+        one.end()
+
+
+@contextlib.contextmanager
+def showing(quiet: bool, stage: str) -> Iterator["Watch"]:
+    """Show on a terminal that *stage* is under way, while the block runs."""
+    shown = watch(quiet)
+    shown.stage(stage)
+    try:
+        yield shown
+    finally:
+        shown.end()
 
 
 def print_json(found: object) -> None:
@@ -194,8 +228,12 @@ def tell(summary: Mapping[str, Any], config: Path, *, as_json: bool, quiet: bool
 
 def typed(said: str, to: str) -> int | None:
     """Return the number that a person typed at the terminal; none for anything else."""
+    end_watches()  # a bar would be drawn over what is typed
     typer.echo(said, err=True)
-    answer = typer.prompt(f"Type that number to {to}", err=True, default="", show_default=False)
+    try:
+        answer = typer.prompt(f"Type that number to {to}", err=True, default="", show_default=False)
+    except typer.Abort as exc:
+        raise KeyboardInterrupt from exc  # Ctrl-C at a question ends a command as it does anywhere
     return int(answer) if answer.strip().isdigit() else None
 
 

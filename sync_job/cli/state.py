@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import completing, helping, options
 from sync_job.errors import ConfigError
 
-_commands = typer.Typer(help="The state folder itself.", no_args_is_help=True)
+_commands = typer.Typer(
+    help="The state folder itself.",
+    epilog=helping.epilog("consent-sync state check --config nightly.toml"),
+    no_args_is_help=True,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,12 +54,15 @@ def restored(
     if withdrawals_since is not None:
         received = options.moment(received_at, settings, "--received-at")
         listing = Listing(withdrawals_since, received, scope, basis)
-    found = restoring.restored(settings, listing, by, options.watch(quiet), missing=missing)
+    with options.showing(quiet, "opening the state") as shown:
+        found = restoring.restored(settings, listing, by, shown, missing=missing)
     options.print_json(found) if as_json else typer.echo(plan_text.restored(found))
 
 
 @_commands.command()
-def check(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+def check(
+    config: options.ConfigOption, as_json: options.JsonOption = False, quiet: options.QuietOption = False
+) -> None:
     """Say of everything on disk what it is worth: whole, an orphan, too open, damaged. Changes nothing.
 
     Example: consent-sync state check --config nightly.toml
@@ -63,13 +70,19 @@ def check(config: options.ConfigOption, as_json: options.JsonOption = False) -> 
     from sync_job.report import state_text
     from sync_job.runs import inspecting
 
-    found = inspecting.check(options.load(config))
-    options.print_json(found) if as_json else typer.echo(state_text.checked(found))
+    with options.showing(quiet, "looking at the state") as shown:
+        found = inspecting.check(options.load(config), shown)
+    if as_json:
+        options.print_json(found)
+    elif found["exit"] or not quiet:
+        typer.echo(state_text.checked(found))
     raise typer.Exit(found["exit"])
 
 
 @_commands.command()
-def repair(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+def repair(
+    config: options.ConfigOption, as_json: options.JsonOption = False, quiet: options.QuietOption = False
+) -> None:
     """Remove what is provably nobody's, and mend modes; damage is left as it is.
 
     Example: consent-sync state repair --config nightly.toml
@@ -77,16 +90,26 @@ def repair(config: options.ConfigOption, as_json: options.JsonOption = False) ->
     from sync_job.report import state_text
     from sync_job.runs import inspecting
 
-    found = inspecting.repair(options.load(config))
-    options.print_json(found) if as_json else typer.echo(state_text.repaired(found))
+    with options.showing(quiet, "repairing the state"):
+        found = inspecting.repair(options.load(config))
+    if as_json:
+        options.print_json(found)
+    elif found["exit"] or not quiet:
+        typer.echo(state_text.repaired(found))
     raise typer.Exit(found["exit"])
 
 
 @_commands.command()
 def backup(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where the backup goes; it must not be there yet.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Where the backup goes; it must not be there yet.", autocompletion=completing.files
+        ),
+    ],
     config: options.ConfigOption,
     as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Write the state to one file, also while a run is under way. The folder of keys is not in it.
 
@@ -95,15 +118,22 @@ def backup(
     from sync_job.report import state_text
     from sync_job.runs import backups
 
-    found = backups.backup(options.load(config), path)
-    options.print_json(found) if as_json else typer.echo(state_text.backup(found))
+    with options.showing(quiet, "copying the state") as shown:
+        found = backups.backup(options.load(config), path, shown)
+    if as_json:
+        options.print_json(found)
+    elif not quiet:
+        typer.echo(state_text.backup(found))
 
 
 @_commands.command()
 def restore(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="What `state backup` wrote.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `state backup` wrote.", autocompletion=completing.files)
+    ],
     config: options.ConfigOption,
     as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Put a backup into place where there is no state; runs grant nothing until `state restored`.
 
@@ -112,13 +142,17 @@ def restore(
     from sync_job.report import state_text
     from sync_job.runs import backups
 
-    found = backups.restore(options.load(config), path)
+    with options.showing(quiet, "unpacking the backup") as shown:
+        found = backups.restore(options.load(config), path, shown)
     options.print_json(found) if as_json else typer.echo(state_text.restored(found))
 
 
 @_commands.command()
 def renumber(
-    path: Annotated[Path, typer.Argument(metavar="MAP", help="CSV or Parquet with old_id and new_id.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="MAP", help="CSV or Parquet with old_id and new_id.", autocompletion=completing.files),
+    ],
     config: options.ConfigOption,
     reason: options.ReasonOption = "",
     by: options.ByOption = "",
@@ -133,8 +167,12 @@ def renumber(
     from sync_job.report import plan_text
     from sync_job.runs import renumber as runs
 
-    settings, watch = options.load(config), options.watch(quiet)
-    found = runs.check(settings, path, watch) if check else runs.renumber(settings, path, watch, reason=reason, by=by)
+    settings = options.load(config)
+    with options.showing(quiet, "reading the map") as shown:
+        if check:
+            found = runs.check(settings, path, shown)
+        else:
+            found = runs.renumber(settings, path, shown, reason=reason, by=by)
     options.print_json(found) if as_json else typer.echo(plan_text.renumbered(found))
 
 

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import completing, options
 from sync_job.errors import ConfigError, Exit
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to *app*."""
     app.command(name="try")(try_)
+    app.command()(notify)
     app.command()(standin)
 
 
@@ -50,6 +51,19 @@ def try_(
     raise typer.Exit(ends.get(found.verdict.kind, Exit.ENDPOINT))
 
 
+def notify(config: options.ConfigOption, as_json: options.JsonOption = False) -> None:
+    """Post a test to the webhook and the ping of [notify], and say what came back; a monitor takes it for a success.
+
+    Example: consent-sync notify --config nightly.toml
+    """
+    from sync_job.report import notify as text
+    from sync_job.runs import notifying
+
+    found = notifying.try_(options.load(config))
+    options.print_json({"notices": found}) if as_json else typer.echo(text.answers(found))
+    raise typer.Exit(Exit.ENDPOINT if any(one["why"] for one in found) else Exit.OK)
+
+
 def standin(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 for any free one.")],
     latency_ms: Annotated[float, typer.Option(min=0, help="Milliseconds before each answer.")] = 0,
@@ -66,7 +80,9 @@ def standin(
     max_rps: Annotated[
         float, typer.Option(min=0, help="More requests a second are answered 429; 0 for any number.")
     ] = 0,
-    record: Annotated[Path | None, typer.Option(help="Keep what is held in this CSV file.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Keep what is held in this CSV file.", autocompletion=completing.files)
+    ] = None,
 ) -> None:
     """Run a stand-in of the platform on loopback, until it is interrupted.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import completing, helping, options
 from sync_job.errors import ConfigError, ConsentSyncError, Exit, gravest
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ T = TypeVar("T")
 _WaitOption = Annotated[
     float, typer.Option("--wait-s", min=0, help="Seconds to wait for a run that holds the lock to send it.")
 ]
-_commands = typer.Typer(help="What is owed to people who withdrew, and what became of it.", no_args_is_help=True)
+_commands = typer.Typer(
+    help="What is owed to people who withdrew, and what became of it.",
+    epilog=helping.epilog("consent-sync withdrawals status --config nightly.toml"),
+    no_args_is_help=True,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,7 +66,7 @@ def opt_out(
     Example: consent-sync opt-out opt-outs.csv --received-at 2026-11-24 --scope marketing --config nightly.toml
     """
     from sync_job.report import withdrawals_text as text
-    from sync_job.runs import drain, intake
+    from sync_job.runs import drain, intake, measuring
 
     targets = options.load_all(config)
     watch = options.watch(quiet)
@@ -81,7 +85,8 @@ def opt_out(
             return expect
         return options.typed(f"The list has {clients:,} clients, more than {most:,}.", "take it in")
 
-    taken = intake.take_in(targets, listing, confirm, watch)
+    with measuring.ending("opt-out", *targets):
+        taken = intake.take_in(targets, listing, confirm, watch)
     done: list[dict[str, Any]] = [_UNSENT for _ in taken]
     if not no_send:
         # The list is taken in: whatever the sending ends in is said beside that, and not in its place.
@@ -90,6 +95,7 @@ def opt_out(
     shown = []
     for one, outcome in zip(taken, done, strict=True):
         codes = {Exit(outcome["exit"]), Exit.ATTENTION if one.found.rejected else Exit.OK}
+        measuring.ended(one.settings, "opt-out", gravest(codes))
         shown.append(
             {
                 "target": one.settings.endpoint.target,
@@ -167,11 +173,15 @@ def drain(
     """
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import drain as runs
+    from sync_job.runs import measuring
 
     targets, watch = options.load_all(config), options.watch(quiet)
-    done = _sent_apart(
-        targets, lambda one, for_s: runs.drain_all([one], for_s, watch)[0], wait_s, raises=len(targets) == 1
-    )
+    with measuring.ending("drain", *targets):
+        done = _sent_apart(
+            targets, lambda one, for_s: runs.drain_all([one], for_s, watch)[0], wait_s, raises=len(targets) == 1
+        )
+    for one, found in zip(targets, done, strict=True):
+        measuring.ended(one, "drain", Exit(found["exit"]))
     shown = [{"target": one.endpoint.target, **found} for one, found in zip(targets, done, strict=True)]
     code = gravest({Exit(one["exit"]) for one in shown})
     if as_json:
@@ -182,12 +192,16 @@ def drain(
 
 
 def reconsent(
-    path: Annotated[str, typer.Argument(metavar="LEDGER", help="Evidence that people consented again.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="LEDGER", help="Evidence that people consented again.", autocompletion=completing.files),
+    ],
     config: options.ConfigsOption,
     columns: options.MapOption = None,
     sheet: options.SheetOption = "",
     lookup: options.LookupOption = "",
     as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Lift withdrawals of people who consented again, where the evidence is later than the withdrawal.
 
@@ -197,9 +211,9 @@ def reconsent(
     from sync_job.runs import withdrawing
 
     names = options.columns(columns)
-    found = _each(
-        options.load_all(config), lambda one: withdrawing.reconsent(one, path, names, sheet=sheet, contacts=lookup)
-    )
+    targets = options.load_all(config)
+    with options.showing(quiet, "reading the evidence"):
+        found = _each(targets, lambda one: withdrawing.reconsent(one, path, names, sheet=sheet, contacts=lookup))
     _show(found, text.reconsented, as_json=as_json)
     raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["refused"] or one["rejected"]))
 
@@ -294,8 +308,11 @@ def void(
 
 @_commands.command()
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A file ending in .csv or .parquet.", autocompletion=completing.files)
+    ],
     config: options.ConfigsOption,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Write every withdrawal to a file, in the columns of a list.
 
@@ -306,8 +323,10 @@ def export(
     targets = options.load_all(config)
     if len(targets) > 1:
         raise ConfigError("withdrawals export: one configuration at a time; each has a file of its own.")
-    count = withdrawing.export(targets[0], out)
-    typer.echo(f"{count:,} withdrawals written to {out}")
+    with options.showing(quiet, "writing withdrawals"):
+        count = withdrawing.export(targets[0], out)
+    if not quiet:
+        typer.echo(f"{count:,} withdrawals written to {out}")
 
 
 def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:

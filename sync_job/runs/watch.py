@@ -37,7 +37,8 @@ class Watch:
             self._say()
 
     def end(self) -> None:
-        """Say that there is nothing more to show."""
+        """Say that there is nothing more to show, nor to tell other processes: the next stage is of something else."""
+        self._folder = None
 
     def _say(self) -> None:
         self._said = time.monotonic()
