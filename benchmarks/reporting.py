@@ -108,7 +108,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), millions)
         command = [sys.executable, "-m", "benchmarks.reporting", "--report", name]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)  # noqa: S603 - our own
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - our own
+        found = json.loads(said.splitlines()[-1])  # below what is logged
     sys.stdout.write(
         f"{millions} million planned rows: files of the report {found['files']:.1f} s, page {found['page']:.1f} s; "
         f"{found['most']:,.0f} MB at most, {found['before']:,.0f} MB of them before it\n"

@@ -59,6 +59,8 @@ def main() -> None:
     print("\nreports:")
     for folder in sorted((DEMO / "reports").iterdir()):
         print(f"  {folder.relative_to(ROOT)}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    night = next((DEMO / "reports").glob("0003-*")) / "report.html"
+    print(f"the page of the second night, for a browser: {night.relative_to(ROOT)}")
     print(f"what the platform holds now: {(DEMO / 'platform.csv').relative_to(ROOT)}")
 
 

@@ -110,13 +110,14 @@ def run(settings: Settings, *, restrict_only: bool = False, limit: int | None = 
     """
     import structlog
 
-    from sync_job.runs import logs, night
+    from sync_job.runs import logs, measuring, night, notifying
     from sync_job.runs.decide import Wish
     from sync_job.runs.watch import Watch
 
     if not structlog.is_configured():
         logs.configure("console", "warning")
-    return night.run(settings, Wish(restrict_only=restrict_only, limit=limit), Watch())
+    with notifying.telling(settings, "run"), measuring.ending("run", settings):
+        return night.run(settings, Wish(restrict_only=restrict_only, limit=limit), Watch())
 
 
 def _frame(table: object) -> pd.DataFrame:

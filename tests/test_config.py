@@ -290,6 +290,8 @@ def test_wrong_value_of_a_variable_names_the_variable(file: Path, monkeypatch: p
         ('[endpoint.auth]\npassword = "hush"\n', "CONSENT_SYNC__ENDPOINT__AUTH__PASSWORD"),
         ('[endpoint.tls]\nkey_password = "hush"\n', "CONSENT_SYNC__ENDPOINT__TLS__KEY_PASSWORD"),
         ('proxy_auth = "user:hush"\n', "CONSENT_SYNC__ENDPOINT__PROXY_AUTH"),
+        ('[notify]\nwebhook = "https://chat.example.com/hush"\n', "CONSENT_SYNC__NOTIFY__WEBHOOK"),
+        ('[notify]\nping = "https://hc.example.com/hush"\n', "CONSENT_SYNC__NOTIFY__PING"),
     ],
 )
 def test_secrets_are_refused_in_the_file(file: Path, text: str, variable: str) -> None:

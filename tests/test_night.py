@@ -285,7 +285,7 @@ def test_the_files_of_a_report_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_report_says_how_it_was_sent(tmp_path: Path) -> None:
-    """Points over time, a histogram of good answers, retries, and what the platform said that is new since last time."""
+    """Points over time, a histogram of good answers, retries, and what the platform said that is new."""
 
     def busy(number: int, client: int) -> Fault | None:
         return Fault.ERROR_BEFORE if number % 10 == 0 else None

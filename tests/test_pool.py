@@ -543,9 +543,16 @@ def test_a_row_out_of_attempts_gets_one_more_pass_at_the_end() -> None:
 
 
 def test_without_such_rows_there_is_no_last_pass() -> None:
-    """Nothing is told, and nothing counted."""
+    """None is told of, and none counted."""
     ran = run(Endpoint({3: [ERROR] * 4 + [GOOD], 4: [NO]}), [DENIALS] * 50)
-    assert (ran.pool.progress.once_more, ran.told) == (0, [])
+    assert (ran.pool.progress.once_more, ran.told) == (0, ["change.refused"])
+
+
+def test_every_change_that_is_not_done_is_told_once() -> None:
+    """As it settles: one that is tried once more at the end not before that."""
+    ran = run(Endpoint({3: [ERROR] * 20, 4: [NO], 5: [NO]}), [DENIALS] * 50)
+    assert ran.counted() == {Outcome.DELIVERED: 47, Outcome.REFUSED: 2, Outcome.EXHAUSTED: 1}
+    assert ran.told == ["change.refused", "change.refused", "changes.once_more", "change.exhausted"]
 
 
 def test_rows_met_by_an_empty_budget_are_sent_at_the_end() -> None:

@@ -36,9 +36,9 @@ ENDED = Part(
     doubt=_bytes(DOUBT_WHOLE | DOUBT_DENIALS, 0),
     doubt_at=np.array([3.0, 0.0]),
     attempts=np.array([3, 0]),
-    status=[200, None],
-    code=[8, None],
-    message=['Участник, "не" найден\n', None],
+    status=np.array([200, None], np.object_),
+    code=np.array([8, None], np.object_),
+    message=np.array(['Участник, "не" найден\n', None], np.object_),
     first_sent=np.array([1700000000.123, np.nan]),
     settled=np.array([1700000001.5, np.nan]),
 )
@@ -125,7 +125,7 @@ def test_results_appear_whole_or_not_at_all(tmp_path: Path, format_: Literal["cs
     """What breaks off leaves the results of before."""
     path = tmp_path / f"results.{format_}"
     path.write_text("of before")
-    cut = dataclasses.replace(ENDED, status=[200])
+    cut = dataclasses.replace(ENDED, status=ENDED.status[:1])
     with pytest.raises(ValueError, match="length"), results.writing(tmp_path, format_) as out:
         out.write(1, ROWS, cut)
     assert path.read_text() == "of before"

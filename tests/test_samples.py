@@ -1,5 +1,7 @@
 """What is kept of how a run was sent: few points however long it takes, evenly spread, and none of them made up."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,5 +54,5 @@ def test_every_round_trip_is_counted_once(took: list[float]) -> None:
     for one in took:
         found.add(one)
     edges = (-1.0, *BOUNDS_S, float("inf"))
-    assert found.counts == [sum(low < one <= high for one in took) for low, high in zip(edges, edges[1:], strict=False)]
+    assert found.counts == [sum(low < one <= high for one in took) for low, high in pairwise(edges)]
     assert found.sum_s == sum(took)

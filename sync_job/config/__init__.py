@@ -3,7 +3,7 @@
 One section a consumer, which gets its own section and no more. `docs/configuration.md` describes every key.
 """
 
-from sync_job.config.loading import load
+from sync_job.config.loading import load, load_without_secrets
 from sync_job.config.sections import (
     AuthSettings,
     BlankSettings,
@@ -44,6 +44,7 @@ __all__ = [
     "is_loopback",
     "is_path",
     "load",
+    "load_without_secrets",
     "name_pattern",
     "section_of",
 ]

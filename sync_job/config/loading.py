@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from sync_job.config import values
-from sync_job.config.sections import AuthSettings, EndpointSettings, Settings, section_of
+from sync_job.config.sections import AuthSettings, EndpointSettings, NotifySettings, Settings, section_of
 from sync_job.config.values import PREFIX
 from sync_job.errors import ConfigError
 
@@ -25,19 +25,26 @@ _PATHS = (
     ("state", "path"),
     ("state", "keys"),
     ("report", "path"),
+    ("metrics", "textfile"),
 )
-_SECRETS = (
+SECRETS = (
     ("endpoint", "token"),
     ("endpoint", "proxy_auth"),
     ("endpoint", "auth", "bearer"),
     ("endpoint", "auth", "password"),
     ("endpoint", "tls", "key_password"),
+    ("notify", "webhook"),
+    ("notify", "ping"),
 )
-_SECRET_HEADERS = f"{PREFIX}ENDPOINT__SECRET_HEADERS"
+SECRET_HEADERS = f"{PREFIX}ENDPOINT__SECRET_HEADERS"
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Reads `CONSENT_SYNC__SECTION__KEY`, and `…_FILE` for secrets."""
+    """Reads `CONSENT_SYNC__SECTION__KEY`, and `…_FILE` for secrets; or all but the *secrets*."""
+
+    def __init__(self, settings_cls: type[Settings], *, secrets: bool) -> None:
+        super().__init__(settings_cls)
+        self._secrets = secrets
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return nothing: the whole environment is read at once."""
@@ -46,12 +53,15 @@ class _Environment(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in os.environ.items():
-            if not name.upper().startswith(PREFIX) or name.upper().startswith(f"{_SECRET_HEADERS}__"):
+            if not name.upper().startswith(PREFIX) or name.upper().startswith(f"{SECRET_HEADERS}__"):
                 continue
             parts = name[len(PREFIX) :].lower().split("__")
-            from_file = parts[-1].endswith("_file") and (*parts[:-1], parts[-1].removesuffix("_file")) in _SECRETS
+            from_file = parts[-1].endswith("_file") and (*parts[:-1], parts[-1].removesuffix("_file")) in SECRETS
             if from_file:
                 parts[-1] = parts[-1].removesuffix("_file")
+            if tuple(parts) in SECRETS and not self._secrets:
+                continue
+            if from_file:
                 value = _secret_file(name, value)
             *sections, key = _known_path(self.settings_cls, parts, f"environment variable {name}")
             place = found
@@ -99,9 +109,22 @@ def load(file: Path, **flags: Mapping[str, object]) -> Settings:
     Raises:
         ConfigError: naming each wrong key, what is wrong with it, and the nearest known name.
     """
+    return _load(file, flags, secrets=True)
+
+
+def load_without_secrets(file: Path, **flags: Mapping[str, object]) -> Settings:
+    """Return the settings as `load` does, as if no secret was needed and none was given: to look, and not to send.
+
+    Raises:
+        ConfigError: as `load`, for anything else.
+    """
+    return _load(file, flags, secrets=False)
+
+
+def _load(file: Path, flags: Mapping[str, Mapping[str, object]], *, secrets: bool) -> Settings:
     content = _read(file)
-    for path in _SECRETS:
-        if _get(content, path) is not None:
+    for path in SECRETS:
+        if secrets and _get(content, path) is not None:
             variable = PREFIX + "__".join(path).upper()
             raise ConfigError(
                 f"{file}: [{'.'.join(path[:-1])}] {path[-1]} is a secret and does not belong into the file: "
@@ -109,15 +132,17 @@ def load(file: Path, **flags: Mapping[str, object]) -> Settings:
             )
     for path in _PATHS:
         _resolve(content, path, file.parent.absolute())
-    content = _over(_over(content, _Environment(Settings)()), flags)
+    content = _over(_over(content, _Environment(Settings, secrets=secrets)()), flags)
     endpoint = content.get("endpoint")
     if isinstance(endpoint, dict):
-        content["endpoint"] = endpoint | {"secret_headers": _secret_headers(file, endpoint)}
+        headers = _secret_headers(file, endpoint) if secrets else _names_of_headers(endpoint)
+        content["endpoint"] = endpoint | {"secret_headers": headers}
     try:
         settings = Settings(**content)
     except ValidationError as exc:
         raise ConfigError("\n".join(_explain(file, exc))) from exc
-    _check(file, settings)
+    _check(file, settings, secrets=secrets)
+    settings.come_from(file)
     return settings
 
 
@@ -148,8 +173,8 @@ def _secret_headers(file: Path, endpoint: Mapping[str, Any]) -> list[dict[str, s
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f'{place}: not a list of names, as ["X-Api-Key"]; values come from {_SECRET_HEADERS}__….')
-    given = {name.upper(): name for name in os.environ if name.upper().startswith(f"{_SECRET_HEADERS}__")}
+        raise ConfigError(f'{place}: not a list of names, as ["X-Api-Key"]; values come from {SECRET_HEADERS}__….')
+    given = {name.upper(): name for name in os.environ if name.upper().startswith(f"{SECRET_HEADERS}__")}
     plain = endpoint.get("headers")
     seen = {name.lower() for name in plain} if isinstance(plain, dict) else set[str]()
     variables: dict[str, str] = {}
@@ -158,7 +183,7 @@ def _secret_headers(file: Path, endpoint: Mapping[str, Any]) -> list[dict[str, s
             values.check_header(name, seen)
         except ValueError as exc:
             raise ConfigError(f"{place}: {exc}.") from exc
-        variable = f"{_SECRET_HEADERS}__{name.upper().replace('-', '_')}"
+        variable = f"{SECRET_HEADERS}__{name.upper().replace('-', '_')}"
         if not values.VARIABLE_NAME.fullmatch(name) or variable in variables:
             raise ConfigError(f"{place}: {name!r} has no variable of its own: use letters, digits and - in its name.")
         variables[variable] = name
@@ -180,6 +205,14 @@ def _secret_headers(file: Path, endpoint: Mapping[str, Any]) -> list[dict[str, s
             "or unset it."
         )
     return found
+
+
+def _names_of_headers(endpoint: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the headers that `[endpoint] secret_headers` names, without their values."""
+    names = endpoint.get("secret_headers", [])
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    return [{"name": str(name), "value": ""} for name in names] if isinstance(names, list) else []
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,7 +279,7 @@ def _describe(path: list[str]) -> str:
     return f"{field.description}" + (f" ({', '.join(map(repr, choices))})" if choices else "")
 
 
-def _check(file: Path, settings: Settings) -> None:
+def _check(file: Path, settings: Settings, *, secrets: bool) -> None:
     """Refuse what single keys cannot show to be wrong."""
     state, keys = settings.state.path.absolute(), settings.state.keys.absolute()
     if keys == state or state in keys.parents:
@@ -260,8 +293,10 @@ def _check(file: Path, settings: Settings) -> None:
             int(token.get_secret_value())
         except ValueError:
             raise ConfigError(f"{PREFIX}ENDPOINT__TOKEN is not an integer, as the platform's Token is.") from None
-    _check_auth(file, settings.endpoint.auth)
+    if secrets:
+        _check_auth(file, settings.endpoint.auth)
     _check_connection(file, settings.endpoint)
+    _check_notify(settings.notify)
 
 
 def _check_auth(file: Path, auth: AuthSettings) -> None:
@@ -275,6 +310,16 @@ def _check_auth(file: Path, auth: AuthSettings) -> None:
         raise ConfigError(f'{file}: [endpoint.auth] kind = "{auth.kind}" needs {name}, or {name}_FILE.')
     if auth.kind == "bearer" and values.CONTROL.search(secret.get_secret_value()):
         raise ConfigError(f"{name} has a line's end or another control character, which no header can have.")
+
+
+def _check_notify(notify: NotifySettings) -> None:
+    for key, secret in (("WEBHOOK", notify.webhook), ("PING", notify.ping)):
+        url = secret.get_secret_value() if secret else "https:"
+        if not url.startswith("https:") and not notify.allow_plain_http and not values.is_loopback(url):
+            raise ConfigError(
+                f"{PREFIX}NOTIFY__{key} is plain http: whoever reads it on the way may speak in our name. Use https, "
+                "or say [notify] allow_plain_http = true if the network is yours to the last cable."
+            )
 
 
 def _check_connection(file: Path, endpoint: EndpointSettings) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -351,7 +351,37 @@ class ReportSettings(Section):
         description="the share of an export's rows that may stay undone, if known, before a run ends in 1",
     )
     page: bool = Field(True, description="whether each run writes a page for people, report.html")
+    language: Literal["en", "ru"] = Field("en", description="the language of that page")
     keep_days: int = Field(100, ge=1, le=36500, description="days after which a report keeps its summary alone")
+
+
+class MetricsSettings(Section):
+    """What a run leaves for Prometheus."""
+
+    textfile: values.MetricsFile = Field(
+        None, description="the text file that node_exporter's textfile collector reads; it ends in .prom"
+    )
+
+
+class NotifySettings(Section):
+    """Who is told how runs end."""
+
+    webhook: values.SecretAddress = Field(
+        None, description="where a message goes when a run has ended; from the environment or a file only"
+    )
+    format: Literal["json", "slack"] = Field("json", description="what the webhook takes; slack: a chat's messages")
+    when: Literal["change", "always", "trouble"] = Field(
+        "change", description="change: the state is not what was told last; trouble: whenever it is not fine"
+    )
+    ping: values.SecretAddress = Field(
+        None, description="the address of a monitor that waits for each run; from the environment or a file only"
+    )
+    ping_kinds: values.Kinds = Field(("run",), description="the kinds of runs that ping")
+    ping_attention: Literal["success", "fail"] = Field(
+        "success", description="what an exit code of 1 is to the monitor"
+    )
+    timeout_s: float = Field(5, gt=0, le=60, description="seconds that telling may take, twice a run at most")
+    allow_plain_http: bool = Field(False, description="whether these addresses may cross a network unencrypted")
 
 
 class Settings(BaseSettings):
@@ -367,6 +397,19 @@ class Settings(BaseSettings):
     guards: GuardSettings = Field(default_factory=lambda: GuardSettings.model_validate({}))
     state: StateSettings = Field(default_factory=lambda: StateSettings.model_validate({}))
     report: ReportSettings = Field(default_factory=lambda: ReportSettings.model_validate({}))
+    metrics: MetricsSettings = Field(default_factory=lambda: MetricsSettings.model_validate({}))
+    notify: NotifySettings = Field(default_factory=lambda: NotifySettings.model_validate({}))
+
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> str:
+        """The file that the settings come from, for commands that name it; "" for none."""
+        return str(self._file.absolute()) if self._file else ""
+
+    def come_from(self, file: Path) -> None:
+        """Note which file they come from."""
+        self._file = file
 
     @classmethod
     def settings_customise_sources(

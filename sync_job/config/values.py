@@ -11,7 +11,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, StrictInt, StrictStr
 
 from sync_job.consent import deadlines, lists
 from sync_job.consent.channels import FIELDS
@@ -27,6 +27,7 @@ _RESERVED = frozenset({
 })  # fmt: skip
 
 
+KINDS = ("run", "part", "backfill", "apply", "undo", "init", "drain", "opt-out", "forget")
 AS_OF = ("none", "mtime", "column:NAME", "filename:PATTERN", "flag")
 _DIRECTIVES = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}", "%": "%"}
 
@@ -180,6 +181,31 @@ def proxy(url: str) -> str:
     return url.rstrip("/")
 
 
+def secret_address(secret: SecretStr | None) -> SecretStr | None:
+    """Return *secret*, which is an http or https address, or none; what is wrong with it is said without it."""
+    if secret is None:
+        return None
+    text = secret.get_secret_value().strip()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError("it is no address") from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"[^!-~]", text):
+        raise ValueError("it is no http or https address")
+    if parts.fragment or parts.username:
+        raise ValueError("it must be an address without user and fragment")
+    return SecretStr(text)
+
+
+def kinds(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *names*, which are kinds of runs."""
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"{name!r} is no kind of run; kinds are {', '.join(KINDS)}")
+    return names
+
+
 def path_of_url(path: str) -> str:
     """Return *path*, which can stand behind a base URL."""
     if not re.fullmatch(r"/[!-~]*", path) or "?" in path or "#" in path:
@@ -269,9 +295,23 @@ def where(conditions: dict[str, object]) -> dict[str, object]:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(words)]
 Meanings = dict[str, Words]  # tokens by what they say
+Kinds = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(kinds)]
+SecretAddress = Annotated[
+    SecretStr | None, BeforeValidator(lambda value: value or None), AfterValidator(secret_address)
+]
 Channels = Annotated[tuple[str, ...], BeforeValidator(words), AfterValidator(channels)]
 _Value = StrictStr | StrictInt
 Where = Annotated[dict[str, _Value | tuple[_Value, ...]], AfterValidator(where)]
 Codes = Annotated[tuple[int, ...], BeforeValidator(codes)]
 # In the environment "" is how a path is taken back.
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+
+
+def metrics_file(path: Path | None) -> Path | None:
+    """Return *path*, which Prometheus' collector of text files would read, if it names one."""
+    if path is not None and (path.suffix != ".prom" or path.is_dir()):
+        raise ValueError(f"{path} is no text file of metrics: node_exporter reads files whose names end in .prom")
+    return path
+
+
+MetricsFile = Annotated[OptionalPath, AfterValidator(metrics_file)]

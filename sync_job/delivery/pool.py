@@ -156,6 +156,10 @@ class Pool:
         self._record.settle(task.sending, outcome, denials, self._world.now())
         self.progress.settled += 1
         self.progress.outcomes[outcome] += 1
+        if outcome is Outcome.REFUSED:
+            self._world.tell("change.refused", status=task.sending.status, code=task.sending.code)
+        elif outcome is Outcome.EXHAUSTED:
+            self._world.tell("change.exhausted", status=task.sending.status, code=task.sending.code)
 
     async def _sung(self, tasks: Iterator["_Task"], number: int) -> bool:
         """Do what `_sing` does, in a task that can be cut off."""

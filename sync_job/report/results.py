@@ -75,17 +75,17 @@ class Ended(Protocol):
         ...
 
     @property
-    def status(self) -> list[int | None]:
-        """The HTTP status of the last answer."""
+    def status(self) -> npt.NDArray[np.object_]:
+        """The HTTP status of the last answer, or None."""
         ...
 
     @property
-    def code(self) -> list[int | None]:
+    def code(self) -> npt.NDArray[np.object_]:
         """Its ErrorCode."""
         ...
 
     @property
-    def message(self) -> list[str | None]:
+    def message(self) -> npt.NDArray[np.object_]:
         """Its Message, or what went wrong."""
         ...
 

@@ -54,6 +54,8 @@ def _lines(found: Mapping[str, Any], config: str) -> Iterator[str]:
         yield f"    {one['count']:>8,} {one['outcome']}: {said}{one['message']}".rstrip()
     yield f"  time       {', '.join(f'{name} {seconds:.1f} s' for name, seconds in found['seconds'].items())}"
     yield f"  report     {found['folder']}"
+    if page := found.get("page"):
+        yield f"  page       {page}"
     yield f"exit {found['exit']}: {_EXITS.get(Exit(found['exit']), 'see docs/operating.md')}"
 
 

@@ -15,6 +15,7 @@ Language = Literal["en", "ru"]
 LANGUAGES: tuple[Language, ...] = ("en", "ru")
 _PLACE = re.compile(r"\{(\w+)(?:\|([^}]*))?\}")
 _THOUSANDS: Mapping[Language, str] = {"en": ",", "ru": "\N{NO-BREAK SPACE}"}
+_SPACE: Mapping[Language, str] = {"en": " ", "ru": "\N{NO-BREAK SPACE}"}  # within a time; a terminal shows English
 _POINT: Mapping[Language, str] = {"en": ".", "ru": ","}
 _DATE: Mapping[Language, str] = {"en": "%Y-%m-%d", "ru": "%d.%m.%Y"}
 
@@ -76,7 +77,8 @@ class Words:
 
     def time(self, epoch: float) -> str:
         """Return day, time to the minute, and zone of a time in epoch seconds."""
-        return self._at(epoch).strftime(f"{_DATE[self.language]}\N{NO-BREAK SPACE}%H:%M\N{NO-BREAK SPACE}%Z")
+        space = _SPACE[self.language]
+        return self._at(epoch).strftime(f"{_DATE[self.language]}{space}%H:%M{space}%Z")
 
     def span(self, seconds: float) -> str:
         """Return how long something takes, as people say it."""

@@ -72,7 +72,7 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         state.ledger.about.note_restored("older", found.run if found else 0)
         erasure.again(state, settings)
         keep(state, settings)
-        _log.warning("state.restored", run=place["run"], anchor_run=found.run if found else None)
+        _log.warning("state.restored", last_run=place["run"], anchor_run=found.run if found else None)
     if state.ledger.about.restored() == "shrunken" and not lists_only:
         raise RestoredStateError(
             f"{folder}: it knows {place['withdrawals']:,} withdrawals, and its anchor in {keys.absolute()} "

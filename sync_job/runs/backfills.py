@@ -84,7 +84,7 @@ def make_due(
         refuse_unapproved(granted(found.rows, mark), approved)
     holdings = backfill.marked(state.holdings(), mark)
     state.begin_backfill(findings.run, mark, case.again, approved or 0, holdings, now)
-    _log.info("backfill.began", run=findings.run, clients=len(mark.client))
+    _log.info("backfill.began", clients=len(mark.client))
 
 
 def taking_over(
@@ -163,7 +163,7 @@ def end_if_done(state: State, now: float) -> None:
     one = state.ledger.backfills.open()
     if one and shown(state, one)["left"] == 0:
         state.end_backfill(one, "done", now)
-        _log.info("backfill.done", run=one.run)
+        _log.info("backfill.done", backfill=one.run)
 
 
 def open_one(state: State) -> Summary | None:

@@ -28,7 +28,7 @@ def compare(settings: Settings, path: str, watch: Watch) -> Summary:
         ExportError, ConfigError: when the dump cannot be read, or not every row of it.
     """
     held = dump.read(settings, path, watch)
-    watch.end()
+    watch.stage("comparing")
     now = time.time()
     with holding(settings) as state:
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
@@ -58,6 +58,7 @@ def compare(settings: Settings, path: str, watch: Watch) -> Summary:
     }
     files.make_folder(folder)
     files.replace_json(folder / "summary.json", found)
+    watch.end()
     return found
 
 

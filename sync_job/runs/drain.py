@@ -12,7 +12,7 @@ from sync_job.errors import BusyError, Exit, PausedError, gravest
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import legs, night
+from sync_job.runs import legs, measuring, night, notifying
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Taken
 from sync_job.runs.recover import holding
@@ -49,9 +49,17 @@ def drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
     Raises:
         BusyError: when another run holds the lock; it sends what is owed.
     """
+    with notifying.telling(settings, kind):
+        return _drain(settings, kind, watch)
+
+
+def _drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
     tls.context(settings.endpoint)
+    watch.stage("opening the state")
     with holding(settings, lists_only=True) as state:
         if not len(legs.owed_now(state, time.time())):
+            measuring.owed(settings, state)
+            notifying.idle(state.ledger.obligations.past_limit(time.time()))
             return None
         findings = night.begin(state, settings, kind, watch)
         laps = Stopwatch()
@@ -129,6 +137,7 @@ def _try_drain(result: Drained, watch: Watch) -> bool:
         if inbox.waiting(result.settings.state.path):
             return False
         result.busy = ""  # whoever holds the lock sends what is owed
+        notifying.elsewhere(result.settings, "drain")
     if result.report is None and not result.busy:
         # Nothing is to be sent now; what waits for its next try may be past its limit all the same.
         with State.open(result.settings.state.path, result.settings.endpoint.target, write=False) as state:

@@ -144,7 +144,7 @@ def _read(settings: Settings, client: int, watch: Watch, as_of: float | None) ->
             wanted=client,
         )
     finally:
-        watch.end()
+        watch.stage("deciding")
 
 
 def _look(

@@ -58,6 +58,7 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch) -> Summ
         StateError, BusyError: when there is no state, or another run holds it.
     """
     tls.context(settings.endpoint)
+    watch.stage("erasing")
     with holding(settings) as state:
         known = np.isin(ids, state.holdings().client) | np.isin(ids, state.ledger.withdrawals.clients())
         denied = erasure.ask(state, settings, ids, request_ref)

@@ -10,11 +10,12 @@ from sync_job.report import kept, results
 from sync_job.report.counts import Summary
 from sync_job.report.results import SCHEMA
 from sync_job.runs.explain import readable
+from sync_job.runs.watch import Watch
 
 _TIMES = ("first_sent", "settled")
 
 
-def history(settings: Settings, client: int) -> Summary:
+def history(settings: Settings, client: int, watch: Watch | None = None) -> Summary:
     """Return what was sent of a client and answered, the oldest first, and the lists that name it.
 
     A run shows once it is reported; what older reports said is gone with them.
@@ -25,7 +26,10 @@ def history(settings: Settings, client: int) -> Summary:
     rows: list[dict[str, Any]] = []
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         targets = state.ledger.about.targets()
-    for folder in kept.folders(settings.report.path, *targets):
+    folders = kept.folders(settings.report.path, *targets)
+    for place, folder in enumerate(folders):
+        if watch:
+            watch.at(place, len(folders))
         for path in sorted(folder.glob("results.*")):
             found = (batch.filter(pc.equal(batch.column("Client"), client)) for batch in results.reading(path))
             for row in (row for batch in found for row in batch.to_pylist()):

@@ -17,7 +17,7 @@ from sync_job.exports.loader import Export
 from sync_job.ledger import anchor, files, inbox, lock
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
-from sync_job.runs import decide, dump, erasure, intake, night, report
+from sync_job.runs import decide, dump, erasure, intake, logs, night, notifying, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
 from sync_job.runs.report import Findings, Report, Stopwatch
@@ -110,6 +110,7 @@ def init(
         held.values[held.slots.of(erasure.among(settings, held))] = 0
     first = start(held, export.statements, export.ungranted, _withdrawn(listed))
     if first.grants:
+        watch.end()  # a person may be asked at the same terminal
         approved = approve(first.grants)
         if approved != first.grants:
             said = "" if approved is None else f", not {approved:,}"
@@ -117,9 +118,12 @@ def init(
                 f"The next run would send an *allowed* to {first.grants:,} clients{said}. If that is meant, say "
                 f"--approve-grants {first.grants}; if not, --platform unknown sends denials only. No state was made."
             )
+    watch.stage("making the state")
     files.make_folder(folder)
-    with lock.held(folder), State.create(folder, target, started) as state:
+    with lock.held(folder), logs.of_its_own(), State.create(folder, target, started) as state:
         findings.run = state.ledger.begin("init", started, night.name_at(started))
+        logs.begin(findings.run)
+        notifying.began(findings.run)
         if listed:
             inbox.put(folder, listed.table, digest=listed.digest, source=listed.source, now=started)
             intake.absorb(state, settings)

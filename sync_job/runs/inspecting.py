@@ -9,13 +9,14 @@ from sync_job.ledger import files, inspection, lock
 from sync_job.ledger.inspection import Finding, Verdict
 from sync_job.ledger.ledger import Ledger
 from sync_job.report.counts import Summary
+from sync_job.runs.watch import Watch
 
 _TRIES = 3  # a run that commits while it is looked at makes things seem what they are not
 _MENDED = (Verdict.ORPHAN, Verdict.MODE)
 _TIDY = (Verdict.OK, Verdict.BUSY)
 
 
-def check(settings: Settings) -> Summary:
+def check(settings: Settings, watch: Watch | None = None) -> Summary:
     """Return what everything on disk is worth; nothing is changed, and no run is kept waiting.
 
     Raises:
@@ -25,7 +26,7 @@ def check(settings: Settings) -> Summary:
     _refuse_missing(settings)
     for _ in range(_TRIES):
         busy, before = lock.is_held(folder), _fingerprint(settings)
-        found = _inspect(settings, busy=busy)
+        found = _inspect(settings, busy=busy, watch=watch)
         unsound = any(one.verdict not in _TIDY for one in found)
         if not unsound or (busy, before) == (lock.is_held(folder), _fingerprint(settings)):
             break
@@ -80,8 +81,9 @@ def _migrate(settings: Settings) -> bool:
     return False
 
 
-def _inspect(settings: Settings, *, busy: bool) -> list[Finding]:
-    return inspection.inspect(settings.state.path, settings.endpoint.target, busy=busy, keys=settings.state.keys)
+def _inspect(settings: Settings, *, busy: bool, watch: Watch | None = None) -> list[Finding]:
+    state, target = settings.state, settings.endpoint.target
+    return inspection.inspect(state.path, target, busy=busy, keys=state.keys, progress=(watch or Watch()).at)
 
 
 def _refuse_missing(settings: Settings) -> None:

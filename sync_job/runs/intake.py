@@ -96,6 +96,7 @@ def take_in(
                     f"their number is confirmed. If that is meant, say --expect {clients}. Nothing was taken in."
                 )
         read_for.append(Taken(settings, found))
+    watch.stage("taking the list in")
     for one in read_for:
         inbox.put(
             one.settings.state.path, one.found.table, digest=one.found.digest, source=one.found.source, now=time.time()

@@ -26,7 +26,7 @@ from sync_job.ledger import handover, inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts
-from sync_job.runs import anchoring, limits
+from sync_job.runs import anchoring, limits, logs
 from sync_job.runs.delivered import Delivery
 from sync_job.runs.pace import Pace
 from sync_job.runs.samples import Sample, Samples
@@ -114,7 +114,7 @@ def deliver(
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
         state.ledger.about.learn(delivery.limit, rate)
-    _log.info("leg.committed", run=run, leg=number, rows=len(rows), **delivery.figures())
+    _log.info("leg.committed", leg=number, rows=len(rows), **delivery.figures())
     return stopped, delivery
 
 
@@ -130,7 +130,7 @@ async def _deliver(
     journal = Journal(leg.journal, len(rows))
     delivery = settings.delivery
     codes = Codes(frozenset(settings.endpoint.retry_codes), frozenset(settings.endpoint.not_found_codes))
-    world = World(now=time.time, clock=loop.time, tell=_tell)
+    world = World(now=time.time, clock=loop.time, tell=logs.tell)
     async with (
         journal.writing(),
         endpoint.connected(
@@ -205,11 +205,6 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         _log.warning("run.deadline", settled=senders.progress.settled)
         return Stopped(Exit.ATTENTION, f"{stop.why}; the next run carries on")
     return None
-
-
-def _tell(event: str, **fields: object) -> None:
-    """Log what happens to a delivery; a run that ends well all the same must not wake anybody."""
-    _log.info(event, **fields)
 
 
 async def _show(senders: pool.Pool, watch: Watch, rows: Rows, samples: Samples) -> None:

@@ -100,6 +100,22 @@ def report(settings: Settings, name: str | None) -> Summary:
         return reported(state, name).summary or {}
 
 
+def told(settings: Settings, name: str | None, most: int = 400) -> tuple[Summary, list[Summary]]:
+    """Return the summary of a run, and those of up to so many runs before it, the newest last.
+
+    Raises:
+        ConfigError: when there is no such report.
+    """
+    with _open(settings) as state:
+        found = reported(state, name).summary or {}
+        return found, earlier(state, found, most)
+
+
+def earlier(state: State, found: Summary, most: int) -> list[Summary]:
+    """Return the summaries of runs that began before the one of *found*, among the last so many, the newest last."""
+    return [one for one in state.ledger.summaries(most) if one["started"] < found["started"]]
+
+
 def reported(state: State, name: str | None) -> Run:
     """Return a run that was reported, by its id or number; the last one by default.
 

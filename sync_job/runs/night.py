@@ -15,7 +15,19 @@ from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
 from sync_job.ledger.state import State
 from sync_job.report import lists
-from sync_job.runs import anchoring, backfills, decide, erasure, intake, purging, report
+from sync_job.runs import (
+    anchoring,
+    backfills,
+    decide,
+    erasure,
+    intake,
+    logs,
+    measuring,
+    notifying,
+    pages,
+    purging,
+    report,
+)
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.recover import holding
@@ -39,8 +51,10 @@ def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings
     started = time.time()
     findings = Findings(kind, state.ledger.begin(kind, started, name_at(started)), started)
     anchoring.keep(state, settings)
-    _log.info("run.started", run=findings.run)
+    logs.begin(findings.run)
+    _log.info("run.started", kind=kind)
     watch.announce(settings.state.path, kind, findings.run, hands_over=backfills.hands_over(state, kind))
+    notifying.began(findings.run)
     return findings
 
 
@@ -53,6 +67,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
     tls.context(settings.endpoint)  # what is wrong with its files is said before a leg is begun
+    watch.stage("opening the state")
     with holding(settings) as state:
         if wish.again:
             backfills.refuse_second(state)
@@ -77,6 +92,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
 def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -> None:
     state, settings, findings = legs.state, legs.settings, legs.findings
     folder = report.folder_of(settings, findings.run)
+    watch.stage("reading")
     export, findings.reject_keys = read(folder)
     findings.export = export.counts()
     laps.lap("read")
@@ -146,5 +162,9 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     # After the report, which still has them, and before anybody else can read it.
     erasure.complete(state, settings)
     anchoring.keep(state, settings)
-    _log.info("run.ended", run=findings.run, exit=int(made.exit_code))
+    measuring.reported(settings, state, made.summary)
+    notifying.reported(made.summary, state.ledger.summaries)
+    pages.make(state, settings)
+    logs.flush()
+    _log.info("run.ended", exit=int(made.exit_code))
     return made

@@ -40,10 +40,12 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     with State.open(folder, settings.endpoint.target, write=False) as state:
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
+        watch.stage("opening the state")
         holdings, lingering, dead = view(state, settings)
         last = _last(state)
         started = time.time()
         findings = Findings("plan", "", started)
+        watch.stage("reading")
         export, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
         findings.export = export.counts()
         laps.lap("read")

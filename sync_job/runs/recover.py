@@ -15,7 +15,7 @@ from sync_job.errors import CountsError, Exit, OlderStateError, StorageError
 from sync_job.ledger import handover, lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
-from sync_job.runs import anchoring, erasure, intake, report
+from sync_job.runs import anchoring, erasure, intake, logs, measuring, notifying, report
 from sync_job.runs import leg as legs
 from sync_job.runs.report import Findings, Report, Stopwatch
 
@@ -49,7 +49,10 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
             if state.ledger.about.restored() and (folder / "summary.json").exists():
                 # The backup knows less of that run than its report: what was acknowledged since must stay readable.
                 folder = folder.with_name(f"{folder.name}-restored")
-            found.append(report.write(state, settings, findings, Stopwatch(), run.ended or time.time(), folder))
+            made = report.write(state, settings, findings, Stopwatch(), run.ended or time.time(), folder)
+            measuring.reported(settings, state, made.summary, died=True)
+            notifying.recovered(run.run)
+            found.append(made)
         except (StorageError, CountsError):
             if not lists_only:
                 raise
@@ -75,7 +78,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         State.open(folder, target, write=False).close()
     if not while_paused:
         pause.refuse_if_paused(folder)
-    with lock.held(folder), State.open(folder, target, write=True) as state:
+    with lock.held(folder), logs.of_its_own(), State.open(folder, target, write=True) as state:
         handover.done(folder)
         anchoring.check(state, settings, lists_only=lists_only)
         if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():

@@ -89,10 +89,9 @@ def renumber(settings: Settings, path: Path, watch: Watch, *, reason: str, by: s
 
 def _read(path: Path, watch: Watch) -> id_map.Found:
     watch.stage("reading the map")
-    try:
-        return id_map.read(path, id_map.OF_THE_PLATFORM)
-    finally:
-        watch.end()
+    found = id_map.read(path, id_map.OF_THE_PLATFORM)
+    watch.stage("renumbering")
+    return found
 
 
 @contextmanager

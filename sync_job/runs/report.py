@@ -184,6 +184,7 @@ def write(
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "folder": str(folder.absolute()),
         "page": str(folder.absolute() / "report.html") if settings.report.page else None,
+        "config": settings.file,
         "settings": settings.model_dump(mode="json"),
         "version": version("consent-sync"),
     }

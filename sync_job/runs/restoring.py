@@ -24,7 +24,7 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
     if not by.strip():
         raise ConfigError("state restored: say who says so (--by); it is kept and reported.")
     found = intake.read(settings, since, watch) if since else None
-    watch.end()
+    watch.stage("taking it in")
     with holding(settings, lists_only=True) as state:
         how = state.ledger.about.restored()
         if not how:
