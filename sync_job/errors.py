@@ -115,10 +115,16 @@ class CountsError(ConsentSyncError):
     exit_code = Exit.BUG
 
 
+class TerminatedError(BaseException):
+    """SIGTERM came where nothing was in flight; where requests are, they settle first."""
+
+
 def exit_of(error: BaseException) -> Exit:
     """Return the exit code that a command ends with for an error; one that is none of ours is a bug."""
     if isinstance(error, ConsentSyncError):
         return error.exit_code
+    if isinstance(error, TerminatedError):
+        return Exit.TERMINATED
     return Exit.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Exit.BUG
 
 

@@ -335,9 +335,10 @@ def test_what_goes_wrong_after_the_report_is_told_with_it(told: Listener, comman
     assert post.json["counts"]["planned"] > 0
 
 
-def _start(shop: Shop) -> subprocess.Popen[bytes]:
+def _start(shop: Shop, *export: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
+        [sys.executable, "-m", "sync_job", "run", *export, "--config", str(shop.config)],
+        stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parent.parent,
@@ -377,6 +378,16 @@ def test_a_run_that_is_ended_or_killed(
         assert cli("run", "--config", shop.config).code in (0, 1)
     (post,) = (one.json for one in told.posts if one.path.startswith("/hook"))
     assert any("0003-" in reason and "died" in reason for reason in post["reasons"])
+
+
+def test_a_run_that_is_ended_before_it_sends(shop: Shop, told: Listener) -> None:
+    """It waits for the rest of its export: SIGTERM ends it all the same, in 143, and everybody hears of it."""
+    with _start(shop, "-", stdin=subprocess.PIPE) as process:
+        _until(lambda: any(path.endswith("/start") for path in told.paths), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 143
+    assert [one.json["exit"] for one in told.posts if one.path.startswith("/hook")] == [143]
+    assert sorted(heard(told)) == ["/hook", "/ping/fail", "/ping/start"]
 
 
 def test_a_test_says_what_came_back(told: Listener, command: Command) -> None:

@@ -6,6 +6,7 @@ Modules that bring aiohttp or pandas are imported by the commands that need them
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -28,7 +29,7 @@ from sync_job.cli import (
     trying,
     withdrawals,
 )
-from sync_job.errors import ConfigError, ConsentSyncError, Exit
+from sync_job.errors import ConfigError, ConsentSyncError, Exit, TerminatedError, exit_of
 
 if TYPE_CHECKING:
     from sync_job.runs.report import Report
@@ -257,9 +258,9 @@ def exit_codes() -> Iterator[None]:
         code = exc.exit_code
         if code is Exit.BUG:
             traceback.print_exc()
-    except KeyboardInterrupt:
-        typer.echo("consent-sync: interrupted; nothing that was acknowledged is lost.", err=True)
-        code = Exit.INTERRUPTED
+    except (KeyboardInterrupt, TerminatedError) as exc:
+        code = exit_of(exc)
+        typer.echo(f"consent-sync: {code.name.lower()}; nothing that was acknowledged is lost.", err=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.OK
@@ -277,10 +278,28 @@ def exit_codes() -> Iterator[None]:
     raise SystemExit(int(code))
 
 
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """End the block at a SIGTERM as at a Ctrl-C: whoever watches hears of it, and a container's first process ends."""
+
+    def terminate(*_: object) -> None:
+        raise TerminatedError
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread, which alone hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; the process ends with its exit code."""
     completing.prepare()
-    with exit_codes():
+    with exit_codes(), _heeding_sigterm():
         command: Callable[..., object] = app
         command(arguments)
 

@@ -172,16 +172,18 @@ def _heeding(
             senders.cut_off()
         stop.ask(Reason.ASKED, f"{name}: what was in flight has settled")
 
-    heeded = []
+    heeded: list[tuple[signal.Signals, Any]] = []
     for number, code in ((signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.TERMINATED)):
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: no signals to heed
+            before = signal.getsignal(number)
             loop.add_signal_handler(number, interrupt, code, number.name)
-            heeded.append(number)
+            heeded.append((number, before))
     try:
         yield
     finally:
-        for number in heeded:
+        for number, before in heeded:
             loop.remove_signal_handler(number)
+            signal.signal(number, before)
 
 
 def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Pool) -> Stopped | None:
