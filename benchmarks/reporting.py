@@ -88,9 +88,9 @@ def report(folder: Path) -> dict[str, float]:
     before = _resident("VmRSS")
     begin = time.perf_counter()
     with State.open(settings.state.path, settings.endpoint.target, write=True) as state:
-        recover.recover(state, settings)
+        (made,) = recover.recover(state, settings)
         middle = time.perf_counter()
-        pages.make(state, settings)
+        pages.make(state, settings, made.folder)
     end = time.perf_counter()
     return {"files": middle - begin, "page": end - middle, "before": before, "most": _resident("VmHWM")}
 

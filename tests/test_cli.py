@@ -753,6 +753,9 @@ def test_a_workbook_of_addresses_is_an_opt_out(target: Target, standin: Standin)
     assert (found["rows"], found["clients"], found["rejected"]) == (2, 2, 1)
     assert {client: _held(standin)[client][0] for client in (2, 3)} == {2: False, 3: False}
     assert found["rejects"][0]["why"] == "E-mail: not in the lookup"
+    report = json.loads(target("report", "--json").out)
+    assert (report["kind"], report["exit"]) == ("opt-out", 1)
+    assert report["reasons"] == ["1 row of the list could not be taken in; mend and send them again"]
     said = target("reconsent", book, "--sheet", "Old")
     assert (said.code, "no column 'channels'" in said.err) == (3, True)
     said = target("forget", book, "--sheet", "L", "--lookup", table)

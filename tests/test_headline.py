@@ -122,8 +122,8 @@ def test_what_is_held_is_approved_by_the_exact_command() -> None:
     ("code", "first"),
     [
         (Exit.EXPORT, "consent-sync check"),
-        (Exit.ENDPOINT, "consent-sync try"),
-        (Exit.STATE, "consent-sync state check"),
+        (Exit.ENDPOINT, "consent-sync doctor"),
+        (Exit.STATE, "consent-sync doctor"),
         (Exit.BUSY, "consent-sync status"),
         (Exit.CONFIG, "consent-sync run"),
         (Exit.BUG, "consent-sync run"),

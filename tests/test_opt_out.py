@@ -357,3 +357,17 @@ def test_everybody_ends_as_the_lists_and_the_export_say(tmp_path: Path) -> None:
                     assert held[client][place] is False
                 elif flags[place] is not None:
                     assert held[client][place] is flags[place]
+
+
+@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&-", "2> >(exec true)"])
+def test_no_log_keeps_an_opt_out_from_being_sent(tmp_path: Path, stream: str) -> None:
+    """A full disk under the log, none at all, or a reader that has gone: it is sent, and the exit code is the run's."""
+    with running(Options()) as platform:
+        shop = Shop(tmp_path, platform.url)
+        shop.write(people(5))
+        shop.init("equal")
+        shop.withdraw({1001: "all"})
+        command = f'"{sys.executable}" -m sync_job --log-format json drain --config "{shop.config}" {stream}'
+        ended = subprocess.run(["/bin/bash", "-c", command], check=False, timeout=120)
+        assert ended.returncode == 0
+        assert shop.owed() == {}

@@ -1,8 +1,10 @@
 """Each run leaves a page beside its report, also one that died; and nothing fails because a page cannot be made."""
 
 import json
+import shutil
 import stat
 import webbrowser
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import sync_job
 from sync_job.config import Settings
 from sync_job.errors import StorageError
 from sync_job.ledger import files
-from sync_job.runs import pages
+from sync_job.runs import decide, night, pages
+from sync_job.runs.decide import Wish
+from sync_job.runs.watch import Watch
 from sync_job.standin.background import running
 from sync_job.standin.options import Options
 from tests.commands import Cli
@@ -68,6 +72,49 @@ def test_a_page_that_cannot_be_written_ends_no_run(tmp_path: Path, monkeypatch: 
         assert _pages(shop.settings) == ["0001"]
         sync_job.run(shop.settings)
     assert _pages(shop.settings) == ["0001", "0002", "0003"]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"run": "x', b"[1]", b'{"run": "0001-x"}'])
+def test_a_damaged_report_ends_no_run(tmp_path: Path, damage: bytes) -> None:
+    """Nor does one that lacks what a page shows: each is passed over, and the run's own page is made."""
+    with running(Options()) as platform:
+        shop = Shop(tmp_path, platform.url)
+        shop.write(people(20))
+        shop.init()
+        (summary,) = shop.settings.report.path.glob("0001-*/summary.json")
+        summary.write_bytes(damage)
+        (summary.parent / "report.html").unlink()
+        assert sync_job.run(shop.settings).exit_code == 0
+    assert _pages(shop.settings) == ["0002"]
+
+
+def test_after_a_new_beginning_each_run_has_its_page(tmp_path: Path) -> None:
+    """Also where the reports of the state before are kept, whose numbers are higher."""
+    with running(Options()) as platform:
+        shop = Shop(tmp_path, platform.url)
+        shop.write(people(20))
+        shop.init()
+        for number in range(7):
+            shutil.copytree(
+                next(shop.settings.report.path.glob("0001-*")), shop.settings.report.path / f"001{number}-x"
+            )
+        assert Path(sync_job.run(shop.settings).summary["page"]).exists()
+
+
+def test_an_address_shows_no_signature(tmp_path: Path) -> None:
+    """The summary has the settings, and whoever reads it could else fetch the export."""
+    with running(Options()) as platform:
+        shop = Shop(tmp_path, platform.url)
+        shop.write(people(20))
+        shop.init()
+        signed = "https://files.example/export.csv?X-Signature=geheim"
+        settings = shop.settings.model_copy(
+            update={"export": shop.settings.export.model_copy(update={"id_map": None, "path": signed})}
+        )
+        read = partial(decide.read, shop.settings, Watch(), wish=Wish(), first_look=False)
+        report = night.run(settings, Wish(), Watch(), read=read)
+    assert report.summary["settings"]["export"]["path"] == "https://files.example/export.csv?***"
+    assert all("geheim" not in path.read_text("utf-8") for path in report.folder.iterdir())
 
 
 def test_a_run_whose_page_was_not_made_any_more_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

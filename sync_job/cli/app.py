@@ -26,6 +26,7 @@ from sync_job.cli import (
     looking,
     options,
     state,
+    streams,
     trying,
     withdrawals,
 )
@@ -299,7 +300,7 @@ def _heeding_sigterm() -> Iterator[None]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; the process ends with its exit code."""
     completing.prepare()
-    with exit_codes(), _heeding_sigterm():
+    with streams.kept_open(), exit_codes(), _heeding_sigterm():
         command: Callable[..., object] = app
         command(arguments)
 

@@ -222,7 +222,9 @@ class Applied(Store):
         """
         there = {"grants": one.grants, "revocations": one.revocations, "clients": one.clients}[what]
         if not there:
-            raise ConfigError(f"Run {one.run} held no {what}; its report says what it held. Nothing was approved.")
+            raise ConfigError(
+                f"Run {one.run} held no {what} that still wait; its report says what it held. Nothing was approved."
+            )
         if count != there:
             raise ConfigError(
                 f"Run {one.run} held {there:,} clients' {what}, not {count:,}. Look at its held.csv, and approve the "

@@ -94,8 +94,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "stopped_3": ("the export could not be used", "выгрузку не удалось использовать"),
     "stopped_3_same": ("there was no new export", "новой выгрузки не было"),
     "stopped_4": (
-        "stopped, because the saved state cannot be used as it is",
-        "остановлено: сохранённое состояние нельзя использовать как есть",
+        "stopped, because the saved state or a folder of the run cannot be used as it is",
+        "остановлено: состояние или одну из папок запуска нельзя использовать как есть",
     ),
     "stopped_5": (
         "stopped, because the platform could not be reached or did not answer as it should",
@@ -190,12 +190,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "Выясните, почему новая выгрузка не сделана. Ничего не потеряно: следующая будет сравнена заново.",
     ),
     "do_4": (
-        "Look at the state before anything else runs, and keep the folder as it is.",
-        "Проверьте состояние, прежде чем запускать что-либо ещё; папку не меняйте.",
+        "See what is wrong with the state, its keys, the folders or the disk; leave the state folder as it is.",
+        "Посмотрите, что не так: состояние, ключи, папки, диск; саму папку состояния не меняйте.",
     ),
     "do_5": (
-        "Look at the platform, its address and the login: one request shows how it answers.",
-        "Проверьте платформу, её адрес и вход: один запрос покажет, как она отвечает.",
+        "See how far the way to the platform goes: name, connection, certificate, answer. Nothing is sent.",
+        "Посмотрите, докуда доходит путь к платформе: имя, соединение, сертификат, ответ. Ничего не отправляется.",
     ),
     "do_70": (
         "Report what the run said below. Nothing that was acknowledged is lost; run again.",

@@ -199,9 +199,9 @@ def _by_exit(found: Summary, words: Words, where: str) -> Iterator[Step]:
     commands = {
         Exit.BUG: again,
         Exit.CONFIG: again,
-        Exit.STATE: f"consent-sync state check{where}",
+        Exit.STATE: f"consent-sync doctor{where}",
         Exit.EXPORT: f"consent-sync check{where}",
-        Exit.ENDPOINT: f"consent-sync try CLIENT --deny sms{where}",
+        Exit.ENDPOINT: f"consent-sync doctor{where}",
         Exit.BUSY: f"consent-sync status{where}",
     }
     code = Exit(found["exit"])

@@ -51,6 +51,8 @@ def _section(section: content.Section, words: Words) -> Iterator[RenderableType]
     for line in (*section.lines, *section.said):
         yield Padding(Text(_visible(line)), (0, 0, 0, 2), expand=False)
     for one in section.tables:
+        if not any(any(row[1:]) for row in one.rows):
+            continue  # nothing but zeros
         yield Text(f"  {_visible(one.caption)}", "italic")
         yield Padding(_table(one, words), (0, 0, 0, 2), expand=False)
         if one.more:

@@ -16,7 +16,7 @@ def approve(settings: Settings, name: str, what: str, count: int, *, reason: str
     Raises:
         ConfigError: when that run held no such set, or another number of clients.
     """
-    if not reason.strip() or not by.strip():
+    if not reason.strip(" …") or not by.strip(" …"):  # … is what stands in the command that a report shows
         raise ConfigError("approve: say why (--reason) and who (--by); both are kept and reported.")
     with holding(settings) as state:
         one = _held_by(state.ledger, name)

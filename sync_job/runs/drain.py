@@ -43,17 +43,19 @@ class Drained:
         return gravest({code, Exit.ATTENTION}) if left else code
 
 
-def drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
+def drain(settings: Settings, kind: str, watch: Watch, *, not_taken: int = 0) -> Report | None:
     """Deliver what is owed, and return the report; none, and no trace in the history, where nothing is.
+
+    *not_taken* is how many rows of the list that is sent could not be taken in, which its report says.
 
     Raises:
         BusyError: when another run holds the lock; it sends what is owed.
     """
     with notifying.telling(settings, kind):
-        return _drain(settings, kind, watch)
+        return _drain(settings, kind, watch, not_taken)
 
 
-def _drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
+def _drain(settings: Settings, kind: str, watch: Watch, not_taken: int) -> Report | None:
     tls.context(settings.endpoint)
     watch.stage("opening the state")
     with holding(settings, lists_only=True) as state:
@@ -63,6 +65,9 @@ def _drain(settings: Settings, kind: str, watch: Watch) -> Report | None:
             return None
         findings = night.begin(state, settings, kind, watch)
         laps = Stopwatch()
+        if not_taken:
+            rows = f"{not_taken:,} row{'' if not_taken == 1 else 's'} of the list"
+            findings.add(Exit.ATTENTION, f"{rows} could not be taken in; mend and send them again")
         try:
             legs.Legs(state, settings, findings, watch, Wish()).owed()
             laps.lap("deliver")
@@ -96,7 +101,7 @@ def _try(one: Taken, result: Drained, watch: Watch) -> bool:
     """Send a list if the lock is free; return whether it was sent, by whomever."""
     settings = one.settings
     try:
-        result.report = drain(settings, "opt-out", watch)
+        result.report = drain(settings, "opt-out", watch, not_taken=one.found.rejected)
     except PausedError as exc:
         result.busy = str(exc)
         return True

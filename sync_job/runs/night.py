@@ -164,7 +164,7 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     anchoring.keep(state, settings)
     measuring.reported(settings, state, made.summary)
     notifying.reported(made.summary, state.ledger.summaries)
-    pages.make(state, settings)
+    pages.make(state, settings, made.folder)
     logs.flush()
     _log.info("run.ended", exit=int(made.exit_code))
     return made

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -19,24 +20,27 @@ _AT_ONCE = 5  # pages that a run makes at most: its own, and those of runs that 
 _LOOKED_THROUGH = 400  # runs back, among which the last thirty nights are
 
 
-def make(state: State, settings: Settings) -> None:
-    """Make the page of each of the newest reports that has none.
+def make(state: State, settings: Settings, own: Path) -> None:
+    """Make the page of a run's *own* report, and of each of the newest others that has none.
 
-    It is the last thing that a run does: whatever is wrong with a page, nothing else waits for it.
+    It is the last thing that a run does, and whatever is wrong with a page ends no run: the report itself is there.
     """
     if not settings.report.page:
         return
-    folders = kept.folders(settings.report.path, *state.ledger.about.targets())[-_AT_ONCE:]
-    for folder in folders:
-        found = _summary(folder)
-        if found and not _page(folder).exists():
-            began = time.perf_counter()
-            try:
+    newest: list[Path] = []
+    with suppress(OSError):
+        newest = kept.folders(settings.report.path, *state.ledger.about.targets())[-_AT_ONCE:]
+    for folder in dict.fromkeys([own, *newest]):
+        began = time.perf_counter()
+        try:
+            found = None if _page(folder).exists() else _summary(folder)
+            if found:
                 _write(state, settings, folder, found)
-            except StorageError as exc:  # the report itself is there, and the next run makes its page
-                _log.warning("page.unwritten", run=found["run"], why=str(exc))
-            else:
-                _log.info("page.written", run=found["run"], seconds=round(time.perf_counter() - began, 2))
+                _log.info("page.written", run=folder.name, seconds=round(time.perf_counter() - began, 2))
+        except StorageError as exc:  # the next run makes it
+            _log.warning("page.unwritten", run=folder.name, why=str(exc))
+        except Exception as exc:  # noqa: BLE001 - a bug, and no reason to keep the next target's opt-outs waiting
+            _log.warning("page.unwritten", run=folder.name, why=f"a bug, please report it: {type(exc).__name__}")
 
 
 def of(settings: Settings, name: str | None) -> Path:
@@ -83,6 +87,8 @@ def _page(folder: Path) -> Path:
 
 def _summary(folder: Path) -> Summary | None:
     """Return the summary of a run's report; none where that is not finished, or of a comparison, which is no run."""
-    path = folder / "summary.json"
-    found: Summary = json.loads(path.read_bytes()) if path.exists() else {}
-    return found if "run" in found else None
+    try:
+        found: Summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):  # also one that is damaged, of whomever it is
+        return None
+    return found if isinstance(found, dict) and "run" in found else None

@@ -15,6 +15,7 @@ from sync_job.consent.channels import Ids
 from sync_job.consent.fold import Outcome
 from sync_job.delivery.round_trips import BOUNDS_S
 from sync_job.errors import Exit, gravest
+from sync_job.exports import naming
 from sync_job.ledger import files, tables
 from sync_job.ledger.journal import Part, Reading
 from sync_job.ledger.state import Leg, State
@@ -185,7 +186,7 @@ def write(
         "folder": str(folder.absolute()),
         "page": str(folder.absolute() / "report.html") if settings.report.page else None,
         "config": settings.file,
-        "settings": settings.model_dump(mode="json"),
+        "settings": _shown(settings.model_dump(mode="json")),
         "version": version("consent-sync"),
     }
     counts.check(summary)
@@ -271,6 +272,15 @@ def _write_leg(
         return counts.added(totals), codes, sent
 
 
+def _shown(settings: Any) -> Any:
+    """Return settings without what lets others in by an address; secrets are masked already."""
+    if isinstance(settings, Mapping):
+        return {name: _shown(one) for name, one in settings.items()}
+    if isinstance(settings, list):
+        return [_shown(one) for one in settings]
+    return naming.shown(settings) if isinstance(settings, str) and "://" in settings else settings
+
+
 def _said_before(state: State, findings: Findings) -> list[Summary]:
     """Return what the platform said in the run before, of those with an export or of those without, as this one is."""
     for one in reversed(state.ledger.summaries(_LOOKED_THROUGH)):
@@ -319,7 +329,9 @@ def _judge_undone(
         return
     known = state.ledger.undone()
     new = sum(1 for key in {*findings.reject_keys, *undone} if key not in known)
-    what = f"{rejects:,} rows could not be read and {missed - rejects:,} clients were not done"
+    parts = [f"{rejects:,} rows could not be read"] if rejects else []
+    parts += [f"{missed - rejects:,} clients were not done"] if missed > rejects else []
+    what = " and ".join(parts)
     tolerated = settings.report.tolerate * int(export.get("rows", 0))
     if new:
         findings.add(Exit.ATTENTION, f"{what}; {new:,} of them new since the last run")

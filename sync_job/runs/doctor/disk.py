@@ -29,7 +29,12 @@ def look(settings: Settings) -> Iterator[Check]:
         yield from _private("keys folder", keys, f"chmod -R go= {keys.absolute()}")
     yield _writable("reports folder", settings.report.path, "[report] path")
     if settings.metrics.textfile:
-        yield _writable("metrics folder", settings.metrics.textfile.parent, "[metrics] textfile")
+        folder = settings.metrics.textfile.parent
+        if folder.is_dir():
+            yield _writable("metrics folder", folder, "[metrics] textfile")
+        else:
+            said, cure = f"{folder.absolute()}: not there, and no run makes it", "Make it, or mend [metrics] textfile."
+            yield _AREA.problem("metrics folder", said, cure)
     yield from _rooms(settings)
 
 
@@ -158,4 +163,4 @@ def export(settings: Settings) -> Iterator[Check]:
         cure = f"An export older than {limit:g} h grants nothing ([export] max_age_h): look at what writes it."
         yield _EXPORT.warning("path", said, cure)
     else:
-        yield _EXPORT.ok("path", said)
+        yield _EXPORT.ok("path", f"{said}; `consent-sync check` reads it")

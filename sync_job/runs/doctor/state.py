@@ -77,11 +77,11 @@ def _ledger(state: State) -> Iterator[Check]:
     busy = lock.is_held(state.folder)
     place = state.ledger.place()
     snapshot = state.folder / "snapshots" / f"{number}.parquet"
-    if not snapshot.is_file():
-        yield _STATE.problem("snapshot", f"{snapshot}: the one that counts is missing", "Restore a backup.")
+    if not snapshot.is_file() or not snapshot.stat().st_size:
+        yield _STATE.problem("snapshot", f"{snapshot}: the one that counts is missing or empty", "Restore a backup.")
     else:
         said = f"run {place['run']}, snapshot {number} of {state.ledger.clients():,} clients"
-        yield _STATE.ok("ledger", f"{said}, {place['withdrawals']:,} withdrawals")
+        yield _STATE.ok("ledger", f"{said}, {place['withdrawals']:,} withdrawals; `state check` reads all of it")
     if busy:
         yield _STATE.ok("running", lock.describe(lock.running(state.folder)))
     elif dead := state.ledger.unfinished():
@@ -174,6 +174,6 @@ def _owed(state: State, settings: Settings, now: float) -> Iterator[Check]:
         yield _OWED.ok("obligations", said)
     if held := state.ledger.applied.held_runs():
         names = ", ".join(f"{one.run} ({one.grants:,} grants, {one.revocations:,} revocations)" for one in held)
-        yield _OWED.warning("held", f"{names} wait for approval", "consent-sync approve lists them")
+        yield _OWED.warning("held", f"{names} wait for approval", "`consent-sync approve` without a run lists them")
     else:
         yield _OWED.ok("held", "nothing waits for approval")
