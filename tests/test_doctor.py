@@ -235,6 +235,15 @@ def test_damaged_ledger_is_a_problem_and_ends_no_other_look(shop: Shop) -> None:
     assert ledger.read_bytes() == bytes(content)
 
 
+def test_metrics_folder_that_nobody_makes_is_found(shop: Shop) -> None:
+    """A run does not make it, unlike its own folders, and its metrics would be nowhere."""
+    configure(shop, "[metrics]", f'textfile = "{shop.folder}/nowhere/a.prom"')
+    found = look(shop)
+    assert [one[1:] for one in bad(found)] == [("metrics folder", "problem")]
+    (shop.folder / "nowhere").mkdir()
+    assert bad(look(shop)) == []
+
+
 def test_snapshot_that_is_gone_is_found(shop: Shop) -> None:
     """The ledger alone does not say what is held."""
     for path in (shop.folder / "state" / "snapshots").iterdir():
