@@ -43,7 +43,19 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 # Files whose tests wait more than they compute: first, and so by one worker, while another takes all the others.
 _WAITING = {
     f"test_{name}.py"
-    for name in ("backfill", "crash", "delivery", "docs", "histories", "kill", "night", "opt_out", "review", "strace")
+    for name in (
+        "backfill",
+        "browser",
+        "crash",
+        "delivery",
+        "docs",
+        "histories",
+        "kill",
+        "night",
+        "opt_out",
+        "review",
+        "strace",
+    )
 }
 
 

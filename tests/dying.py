@@ -267,6 +267,8 @@ def _killed(wish: dict[str, Any]) -> None:
 def _serve() -> None:
     """Fork a child for each wish on standard input, until there is none."""
     # What commands bring in is brought in once; nothing is begun that a fork cannot take along.
+
+    import sync_job.cli
     import sync_job.delivery.endpoint
     import sync_job.runs.drain
     import sync_job.runs.forgetting

@@ -22,6 +22,7 @@ from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
+from tests.forked import Forked
 from tests.shop import Consent, People, Shop, backfill, changed, expected, holds, people
 
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
@@ -250,17 +251,7 @@ def test_a_nightly_run_takes_over(tmp_path: Path) -> None:
         shop.write(everybody)
         shop.init("equal")
         tonight: People = changed(everybody, 0.02)
-        arguments = [
-            sys.executable,
-            "-m",
-            "sync_job",
-            "backfill",
-            str(shop.export),
-            "--config",
-            str(shop.config),
-            "--json",
-        ]
-        begun = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        begun = Forked("backfill", shop.export, "--config", shop.config, "--json", stdout=subprocess.PIPE)
         while platform.requests < 20 and begun.poll() is None:
             time.sleep(0.01)
         shop.write(tonight)
@@ -310,18 +301,18 @@ def test_a_backfill_that_was_killed_is_carried_on(tmp_path: Path) -> None:
         shop = Shop(tmp_path, platform.url, concurrency=8, linger_s=0.1, more=more)
         shop.write({client: (False, client % 2 == 0, False, True) for client in range(1, rows + 1)})
         shop.init("equal")
-        command = [sys.executable, "-m", "sync_job", "backfill", str(shop.export), "--config", str(shop.config)]
+        command = ["backfill", str(shop.export), "--config", str(shop.config)]
         rng = random.Random(7)
         for kill in range(kills):
             enough = platform.requests + int(rows * rng.uniform(0.2, 0.8) / kills)
-            one = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            one = Forked(*command)
             while platform.requests < enough and one.poll() is None:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.2))
             one.kill()
             one.wait()
             sys.stderr.write(f"kill {kill + 1} after {platform.requests:,} requests\n")
-            command[3] = "run"
+            command[0] = "run"
         while open_backfill(shop):
             time.sleep(0.1)
             sync_job.run(shop.settings)

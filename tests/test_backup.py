@@ -3,12 +3,10 @@
 import hashlib
 import io
 import json
-import os
 import random
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.options import Options
 from tests.commands import Cli
+from tests.forked import Forked
 from tests.shop import Shop, changed, expected, holds, people
 
 CLIENTS = 300
@@ -243,14 +242,8 @@ def test_a_restored_state_waits_for_a_person(tmp_path: Path) -> None:
         assert held == wanted
 
 
-def _whole_run(shop: Shop) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONFAULTHANDLER": "0"},
-    )
+def _whole_run(shop: Shop) -> Forked:
+    return Forked("run", "--config", shop.config, stderr=subprocess.PIPE)
 
 
 def test_a_backup_taken_at_any_moment_of_a_run_restores(tmp_path: Path) -> None:

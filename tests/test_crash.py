@@ -470,10 +470,17 @@ def _is_clean(ended: Ended, folder: Path, where: str) -> None:
 HOWS = (("eio",), ("enospc",))
 
 
-def played(name: str, folder: Path, how: str, every: int = 1, offset: int = 1) -> list[Found]:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Commands]:
+    """Return what all commands of this file are forked from; each is a process of its own all the same."""
+    with commands() as found:
+        yield found
+
+
+def played(name: str, folder: Path, process: Commands, how: str, every: int = 1, offset: int = 1) -> list[Found]:
     """Return what came of every so manieth moment of a scenario, until the command no longer meets one."""
     came: list[Found] = []
-    with running(Options(latency_ms=1000 * LATENCY_S)) as platform, commands() as process:
+    with running(Options(latency_ms=1000 * LATENCY_S)) as platform:
         stage = Stage(SCENARIOS[name], folder, platform, process)
         while found := stage.dies(offset + every * len(came), how):
             came.append(found)
@@ -489,10 +496,10 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_command_that_dies_anywhere_is_made_good(folder: Path, name: str) -> None:
+def test_a_command_that_dies_anywhere_is_made_good(folder: Path, process: Commands, name: str) -> None:
     """Nothing stated is lost, nothing is invented, nothing acknowledged is sent again, and little is sent twice."""
     scenario = SCENARIOS[name]
-    found = played(name, folder, "die", *((1, 1) if ALL else (scenario.every, scenario.offset)))
+    found = played(name, folder, process, "die", *((1, 1) if ALL else (scenario.every, scenario.offset)))
     assert len(found) >= 3
 
 
@@ -500,7 +507,7 @@ def test_a_command_that_dies_anywhere_is_made_good(folder: Path, name: str) -> N
     ("name", "how"),
     [(name, how) for place, name in enumerate(SCENARIOS) for how in (("eio", "enospc") if ALL else HOWS[place % 2])],
 )
-def test_an_error_of_the_disk_is_told_and_made_good(folder: Path, name: str, how: str) -> None:
+def test_an_error_of_the_disk_is_told_and_made_good(folder: Path, process: Commands, name: str, how: str) -> None:
     """Whatever operation the disk refuses: no bug, no lost consent, and the next run does what was left.
 
     The suite lets each scenario meet one kind of error, `make crash` both.
@@ -508,7 +515,7 @@ def test_an_error_of_the_disk_is_told_and_made_good(folder: Path, name: str, how
     scenario = SCENARIOS[name]
     every = 1 if ALL else 2 * scenario.every
     offset = 1 if ALL else scenario.offset + (how == "eio") * scenario.every
-    assert played(name, folder, how, every, offset)
+    assert played(name, folder, process, how, every, offset)
 
 
 @pytest.mark.parametrize(
@@ -518,12 +525,12 @@ def test_an_error_of_the_disk_is_told_and_made_good(folder: Path, name: str, how
         "reports",
     ],
 )
-def test_every_file_is_on_the_disk_before_it_takes_its_place(folder: Path, place: str) -> None:
+def test_every_file_is_on_the_disk_before_it_takes_its_place(folder: Path, process: Commands, place: str) -> None:
     """A cut of the power leaves the old file or the whole new one, and what a commit speaks of is there.
 
     All but what nothing depends on: running.json.
     """
-    with running(Options()) as platform, commands() as process:
+    with running(Options()) as platform:
         for name in ("a run", "a run that finds a list"):
             stage = Stage(SCENARIOS[name], folder / name, platform, process)
             flushed: set[str] = set()
@@ -587,7 +594,8 @@ def _told(name: str, how: str, every: int) -> tuple[str, str, list[Found], str]:
     memory = Path("/dev/shm")  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="crash-", dir=memory if memory.is_dir() else None) as made:
         try:
-            return name, how, played(name, Path(made), how, every), ""
+            with commands() as process:
+                return name, how, played(name, Path(made), process, how, every), ""
         except AssertionError as exc:
             return name, how, [], str(exc)
 

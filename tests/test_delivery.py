@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from sync_job.standin.contract import Answer
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests import nginx
+from tests.forked import Forked
 from tests.shop import People, Shop, expected, holds, people
 
 ROWS = int(os.environ.get("CONSENT_SYNC_SOAK_ROWS", "2000"))
@@ -287,13 +287,9 @@ def test_time_that_is_up_stops_taking_rows_before(tmp_path: Path) -> None:
         assert sent == sorted(sent, key=bool), "denials first"
 
 
-def start(shop: Shop, *options: str) -> subprocess.Popen[bytes]:
+def start(shop: Shop, *options: str) -> Forked:
     """Return the command `run`, started in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", *options, "run", "--config", str(shop.config)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return Forked(*options, "run", "--config", shop.config, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(moment: Callable[[], bool]) -> None:

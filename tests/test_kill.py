@@ -1,9 +1,6 @@
 """A run that is killed or asked to end at any moment is finished by the next one."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ import sync_job
 from sync_job.ledger.state import State
 from sync_job.standin.background import Standin, running
 from sync_job.standin.options import Options
+from tests.forked import Forked
 from tests.shop import Shop, changed, expected, holds, people
 
 CLIENTS = 1000
@@ -21,17 +19,11 @@ CONCURRENCY = 8
 _PATIENCE_S = 60.0
 
 
-def _start(shop: Shop) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONFAULTHANDLER": "0"},
-    )
+def _start(shop: Shop) -> Forked:
+    return Forked("run", "--config", shop.config)
 
 
-def _wait_for(moment: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def _wait_for(moment: Callable[[], bool], process: Forked) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not moment() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.0005)

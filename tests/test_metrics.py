@@ -233,6 +233,7 @@ def test_counts_are_those_of_the_summary(summary: dict[str, Any]) -> None:
     assert told == {(name, frozenset(labels.items())): pytest.approx(one) for name, labels, one in flat(summary)}
 
 
+@settings(max_examples=40)
 @given(SUMMARY)
 def test_undone_rows_add_up_and_are_few(summary: dict[str, Any]) -> None:
     """All refused and exhausted rows are counted, as many series as ErrorCodes there may be; the largest are named."""
@@ -256,6 +257,7 @@ def test_undone_rows_add_up_and_are_few(summary: dict[str, Any]) -> None:
         assert told == rows or (told is None and (one["outcome"] not in ("refused", "exhausted") or rows <= min(named)))
 
 
+@settings(max_examples=40)
 @given(SUMMARY)
 def test_histogram_is_cumulative(summary: dict[str, Any]) -> None:
     """Buckets count what took at most so long; the last is all."""

@@ -1,11 +1,9 @@
 """Who is told how runs end: whole commands against a platform and a listener, both on loopback."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests.commands import Cli, Said
+from tests.forked import Forked
 from tests.listener import Listener, listening
 from tests.shop import Shop, people
 
@@ -335,18 +334,11 @@ def test_what_goes_wrong_after_the_report_is_told_with_it(told: Listener, comman
     assert post.json["counts"]["planned"] > 0
 
 
-def _start(shop: Shop, *export: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", "run", *export, "--config", str(shop.config)],
-        stdin=stdin,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=Path(__file__).parent.parent,
-        env=dict(os.environ),
-    )
+def _start(shop: Shop, *export: str, stdin: int = subprocess.DEVNULL) -> Forked:
+    return Forked("run", *export, "--config", shop.config, stdin=stdin)
 
 
-def _until(moment: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def _until(moment: Callable[[], bool], process: Forked) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not moment():
         assert process.poll() is None, "it ended too soon"

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,21 +19,16 @@ from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests.commands import Cli
+from tests.forked import Forked
 from tests.shop import Shop, holds, people
 
 _PATIENCE_S = 60.0
 ALL = (True, True, True, True)
 
 
-def command(*arguments: object) -> subprocess.Popen[str]:
+def command(*arguments: object) -> Forked:
     """Start the command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sync_job", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
+    return Forked(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def sent(platform: Standin) -> dict[int, list[tuple[bool | None, ...]]]:

@@ -4,8 +4,6 @@ import os
 import pty
 import re
 import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from sync_job.runs.decide import Wish
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.options import Options
+from tests.forked import Forked, ended
 from tests.shop import Shop, people
 
 ESCAPE = "\x1b"
@@ -46,13 +45,8 @@ def on_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """Return what a command ended with and wrote to standard error, which is a terminal."""
     ours, theirs = pty.openpty()
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "COLORTERM")}
-    with subprocess.Popen(
-        [sys.executable, "-m", "sync_job", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env=plain | {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"} | environment,
-    ) as child:
+    plain |= {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"} | environment
+    with Forked(*arguments, stderr=theirs, env=plain) as child:
         os.close(theirs)
         said = bytearray()
         try:
@@ -64,7 +58,7 @@ def on_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
             pass  # Linux says so when the other side is closed
         finally:
             os.close(ours)
-    return child.returncode, said.decode()
+    return child.wait(), said.decode()
 
 
 def drawn(text: str) -> str:
@@ -153,16 +147,10 @@ def test_no_color_draws_without_colours(shop: Shop) -> None:
 def test_without_a_terminal_nothing_is_drawn(shop: Shop) -> None:
     """Neither a bar nor an escape code, on either stream."""
     for words in (["run"], ["state", "check"], ["state", "backup", str(shop.folder / "b.tar")], ["doctor"]):
-        ended = subprocess.run(
-            [sys.executable, "-m", "sync_job", *words, "--config", shop.config],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"TERM": "xterm-256color", "FORCE_COLOR": ""},
-        )
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stderr == ""
-        assert ESCAPE not in ended.stdout
+        said = ended(*words, "--config", shop.config, env=os.environ | {"TERM": "xterm-256color", "FORCE_COLOR": ""})
+        assert said.returncode == 0, said.stderr
+        assert said.stderr == ""
+        assert ESCAPE not in said.stdout
 
 
 def test_every_command_that_draws_can_be_quiet() -> None:

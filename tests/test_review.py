@@ -2,8 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from sync_job.standin.contract import Answer
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests.commands import Cli
+from tests.forked import Forked
 from tests.shop import FIELDS, Shop, holds
 
 YES, NO = (True, True, True, True), (False, False, False, False)
@@ -330,10 +329,7 @@ def test_a_dead_run_of_a_backup_does_not_settle_what_is_to_be_denied_again(tmp_p
         shop.write(dict.fromkeys(clients, (False, None, None, None)))
         shop.init("equal")
         shop.write(dict.fromkeys(clients, (None, False, None, None)))
-        run = subprocess.Popen(
-            [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parent.parent,
-        )  # fmt: skip
+        run = Forked("run", "--config", shop.config)
         while platform.requests < 20 and run.poll() is None:
             time.sleep(0.005)
         run.kill()

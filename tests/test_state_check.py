@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from sync_job.runs.watch import Watch
 from sync_job.standin.background import running
 from sync_job.standin.options import Options
 from tests.commands import Cli
+from tests.forked import Forked
 from tests.shop import NO_GUARDS, Shop, people
 
 OLD_S = 2 * 3600.0
@@ -49,12 +48,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
         new = dict.fromkeys(range(5000, 5010), (True,) * 4)
         shop.write(dict.fromkeys(first, (False,) * 4) | new)
         before = platform.requests
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).parent.parent,
-        )
+        process = Forked("run", "--config", shop.config)
         _wait_for(lambda: platform.requests > before + 30)
         process.kill()
         process.communicate()
@@ -414,11 +408,7 @@ def test_a_check_beside_a_run_never_cries_wolf(tmp_path: Path) -> None:
         shop = Shop(tmp_path, platform.url, concurrency=4, leg_s=0)
         shop.write(people(150))
         shop.init()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sync_job", "run", "--config", str(shop.config)],
-            stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).parent.parent,
-        )
+        process = Forked("run", "--config", shop.config)
         looks = 0
         try:
             while process.poll() is None:
