@@ -619,4 +619,13 @@ def test_words_never_cut_what_is_copied() -> None:
         "cure": f"chmod 700 {path}",
     }
     counts = {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
-    assert f"{path}\n" in doctor_text.examined({"checks": [check], "counts": counts, "exit": 4}) + "\n"
+    assert f"{path}\n" in doctor_text.examined({"checks": [check], "counts": counts, "exit": 4}, "a.toml") + "\n"
+
+
+def test_words_say_which_file_the_commands_take() -> None:
+    """A cure is pasted; where none is a command, nothing is said of it."""
+    check = {"area": "state", "what": "paused", "verdict": "warning", "found": "by ann", "cure": "consent-sync resume"}
+    found = {"checks": [check], "counts": {"ok": 0, "warning": 1, "problem": 0, "skipped": 0}, "exit": 0}
+    assert "The commands take --config 'a b.toml'." in doctor_text.examined(found, "a b.toml")
+    check["cure"] = "Mend its mode."
+    assert "--config" not in doctor_text.examined(found, "a b.toml")

@@ -32,5 +32,5 @@ def doctor(
     if as_json:
         options.print_json(found)
     elif not quiet or found["counts"]["warning"] or found["counts"]["problem"]:
-        typer.echo(doctor_text.examined(found, quiet=quiet))
+        typer.echo(doctor_text.examined(found, str(config), quiet=quiet))
     raise typer.Exit(found["exit"])

@@ -1,5 +1,6 @@
 """What `doctor` found, in words: a line a check, the cure below it, and what it comes to."""
 
+import shlex
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +10,8 @@ _WIDTH = 100
 _INDENT = " " * 8
 
 
-def examined(found: Mapping[str, Any], *, quiet: bool = False) -> str:
-    """Return a paragraph for each area; *quiet*: only what needs somebody."""
+def examined(found: Mapping[str, Any], config: str, *, quiet: bool = False) -> str:
+    """Return a paragraph for each area; *quiet*: only what needs somebody. *config* is the file that commands name."""
     lines: list[str] = []
     area = ""
     for one in found["checks"]:
@@ -20,6 +21,8 @@ def examined(found: Mapping[str, Any], *, quiet: bool = False) -> str:
             area = one["area"]
             lines.append(area)
         lines += _check(one)
+    if any("consent-sync " in one.get("cure", "") for one in found["checks"]):
+        lines.append(f"The commands take --config {shlex.quote(config)}.")
     lines.append(_sum(found))
     return "\n".join(lines)
 
