@@ -110,13 +110,13 @@ def run(settings: Settings, *, restrict_only: bool = False, limit: int | None = 
     """
     import structlog
 
-    from sync_job.runs import logs, measuring, night, notifying
+    from sync_job.runs import logs, night, telling
     from sync_job.runs.decide import Wish
     from sync_job.runs.watch import Watch
 
     if not structlog.is_configured():
         logs.configure("console", "warning")
-    with notifying.telling(settings, "run"), measuring.ending("run", settings):
+    with telling.how_it_ends(settings, "run"):
         return night.run(settings, Wish(restrict_only=restrict_only, limit=limit), Watch())
 
 

@@ -46,7 +46,7 @@ def backfill(
     Example: consent-sync backfill export.csv --denials --sample 10 --config backfill.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import backfills, measuring, night, notifying, planning
+    from sync_job.runs import backfills, night, planning, telling
     from sync_job.runs.decide import Wish
 
     if everything and denials:
@@ -82,7 +82,7 @@ def backfill(
             raise typer.Exit(found["exit"])
         wish = options.approved(wish, found["granted"])
         backfills.refuse_unapproved(found["granted"], wish.approved)
-    with notifying.telling(settings, "backfill"), measuring.ending("backfill", settings):
+    with telling.how_it_ends(settings, "backfill"):
         report = night.run(settings, wish, options.watch(quiet, lines=True), kind="backfill")
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
@@ -104,7 +104,7 @@ def undo(
     Example: consent-sync undo 12 --check --config nightly.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import measuring, night, notifying, planning
+    from sync_job.runs import night, planning, telling
     from sync_job.runs import undo as runs
     from sync_job.runs.decide import Wish
 
@@ -115,6 +115,6 @@ def undo(
         found = planning.plan(settings, options.watch(quiet), None, wish, read)
         options.print_json(found) if as_json else typer.echo(plan_text.plan(found, str(config)))
         raise typer.Exit(found["exit"])
-    with notifying.telling(settings, "undo"), measuring.ending("undo", settings):
+    with telling.how_it_ends(settings, "undo"):
         report = night.run(settings, wish, options.watch(quiet), kind="undo", read=read)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)

@@ -100,7 +100,7 @@ def init(
     Example: consent-sync init export.csv --config nightly.toml --platform unknown --no-withdrawals
     """
     from sync_job.runs import init as runs
-    from sync_job.runs import measuring, notifying
+    from sync_job.runs import telling
     from sync_job.runs.intake import Listing
 
     if no_withdrawals == (withdrawals is not None):
@@ -122,7 +122,7 @@ def init(
         received = options.moment(received_at, settings, "--received-at")
         listing = Listing(withdrawals, received, scope, basis)
     made = options.moment(as_of, settings, "--as-of")
-    with notifying.telling(settings, "init"), measuring.ending("init", settings):
+    with telling.how_it_ends(settings, "init"):
         report = runs.init(settings, platform, approve, options.watch(quiet), withdrawals=listing, as_of=made)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
@@ -155,7 +155,7 @@ def run(
 
     Example: consent-sync run export.csv --config nightly.toml
     """
-    from sync_job.runs import backfills, decide, measuring, night, notifying
+    from sync_job.runs import backfills, decide, night, telling
     from sync_job.runs.decide import Wish
 
     settings = options.load(config, options.one_of(export, part))
@@ -176,7 +176,7 @@ def run(
     def take_over() -> "Report":
         return backfills.taking_over(settings, act, watch, ready=lambda: decide.look(settings))
 
-    with notifying.telling(settings, "part" if part else "run"), measuring.ending("run", settings):
+    with telling.how_it_ends(settings, "run", called="part" if part else ""):
         options.await_export(settings, wait_for_export, watch, part=part is not None)
         # A part is no night: it waits for a backfill as it waits for any run.
         report = options.waiting(wait_s, watch, act if part else take_over)
@@ -233,10 +233,10 @@ def apply(
 
     Example: consent-sync apply tonight.plan --config nightly.toml
     """
-    from sync_job.runs import measuring, notifying, planning
+    from sync_job.runs import planning, telling
 
     settings, ends = options.load(config), options.time_of_day(until)
-    with notifying.telling(settings, "apply"), measuring.ending("apply", settings):
+    with telling.how_it_ends(settings, "apply"):
         report = planning.apply(settings, path, options.watch(quiet), ends)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 

@@ -72,15 +72,11 @@ def forget(
     Example: consent-sync forget --client 12345 --request-ref R-77 --config nightly.toml
     """
     from sync_job.report import people_text
-    from sync_job.runs import forgetting, measuring, notifying
+    from sync_job.runs import forgetting, telling
 
     settings = options.load(config)
     ids = forgetting.clients(settings, client or [], path, sheet=sheet, contacts=lookup)
-    with (
-        notifying.telling(settings, "forget"),
-        measuring.ending("forget", settings),
-        options.showing(quiet, "erasing") as shown,
-    ):
+    with telling.how_it_ends(settings, "forget"), options.showing(quiet, "erasing") as shown:
         found = forgetting.forget(settings, ids, request_ref, shown)
     options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
     raise typer.Exit(Exit(found["exit"]))

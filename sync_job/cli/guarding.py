@@ -48,7 +48,7 @@ def approve(
     Example: consent-sync approve 12 --grants 1204 --reason "spring campaign" --by "CRM lead" --config nightly.toml
     """
     from sync_job.report import plan_text
-    from sync_job.runs import approving, measuring, night, notifying
+    from sync_job.runs import approving, night, telling
     from sync_job.runs.decide import Wish
 
     if export and not now:
@@ -73,7 +73,7 @@ def approve(
         return
     if not as_json and sys.stdout.isatty():
         typer.echo(plan_text.approved(found.shown()))
-    with notifying.telling(settings, "run"), measuring.ending("run", settings):
+    with telling.how_it_ends(settings, "run"):
         report = night.run(settings, Wish(), options.watch(quiet))
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
