@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sync_job.config import ColumnSettings, ExportSettings
 from sync_job.consent.channels import ALL_BLANK, BLANK, DENIED, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
-from sync_job.consent.renumber import Lookup
+from sync_job.consent.id_map import Lookup
 from sync_job.consent.tables import UNTIMED, Times
 from sync_job.exports import cells, where
 from sync_job.exports.where import Condition

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from sync_job.config import ExportSettings
-from sync_job.consent import renumber
+from sync_job.consent import id_map
 from sync_job.consent.channels import NOBODY, Ids
-from sync_job.consent.renumber import IdMap, Lookup
+from sync_job.consent.id_map import IdMap, Lookup
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import cells, formats, sources
 from sync_job.exports.csv_piece import TextBlock
@@ -94,7 +94,7 @@ def read(path: Path, columns: Columns) -> Found:
         raise ConfigError(f"{path}: {bad:,} rows are not two ids ({lines}). Mend the map; it was not used.")
     if not rows:
         raise ConfigError(f"{path}: a map without rows. It was not used.")
-    found, torn = renumber.sort(np.concatenate(old), np.concatenate(new))
+    found, torn = id_map.sort(np.concatenate(old), np.concatenate(new))
     if len(torn):
         raise ConfigError(
             f"{path}: {len(torn):,} ids of {columns.old!r} have more than one {columns.new!r} "

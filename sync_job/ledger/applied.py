@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sync_job.consent.channels import LOW_BITS, Bytes, Ids, allowed, denied, spread, stated
+from sync_job.consent.channels import Bytes, Ids, allowed, denied, spread, stated
 from sync_job.consent.diff import Held
 from sync_job.consent.freshness import Before, Kind
 from sync_job.consent.guards import Past
@@ -293,22 +293,6 @@ class Applied(Store):
     def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
         self._db.executemany("DELETE FROM approved WHERE client = ?", ((client,) for client in ids.tolist()))
-
-    def move(self) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering.
-
-        What runs held is over: an approval means just that set, and the next run holds it anew. Of clients that become
-        one, no grant stays approved: nobody has looked at what it means for both.
-        """
-        self._db.execute("DELETE FROM holds")
-        merges = "client IN (SELECT client FROM temp.merged)"
-        self._move(
-            "approved",
-            "approval, value, since",
-            settle="ON CONFLICT DO UPDATE SET value = value | excluded.value, since = min(since, excluded.since)",
-        )
-        self._db.execute(f"UPDATE approved SET value = value & {int(LOW_BITS)} WHERE {merges}")
-        self._db.execute("DELETE FROM approved WHERE value = 0")
 
 
 _HELD_COLUMNS = ("run", "at", "kind", "digest", "clients", "grants", "revocations", "guards")

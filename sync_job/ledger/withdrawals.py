@@ -5,7 +5,7 @@ withdrawn and its reference: the same again is a repeat, whatever list it comes 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.lists import BASES, scope_text
-from sync_job.consent.renumber import IdMap, meant
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
 from sync_job.ledger.in_force import InForce
@@ -113,13 +112,11 @@ class Withdrawals(Store):
         *,
         now: float,
         limit_of: LimitOf,
-        maps: Sequence[IdMap] = (),
     ) -> Absorbed:
         """Take a list in, and owe a denial for each new withdrawal; a list that was taken in before changes nothing.
 
         *batches* have the columns of the inbox; *limit_of* gives, for times of receipt, until when a denial is owed.
-        A repeat keeps the earliest receipt, and owes nothing new. The list may have ids from before any of *maps*; a
-        row that may mean two clients counts for both.
+        A repeat keeps the earliest receipt, and owes nothing new.
         """
         digest = str(about["digest"])
         known = self._rows("SELECT rows, fresh, repeats, superseded, voided FROM lists WHERE digest = ?", digest)
@@ -137,8 +134,7 @@ class Withdrawals(Store):
             ).lastrowid
             rows = fresh = superseded = 0
             taken: list[tuple[Ids, Bytes]] = []
-            for listed in batches:
-                batch = _of_today(listed, maps) if maps else listed
+            for batch in batches:
                 rows += batch.num_rows
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
@@ -414,47 +410,8 @@ class Withdrawals(Store):
             self._db.executemany(query, ((client,) for client in ids.tolist()))
         self._ready.gather()
 
-    def move(self) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering; every withdrawal stays in force.
-
-        The same of two that become one is one withdrawal, and what the other's list said is a repeat.
-        """
-        void = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
-        self._db.execute(
-            "CREATE TEMP TABLE said AS SELECT m.new AS client, channels, withdrawn_at, request_ref, list "
-            f"FROM withdrawals JOIN temp.moves m ON m.old = client WHERE m.new IN (SELECT client FROM temp.merged) "
-            f"AND NOT {void}"
-        )
-        self._move(
-            "withdrawals",
-            "channels, withdrawn_at, request_ref, received_at, basis, list, in_force",
-            order=f"{void}, received_at",
-            settle="ON CONFLICT DO UPDATE SET received_at = min(received_at, excluded.received_at), "
-            "in_force = in_force | excluded.in_force",
-        )
-        self._move("repeats", "channels, withdrawn_at, request_ref, list", settle="ON CONFLICT DO NOTHING")
-        self._db.execute(
-            "INSERT OR IGNORE INTO repeats (client, channels, withdrawn_at, request_ref, list) SELECT * FROM temp.said"
-        )
-        self._db.execute("DROP TABLE temp.said")
-        self._db.execute(
-            "DELETE FROM repeats AS i WHERE client IN (SELECT client FROM temp.merged) "
-            f"AND EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS} AND w.list = i.list)"
-        )
-        self._move(
-            "reconsents", "channels, granted_at, method, evidence_ref, taken_in", settle="ON CONFLICT DO NOTHING"
-        )
-        self._ready.gather()
-
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
-
-
-def _of_today(batch: pa.RecordBatch, maps: Sequence[IdMap]) -> pa.RecordBatch:
-    """Return the rows of a list with the ids that clients have today."""
-    place, ids = meant(batch.column("client").to_numpy(), maps)
-    batch = batch.take(pa.array(place))
-    return batch.set_column(batch.schema.get_field_index("client"), "client", pa.array(ids))
 
 
 def _times(seconds: tuple[float, ...]) -> pa.Array:

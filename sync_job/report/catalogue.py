@@ -219,10 +219,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "{n} {n|отзыв согласия|отзыва согласия|отзывов согласия} старше целевого срока: отправьте сейчас.",
     ),
     "do_renumbered": (
-        "The ids look renumbered. If the platform has given its clients new ids, tell the state; if not, this is "
-        "likely another shop's file: have the right one made.",
-        "Похоже, номера клиентов сменились. Если платформа выдала новые номера, сообщите их состоянию; если нет, это, "
-        "скорее всего, чужой файл: попросите правильный.",
+        "The ids look renumbered. If the platform has given its clients new ids, make a new state from this one, in "
+        "another folder; if not, this is likely another shop's file: have the right one made.",
+        "Похоже, номера клиентов сменились. Если платформа выдала новые номера, создайте из этого состояния новое, в "
+        "другой папке; если нет, это, скорее всего, чужой файл: попросите правильный.",
     ),
     "do_lost": (
         "A column may have stopped saying no or yes: look at its blanks in the list of tokens.",

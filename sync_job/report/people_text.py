@@ -105,11 +105,6 @@ def history(found: Mapping[str, Any]) -> str:
         f"  on list {one['list'][:12]}, received {text.moment(one['received_at'])}: {one['channels']}"
         for one in found["withdrawals"]
     ]
-    lines += [
-        f"  up to run {one['after_run']} its id was {', '.join(map(str, one['was'])) or 'nobody'}: `history` of that "
-        "shows what was sent by then"
-        for one in found["ids"]
-    ]
     return "\n".join(lines)
 
 

@@ -13,8 +13,6 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
-from sync_job.consent.renumber import meant
-from sync_job.consent.tables import union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports import lists
 from sync_job.exports.lists import List
@@ -125,7 +123,6 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
     ids = clients_of(found)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
-        ids = union(meant(ids, state.ledger.renumberings.maps())[1])
     known = int(holdings.has(ids).sum())
     most = at_most(settings.guards.list, settings.guards.list_share, len(holdings))
     return {
@@ -162,7 +159,6 @@ def absorb(state: State, settings: Settings) -> bool:
             about,
             now=time.time(),
             limit_of=partial(limits.of, settings),
-            maps=state.ledger.renumberings.maps(),
         )
         anchoring.keep(state, settings)
         inbox.remove(path)
