@@ -1,6 +1,7 @@
-"""Maps from ids to other ids: a lookup for many of them, and the map that pairs in any order make."""
+"""Maps from ids to other ids, and whose number an id is today."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,21 @@ class Lookup:
         here = self._slots.has(ids)
         found[here] = self._new[self._slots.of(ids[here])]
         return found
+
+
+class Numbering(Enum):
+    """Whose numbers the ids of a list, an export or the command line are."""
+
+    CRM = auto()
+    PLATFORM = auto()
+
+
+def whose(ids: Ids, numbering: Numbering, lookup: Lookup | None) -> Ids:
+    """Return the platform's id of each of *ids* today; 0 for ids that no client is known to have.
+
+    *lookup* is made from the map of today. Without one the CRM has the platform's numbers.
+    """
+    return ids if numbering is Numbering.PLATFORM or lookup is None else lookup.of(ids)
 
 
 def among(ids: Ids, those: Ids) -> Mask:

@@ -75,6 +75,16 @@ def of_export(settings: ExportSettings) -> ExportMap | None:
     return ExportMap(found.map, Lookup(found.map), about)
 
 
+def of_list(path: Path) -> ExportMap:
+    """Return the map in *path* from former ids of the platform to today's, for a list that still has those.
+
+    Raises:
+        ConfigError: when it is no map. ExportError: when it cannot be read.
+    """
+    found = read(path, OF_THE_PLATFORM)
+    return ExportMap(found.map, Lookup(found.map), {})
+
+
 def read(path: Path, columns: Columns) -> Found:
     """Return the map in *path*.
 

@@ -387,6 +387,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     # What is owed.
     "owed": ("Opt-outs and what is owed", "Отзывы согласия и долги по ним"),
     "nothing_owed": ("Nobody is owed a denial.", "Неподтверждённых запретов нет."),
+    "ambiguous": (
+        "{n} {n|withdrawal's CRM number means|withdrawals' CRM numbers mean} another client than when {n|it was|they "
+        "were} received; both are denied.",
+        "{n} {n|отзыв|отзыва|отзывов}, номер из CRM которых теперь означает другого клиента, чем при получении; "
+        "запрещено обоим.",
+    ),
     "last_acknowledged": ("The last opt-out was acknowledged on {at}.", "Последний отзыв согласия подтверждён {at}."),
     "target_limit": ("The target is {target}, the limit {limit}.", "Целевой срок {target}, предельный {limit}."),
     "target_statutory": (
