@@ -149,8 +149,8 @@ class Applied(Store):
         grants = [
             row[0]
             for row in self._rows(
-                "SELECT a.new_grants FROM applied a JOIN runs r ON a.run = r.run WHERE r.kind != 'init' "
-                "ORDER BY a.at DESC LIMIT ?",
+                "SELECT a.new_grants FROM applied a LEFT JOIN runs r ON a.run = r.run "
+                "WHERE coalesce(r.kind, '') != 'init' ORDER BY a.at DESC LIMIT ?",
                 _NIGHTS,
             )
         ]

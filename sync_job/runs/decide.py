@@ -257,7 +257,13 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         approved=ledger.applied.approved(now),
         absent=mapped if denies else 0,
     )
-    said = export.statements, export.clients, export.ungranted
+    former = ledger.former_ids.of(export.statements)
+    if len(former):
+        findings.add(
+            Exit.ATTENTION,
+            f"{len(former):,} clients are named by ids from before the platform's ids changed, and are granted nothing",
+        )
+    said = export.statements, export.clients, union(export.ungranted, former)
     return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, again=wish.again, doubts=doubts)
 
 

@@ -43,7 +43,7 @@ def reading(settings: Settings, name: str) -> Read:
     Raises:
         ConfigError: when there is no such run, or its results are not kept any more.
     """
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
         run = look.reported(state, name)
     folder = report.folder_of(settings, run.run)
     kept = sorted(folder.glob("results.*"))
@@ -60,7 +60,7 @@ def _export(settings: Settings, path: Path, out: Path | None) -> Export:
     What was *nothing* before cannot be said to the platform; it is listed in *out*.
     """
     was = before(path)
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
         holds = state.holdings().of(was.client)[0]
     changed = spread(stated(was.sent) & ~stated(holds ^ was.sent) & stated(was.state ^ was.sent))
     says = was.state & changed
