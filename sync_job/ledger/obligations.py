@@ -38,7 +38,7 @@ _AGES_H = (1, 6, 24, 48, 72)  # where ages of what is owed are told apart
 _SLACK_S = 3600.0
 _NOT_FOUND_DAYS, _OWED_DAYS, _OTHER_DAYS = (1, 7, 30), (1,), (1, 2, 4, 7)
 
-Source = Literal["withdrawal", "revocation", "compare", "erasure"]
+Source = Literal["withdrawal", "revocation", "compare", "erasure", "merge"]
 Floats = npt.NDArray[np.float64]
 
 

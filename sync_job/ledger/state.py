@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -72,11 +73,12 @@ class State:
         return cls(folder, Ledger.create(path, target, now))
 
     @classmethod
-    def open(cls, folder: Path, target: str, *, write: bool) -> Self:
-        """Return the state in *folder*.
+    def open(cls, folder: Path, target: str, *, write: bool, live: bool | None = None) -> Self:
+        """Return the state in *folder*; who writes, or wants a *live* one, gets none that was given up.
 
         Raises:
             NoStateError, StateDamagedError, ForeignStateError: when it is not there, not whole, or another target's.
+            StateError: when it was given up, or is not made yet.
         """
         state = cls(folder, Ledger.open(folder / "ledger.db", target, write=write))
         try:
@@ -87,6 +89,12 @@ class State:
                     f"chmod 700 {folder.absolute()}"
                 )
             state.ledger.current()
+            if state.ledger.about.is_carrying():
+                raise StateError(
+                    f"{folder.absolute()}: `init --from` did not end here; nothing is lost. Give that command again."
+                )
+            if live or (live is None and write):
+                state.refuse_given_up()
         except BaseException:
             state.close()
             raise
@@ -101,6 +109,19 @@ class State:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def refuse_given_up(self) -> None:
+        """Refuse to go on with a state whose people went to another one.
+
+        Raises:
+            StateError: saying where they are.
+        """
+        if found := self.ledger.about.given_up():
+            day = datetime.fromtimestamp(found["at"], UTC).date()
+            raise StateError(
+                f"{self.folder.absolute()}: given up: its people went to {found['to']} ({found['target']}) on {day}. "
+                "Use the configuration of that state. Nothing was sent or taken in."
+            )
 
     def holdings(self) -> Holdings:
         """Return the snapshot that counts.

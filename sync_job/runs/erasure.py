@@ -25,6 +25,7 @@ _log = structlog.get_logger()
 OUT_OF_REACH = (
     "backups of the state and of reports, until they are overwritten",
     "the exports and lists that were read, and plans that were saved with `plan -o`",
+    "reports from before the platform's ids changed (`init --from`), until they are as old as [report] keep_days",
     "the CRM, which will export the client again unless it erases it too",
     "the loyalty platform, which was told to contact the client no more, and keeps what it keeps",
 )
@@ -117,7 +118,8 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, holdings.at(stays), time.time())
-    reports = kept.folders(settings.report.path, *state.ledger.about.targets())
+    before = state.ledger.about.carried().get("run", 0)  # its reports have other clients' ids
+    reports = kept.folders(settings.report.path, *state.ledger.about.targets(), after=before)
     without(settings, [(folder, ids) for folder in reports])
     if not state.ledger.unfinished():
         state.ledger.forgetting.done(ids)

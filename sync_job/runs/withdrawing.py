@@ -15,7 +15,7 @@ from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
 from sync_job.report.lists import open_private
-from sync_job.runs import anchoring
+from sync_job.runs import anchoring, intake
 from sync_job.runs.recover import holding
 
 _SHOWN = 50
@@ -144,6 +144,7 @@ def reconsent(
     now = time.time()
     found = lists.read_reconsents(path, settings, columns=columns, sheet=sheet, contacts=contacts, now=now)
     with holding(settings) as state:
+        intake.refuse_unmapped(state, settings)
         lifted = state.ledger.withdrawals.lift(found.table.to_batches(1 << 16), now)
         anchoring.keep(state, settings)
     return {
