@@ -358,6 +358,18 @@ class Ledger(Store):
             found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
         return np.sort(found["client"])
 
+    def people(self) -> Ids:
+        """Return every client that any table names, ascending."""
+        tables = (
+            *("withdrawals", "reconsents", "repeats", "obligations", "waiting", "lingering", "forgetting"),
+            *("approved", "doubted"),
+        )
+        query = " UNION ".join(f"SELECT client FROM {table}" for table in tables)
+        query += " UNION SELECT CAST(key AS INTEGER) FROM undone WHERE kind != 'reject'"
+        with files.loading(self.path):
+            found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
+        return np.sort(found["client"])
+
     def renumbered_since(self, run: int) -> bool:
         """Return whether the platform's ids changed after the run with this number began."""
         return any(one.run >= run for one in self.renumberings.all())

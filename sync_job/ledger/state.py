@@ -180,6 +180,19 @@ class State:
     def _mark(self, run: str) -> Path:
         return self.folder / "backfills" / f"{run}.parquet"
 
+    def people(self) -> Ids:
+        """Return every client that the snapshot, the ledger, a held set or the mark of a backfill names, ascending.
+
+        Raises:
+            StateDamagedError: when one of those files is not what was written.
+        """
+        parts = [self.holdings().client, self.ledger.people()]
+        held = (self.folder / "held" / f"{one.run}.parquet" for one in self.ledger.applied.held_runs())
+        parts += [tables.read_held(path).client for path in held if path.exists()]
+        if one := self.ledger.backfills.open():
+            parts.append(self.mark(one).client)
+        return np.unique(np.concatenate(parts))
+
     def erase(self, ids: Ids, holdings: Holdings, now: float) -> None:
         """Make *holdings*, which lack these clients, the snapshot that counts, and keep nothing else of them."""
         number = self.ledger.next_snapshot()

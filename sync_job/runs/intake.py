@@ -21,7 +21,7 @@ from sync_job.exports.lists import List
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, limits
+from sync_job.runs import anchoring, erasure, limits
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
@@ -53,9 +53,9 @@ class Taken:
 
 
 def read(settings: Settings, listing: Listing, watch: Watch) -> List:
-    """Return a list as it is meant for one target."""
+    """Return a list as it is meant for one target, without the rows of clients who were erased since."""
     watch.stage("reading the list")
-    return lists.read_withdrawals(
+    found = lists.read_withdrawals(
         listing.path,
         settings,
         received_at=listing.received_at,
@@ -68,6 +68,7 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
         now=time.time(),
         progress=watch.at,
     )
+    return erasure.received_since(settings, found)
 
 
 def take_in(
@@ -134,6 +135,7 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
         "rows": found.rows,
         "rejected": found.rejected,
         "reasons": dict(found.reasons),
+        "erased": found.erased,
         "clients": len(ids),
         "known": known,
         "unknown": len(ids) - known,
@@ -163,6 +165,7 @@ def absorb(state: State, settings: Settings) -> bool:
             now=time.time(),
             limit_of=partial(limits.of, settings),
             maps=state.ledger.renumberings.maps(),
+            erased_at=erasure.tombstones(settings).since,
         )
         anchoring.keep(state, settings)
         inbox.remove(path)
