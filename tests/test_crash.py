@@ -153,6 +153,7 @@ def _known_everywhere(here: Shopping) -> None:
 
 # The same time each time it is said: a list that says another is another list.
 RECEIVED = datetime.now(UTC).isoformat(timespec="seconds")
+FORGET = ("forget", "--client", str(GONE), "--reason", "asked by letter", "--by", "Ann")
 OPT_OUT = ("opt-out", "{folder}/opt-outs.csv", "--received-at", RECEIVED, "--wait-s", "0")
 
 
@@ -195,7 +196,7 @@ def _carried_on(here: Shopping, command: Sequence[str]) -> Ended:
 def _renumbered(here: Shopping) -> None:
     """Let the platform give clients new ids, who keep their consents there; one withdrew, and one was erased."""
     _first(here)
-    assert here.run("forget", "--client", str(GONE)).code == 0
+    assert here.run(*FORGET).code == 0
     rows = "".join(f"{old},{new}\n" for old, new in MOVES.items())
     (here.shop.folder / "ids.csv").write_text(f"old_id,new_id\n{rows}")
     for old, new in MOVES.items():
@@ -262,7 +263,7 @@ SCENARIOS = {
         ("run",), _in_the_inbox, overlaid(AFTER_RUN, MARKETING), withdrawn=MARKETING, every=31, offset=11
     ),
     "an erasure": Scenario(
-        ("forget", "--client", str(GONE)), _known_everywhere, overlaid(AFTER_RUN, {GONE: NO}), _erased, (GONE,),
+        FORGET, _known_everywhere, overlaid(AFTER_RUN, {GONE: NO}), _erased, (GONE,),
         later=("drain",), every=29, offset=9,
     ),
     "a backfill": Scenario(

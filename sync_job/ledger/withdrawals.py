@@ -486,7 +486,8 @@ class Withdrawals(Store):
 def later_than_erasure(client: pa.Array, at: pa.Array, erased_at: ErasedAt) -> Mask:
     """Return which rows are of a client who was not erased, or was erased before the time of the row."""
     erased = erased_at(client.to_numpy())
-    return np.asarray(np.isnan(erased) | (at.to_numpy() > erased), np.bool_)
+    # Lists have microseconds: what is finer is no difference.
+    return np.asarray(np.isnan(erased) | (np.rint(at.to_numpy() * 1e6) > np.rint(erased * 1e6)), np.bool_)
 
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
