@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import pytest
 from sync_job import load_settings
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.standin.background import Standin, running
+from sync_job.standin.contract import Flags
 from sync_job.standin.faults import Fault
 from sync_job.standin.options import Options
 from tests import dying
 from tests.commands import Cli, Said
-from tests.shop import FIELDS, Consent, People, holds
+from tests.shop import FIELDS, Consent, holds
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
+ALLOWED = Flags(True, True, True, True)
 SIGNED = ("--reason", "asked by letter", "--by", "Ann")
 GONE, STAYS = 1_987_654_321, 1_876_543_219  # ids that turn up in no count, time or digest by chance
 STRANGER = 1_765_432_198
@@ -56,7 +58,7 @@ class Desk:
         assert old in text
         self.config.write_text(text.replace(old, new))
 
-    def write(self, people: People, path: Path | None = None) -> Path:
+    def write(self, people: Mapping[int, Consent], path: Path | None = None) -> Path:
         """Export *people*."""
         text = {True: "true", False: "false", None: ""}
         rows = (f"{client},{','.join(text[flag] for flag in flags)}\n" for client, flags in people.items())
@@ -64,7 +66,7 @@ class Desk:
         path.write_text(f"Client,{','.join(FIELDS)}\n{''.join(rows)}")
         return path
 
-    def init(self, people: People, platform: str = "equal") -> None:
+    def init(self, people: Mapping[int, Consent], platform: str = "equal") -> None:
         """Make the state from an export of *people*."""
         self.write(people)
         said = self("init", self.export, "--platform", platform, "--no-withdrawals")
@@ -140,7 +142,7 @@ def ago(seconds: float = 3600.0) -> str:
 def platform() -> Iterator[Standin]:
     """Run a platform that knows everybody and allows everything."""
     people = (GONE, STAYS, STRANGER, *range(1, 41))
-    with running(Options(state=dict.fromkeys(people, YES))) as started:
+    with running(Options(state=dict.fromkeys(people, ALLOWED))) as started:
         yield started
 
 
@@ -217,7 +219,7 @@ def test_a_client_whom_the_platform_refuses_waits_until_a_person_closes_it(tmp_p
 def test_an_erasure_waits_for_a_platform_that_is_down(tmp_path: Path, cli: Cli) -> None:
     """Exports meanwhile grant nothing; the drain that delivers the denial erases the client."""
     down = [True]
-    with running(Options(state={GONE: YES}, script=lambda *_: Fault.ERROR_BEFORE if down else None)) as platform:
+    with running(Options(state={GONE: ALLOWED}, script=lambda *_: Fault.ERROR_BEFORE if down else None)) as platform:
         desk = Desk(tmp_path, platform.url, cli)
         desk.init({GONE: NO, STAYS: NO})
         assert desk.forget(GONE, code=5)["waiting"] == 1
@@ -454,6 +456,38 @@ def test_a_lookup_brings_nobody_back(desk: Desk) -> None:
     assert desk.traces(GONE) == []
 
 
+def test_lists_with_the_ids_of_the_crm_bring_nobody_back(desk: Desk, platform: Standin) -> None:
+    """The codes are of the platform's ids."""
+    desk.configure('kind = "full"', f'kind = "full"\nid_map = "{desk.folder / "ids.csv"}"')
+    (desk.folder / "ids.csv").write_text(f"crm_id,platform_id\n7,{GONE}\n8,{STAYS}\n")
+    desk.init({7: YES, 8: YES})
+    path = desk.folder / "erase.csv"
+    path.write_text("7\n")
+    assert desk("forget", path, *SIGNED).code == 0
+    assert sent(platform, GONE) == [NO]
+    path = desk.listed("list.csv", (7, ago()), (8, ago()))
+    found = json.loads(desk("opt-out", path, "--json").out)
+    assert (found["erased"], found["sent"]["fresh"]) == (1, 1)
+    assert desk.traces(GONE) == []
+
+
+def test_who_is_erased_at_one_brand_is_withdrawn_at_the_other(tmp_path: Path, cli: Cli) -> None:
+    """The same number is another person there, also if both have one folder of keys."""
+    with running(Options()) as one, running(Options()) as other:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+        desks = Desk(tmp_path / "one", one.url, cli), Desk(tmp_path / "other", other.url, cli)
+        desks[1].configure(str(tmp_path / "other" / "keys"), str(tmp_path / "one" / "keys"))
+        for desk in desks:
+            desk.init({GONE: YES, STAYS: YES})
+        desks[0].forget(GONE)
+        path = desks[0].listed("list.csv", (GONE, ago()), (STAYS, ago()))
+        said = cli("opt-out", path, "--config", desks[0].config, "--config", desks[1].config, "--json")
+        assert [one["erased"] for one in json.loads(said.out)["targets"]] == [1, 0]
+        assert desks[0].traces(GONE) == []
+        assert holds(other.platform)[GONE] == NO
+
+
 def test_evidence_from_before_an_erasure_is_not_taken_in(desk: Desk, platform: Standin) -> None:
     """Later evidence lifts a later withdrawal, and grants nothing by any export."""
     desk.init({GONE: YES, STAYS: YES})
@@ -583,7 +617,7 @@ def test_an_erasure_that_dies_and_is_given_again_is_whole(desk: Desk, platform: 
     words = ("forget", "--client", str(GONE), *SIGNED, "--config", str(desk.config))
     with dying.commands() as commands:
         for number in range(4, 1000, 13):
-            platform.platform.state[GONE] = list(YES)
+            platform.platform.state[GONE] = ALLOWED
             died = commands.run(desk.folder, *words, at=number)
             ended = commands.run(desk.folder, *words)
             assert ended.code in (0, 1), ended.said

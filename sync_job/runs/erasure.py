@@ -75,7 +75,7 @@ def ask(state: State, settings: Settings, ids: Ids, request_ref: str, *, by: str
 
 def erased_before(state: State, settings: Settings, ids: Ids) -> Mask:
     """Return which of *ids* were erased, and are not known again."""
-    return tombstones(settings).of(ids) & ~np.isin(ids, state.people())
+    return tombstones(settings).of(ids) & ~state.knows(ids)
 
 
 def received_since(settings: Settings, found: List, time_column: str = "received_at") -> List:
@@ -145,8 +145,7 @@ def again(state: State, settings: Settings) -> None:
     buried = tombstones(settings)
     if not len(buried):
         return
-    ids = state.people()
-    back = ids[buried.of(ids)]
+    back = np.unique(np.concatenate([ids[buried.of(ids)] for ids in state.people()]))
     since = buried.since(back)
     # A list has named them since, or they are to be erased once more, after a denial.
     again = (state.ledger.withdrawals.received_at(back) > since) | (state.ledger.forgetting.asked_at(back) > since)

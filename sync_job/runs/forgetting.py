@@ -70,7 +70,7 @@ def check(settings: Settings, ids: Ids, *, listed: bool) -> Summary:
     guards = settings.guards
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         ledger = state.ledger
-        known = np.isin(ids, state.people())
+        known = state.knows(ids)
         before = erasure.tombstones(settings).of(ids) & ~known
         withdrawn = ledger.withdrawals.in_force().of(ids) != 0
         owed = np.isin(ids, ledger.obligations.owed(time.time()).client)
@@ -131,7 +131,7 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch, *, by: 
     watch.stage("erasing")
     with holding(settings) as state:
         before = erasure.erased_before(state, settings, ids)
-        unknown = ~np.isin(ids, state.people()) & ~before
+        unknown = ~before & ~state.knows(ids)
         denied = erasure.ask(state, settings, ids, request_ref, by=by.strip(), reason=reason.strip())
         exit_code = Exit.OK
         if len(legs.owed_now(state, time.time())):
