@@ -220,7 +220,8 @@ def test_a_restored_backup_brings_nobody_back(tmp_path: Path, platform: Standin)
     shop.init("equal")
     shutil.copytree(tmp_path / "state", tmp_path / "backup")
     forget(shop, GONE, other)
-    shop.withdraw({other: "sms"}, received_at=time.time())
+    received = time.time()
+    shop.withdraw({other: "sms"}, received_at=received)
     drained(shop)
     shutil.copytree(tmp_path / "state", tmp_path / "later")
     shop.write({STAYS: YES})
@@ -239,7 +240,7 @@ def test_a_restored_backup_brings_nobody_back(tmp_path: Path, platform: Standin)
     assert everywhere(shop) == []
     with pytest.raises(ConfigError, match="1 withdrawals that there were are missing"):
         restoring.restored(shop.settings, None, "operations", Watch())
-    restoring.restored(shop.settings, shop.listing({other: "sms"}, received_at=time.time()), "operations", Watch())
+    restoring.restored(shop.settings, shop.listing({other: "sms"}, received_at=received), "operations", Watch())
     sync_job.run(shop.settings)
     assert everywhere(shop) == []
     with shop.state() as state:

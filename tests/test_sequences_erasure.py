@@ -388,6 +388,18 @@ def test_the_receipt_is_held_against_the_moment_of_the_erasure(desk: Desk, after
     assert bool(desk.traces(GONE)) is taken_in
 
 
+def test_a_list_whose_clock_is_ahead_brings_nobody_back(desk: Desk) -> None:
+    """Its rows were known when the client was erased, though they say a later time."""
+    desk.init({GONE: YES, STAYS: YES})
+    ahead = time.time() + 600
+    assert desk("opt-out", desk.listed("lists/1.csv", (GONE, at(ahead)))).code == 0
+    desk.forget(GONE)
+    desk.listed("lists/2.csv", (STAYS, ago()))
+    assert json.loads(desk("opt-out", desk.folder / "lists", "--json").out)["erased"] == 1
+    assert desk.traces(GONE) == []
+    assert json.loads(desk("opt-out", desk.listed("list.csv", (GONE, at(ahead + 1))), "--json").out)["erased"] == 0
+
+
 def test_a_list_that_waits_in_the_inbox_brings_nobody_back(desk: Desk, platform: Standin) -> None:
     """Taken in before the erasure and absorbed after it, by a backup of the inbox."""
     desk.init({GONE: YES, STAYS: YES})
@@ -427,6 +439,24 @@ def test_the_withdrawals_since_a_backup_bring_nobody_back(desk: Desk) -> None:
     assert desk("run").code == 0
     assert desk.traces(GONE) == []
     assert desk.known(STAYS)["withdrawals"]
+
+
+def test_an_opt_out_from_after_an_erasure_comes_back_to_a_restored_backup(desk: Desk) -> None:
+    """The restore erases once more, and the erasure keeps its time: what is later is honoured still."""
+    desk.init({GONE: YES, STAYS: YES})
+    backup = desk.folder / "backup.tar"
+    assert desk("state", "backup", backup).code == 0
+    desk.forget(GONE)
+    erased = desk.erased_at(GONE)
+    path = desk.listed("list.csv", (GONE, at(time.time())))
+    assert desk("opt-out", path).code == 0
+    shutil.rmtree(desk.folder / "state")
+    assert desk("state", "restore", backup).code == 0
+    assert desk("run").code == 4, "a withdrawal is missing"
+    assert desk.traces(GONE) == []
+    assert desk.erased_at(GONE) == erased
+    assert desk("state", "restored", "--withdrawals-since", path, "--by", "Ann").code == 0
+    assert desk.known(GONE)["withdrawals"]
 
 
 def test_new_state_and_its_lists_bring_nobody_back(desk: Desk) -> None:

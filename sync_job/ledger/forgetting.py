@@ -21,16 +21,19 @@ CREATE TABLE erasures (
 class Forgetting(Store):
     """Reads and writes these tables of one ledger."""
 
-    def ask(self, ids: Ids, request_ref: str, now: float) -> None:
-        """Keep who is to be erased, durably, until they are."""
+    def ask(self, ids: Ids, request_ref: str, at: float | npt.NDArray[np.float64]) -> None:
+        """Keep who is to be erased and since when (epoch seconds), durably, until they are."""
         with self._writing():
-            self.add(ids, request_ref, now)
+            self.add(ids, request_ref, at)
 
-    def add(self, ids: Ids, request_ref: str, now: float) -> None:
-        """Keep who is to be erased, within a transaction."""
+    def add(self, ids: Ids, request_ref: str, at: float | npt.NDArray[np.float64]) -> None:
+        """Keep the same within a transaction."""
         self._db.executemany(
             "INSERT OR IGNORE INTO forgetting VALUES (?, ?, ?)",
-            ((client, request_ref, now) for client in ids.tolist()),
+            (
+                (client, request_ref, when)
+                for client, when in zip(ids.tolist(), np.broadcast_to(at, len(ids)).tolist(), strict=True)
+            ),
         )
 
     def record(self, ids: Ids, request_ref: str, now: float, *, by: str, reason: str) -> None:

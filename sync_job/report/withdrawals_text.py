@@ -72,7 +72,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             f"  {stands} {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
             f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
         )
-        if not found["run"]:
+        if not found["run"] and sent["rows"]:
             yield "  nothing was sent: this list was taken in and sent before"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"

@@ -149,9 +149,9 @@ def again(state: State, settings: Settings) -> None:
     since = buried.since(back)
     # A list has named them since, or they are to be erased once more, after a denial.
     again = (state.ledger.withdrawals.received_at(back) > since) | (state.ledger.forgetting.asked_at(back) > since)
-    back = back[~again]
+    back, since = back[~again], since[~again]
     if len(back):
-        state.ledger.forgetting.ask(back, "", time.time())  # so that `complete` makes good what dies half-way
+        state.ledger.forgetting.ask(back, "", since)  # so that `complete` makes good what dies half-way
         _erase(state, settings, back)
 
 
@@ -162,7 +162,11 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     `complete` makes good what died in between. Done twice it is as done once.
     """
     buried = tombstones(settings)
-    buried.add(ids, time.time())
+    asked, since = state.ledger.forgetting.asked_at(ids), buried.since(ids)
+    # Of a list whose clock is ahead the erasure is no earlier than its rows: they must not come back by it.
+    now = np.maximum(time.time(), state.ledger.withdrawals.received_at(ids))
+    # Whoever was erased since they were asked for keeps that time: what a list says later than that still counts.
+    buried.add(ids, np.where(asked <= since, since, now))
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())
