@@ -470,9 +470,6 @@ class World:
         self.backup.state.put_back()
         self.restored = self.was_restored = True
         self.had = set(self.backup.withdrawn)
-        # Allowed, and not as it should be: a list in the backup's inbox is taken for one that came in after an erasure.
-        inbox = {path.stem for path, _, _ in self.backup.state.files if path.parent.name == "inbox"}
-        self.named |= {w.client for w in self.backup.withdrawn.values() if w.lists & inbox}
         self.withdrawn |= {ref: w for ref, w in self.backup.withdrawn.items() if w.client not in self.forgotten}
         self.lifted, self.newest, self.held = dict(self.backup.lifted), self.backup.newest, None
         self.asked, self.open = self._asked() - self.forgotten, {}

@@ -105,6 +105,7 @@ def opt_out(
                 "clients": intake.count(one.found),
                 "rejected": one.found.rejected,
                 "reasons": dict(one.found.reasons),
+                "erased": one.found.erased,
                 "rejects": [vars(reject) for reject in one.found.rejects],
                 **outcome,
                 "exit": int(gravest(codes)),

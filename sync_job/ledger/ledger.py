@@ -328,6 +328,18 @@ class Ledger(Store):
             self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))
         return number
 
+    def people(self) -> Ids:
+        """Return every client that any table names, ascending."""
+        tables = (
+            *("withdrawals", "reconsents", "repeats", "given", "obligations", "waiting", "lingering", "forgetting"),
+            *("approved", "doubted"),
+        )
+        query = " UNION ".join(f"SELECT client FROM {table}" for table in tables)
+        query += " UNION SELECT CAST(key AS INTEGER) FROM undone WHERE kind != 'reject'"
+        with files.loading(self.path):
+            found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
+        return np.sort(found["client"])
+
     def clients(self) -> int:
         """Return how many clients the snapshot that counts has."""
         rows = self._rows("SELECT clients FROM snapshots ORDER BY number DESC LIMIT 1")

@@ -1,7 +1,7 @@
 """The state folder of one target: where everything in it lies, and the snapshot that counts."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from sync_job.consent.backfill import Again, Mark
-from sync_job.consent.channels import NOBODY, Ids
+from sync_job.consent.channels import NOBODY, Ids, Mask
 from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
@@ -204,6 +204,28 @@ class State:
 
     def _mark(self, run: str) -> Path:
         return self.folder / "backfills" / f"{run}.parquet"
+
+    def people(self) -> Iterator[Ids]:
+        """Yield the clients of the snapshot, of the ledger, of each held set and of the mark of a backfill.
+
+        Raises:
+            StateDamagedError: when one of those files is not what was written.
+        """
+        yield self.holdings().client
+        yield self.ledger.people()
+        for one in self.ledger.applied.held_runs():
+            path = self.folder / "held" / f"{one.run}.parquet"
+            if path.exists():
+                yield tables.read_held(path).client
+        if backfill := self.ledger.backfills.open():
+            yield self.mark(backfill).client
+
+    def knows(self, ids: Ids) -> Mask:
+        """Return which of *ids* anything of the state names."""
+        found = np.zeros(len(ids), np.bool_)
+        for people in self.people():
+            found |= np.isin(ids, people)
+        return found
 
     def erase(self, ids: Ids, holdings: Holdings, now: float) -> None:
         """Make *holdings*, which lack these clients, the snapshot that counts, and keep nothing else of them."""

@@ -62,7 +62,7 @@ class Tombstones:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def add(self, ids: Ids, now: float) -> None:
+    def add(self, ids: Ids, at: float | npt.NDArray[np.float64]) -> None:
         """Let a tombstone stay of each of *ids*, durably; of one that is there the later time (epoch seconds) counts.
 
         Raises:
@@ -72,8 +72,8 @@ class Tombstones:
             return
         key = self._key or _read_key(self._keys) or _make_key(self._keys)
         codes = dict(self._codes)
-        for code in _codes(key, ids):
-            codes[code.tobytes()] = max(now, codes.get(code.tobytes(), now))
+        for code, when in zip(_codes(key, ids), np.broadcast_to(at, len(ids)).tolist(), strict=True):
+            codes[code.tobytes()] = max(when, codes.get(code.tobytes(), when))
         if codes != self._codes:
             _write_list(self._path, key, codes)
         self._key = key

@@ -55,9 +55,9 @@ class Taken:
 
 
 def read(settings: Settings, listing: Listing, watch: Watch) -> List:
-    """Return a list as it is meant for one target."""
+    """Return a list as it is meant for one target, without the rows of clients who were erased since."""
     watch.stage("reading the list")
-    return lists.read_withdrawals(
+    found = lists.read_withdrawals(
         listing.path,
         settings,
         received_at=listing.received_at,
@@ -71,6 +71,7 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
         now=time.time(),
         progress=watch.at,
     )
+    return erasure.received_since(settings, found)
 
 
 def take_in(
@@ -157,6 +158,7 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
         "rows": found.rows,
         "rejected": found.rejected,
         "reasons": dict(found.reasons),
+        "erased": found.erased,
         "clients": len(ids),
         "known": known,
         "unknown": len(ids) - known,
@@ -186,6 +188,7 @@ def absorb(state: State, settings: Settings) -> bool:
             about,
             now=time.time(),
             limit_of=partial(limits.of, settings),
+            erased_at=erasure.tombstones(settings).since,
         )
         anchoring.keep(state, settings)
         inbox.remove(path)
