@@ -486,8 +486,8 @@ def test_clients_that_become_one_are_denied_and_owed(plain: Brand, platform: Sta
     assert holds(platform.platform)[5] == NO
 
 
-def test_a_denial_that_a_merged_client_is_refused_ends_in_7(tmp_path: Path, cli: Cli) -> None:
-    """It is an obligation like any: refused for days, it is past its limit."""
+def test_a_refused_denial_of_a_merged_client_stays_owed(tmp_path: Path, cli: Cli) -> None:
+    """It is an obligation like any, with a limit."""
     with running(Options(unknown_every=5)) as platform:
         plain = Brand(tmp_path, platform.url, cli)
         plain.init({101: YES, 202: YES})
@@ -495,7 +495,8 @@ def test_a_denial_that_a_merged_client_is_refused_ends_in_7(tmp_path: Path, cli:
         new, path = renumbered(plain, {101: 5, 202: 5})
         assert carry(new, plain, path, "--expect", 1).code == 0
         assert new.run("drain").code == 1
-        assert new.json("withdrawals", "status")["open"] == 1
+        found = new.json("withdrawals", "status")
+        assert (found["open"], found["by_source"], found["first_limit"] > time.time()) == (1, {"merge": 1}, True)
 
 
 @pytest.mark.parametrize(
