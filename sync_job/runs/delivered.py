@@ -21,12 +21,13 @@ class Delivery:
     pauses: int = 0
     outages: int = 0
     once_more: int = 0
+    good: bool = False  # there was a good answer, in this leg or in one before
     round_trips: RoundTrips = field(default_factory=RoundTrips, repr=False)
     samples: list[Sample] = field(default_factory=list, repr=False)
 
     def figures(self) -> dict[str, object]:
         """Return what fits into a line of a log."""
-        return {name: value for name, value in vars(self).items() if name not in ("round_trips", "samples")}
+        return {name: value for name, value in vars(self).items() if name not in ("good", "round_trips", "samples")}
 
     @classmethod
     def of(cls, senders: pool.Pool, samples: list[Sample]) -> "Delivery":
@@ -39,6 +40,7 @@ class Delivery:
             limit_met=gate.law.met,
             round_trip_s=round(gate.rtt_s, 4),
             once_more=senders.progress.once_more,
+            good=senders.good,
             round_trips=gate.round_trips,
             samples=samples,
             **vars(gate.seen),

@@ -43,6 +43,7 @@ class Stopped:
 
     exit_code: Exit
     why: str
+    hopeless: bool = False  # only for want of a good answer: another leg of the run may have one
 
 
 class JournalRecord:
@@ -77,6 +78,7 @@ class Manner:
 
     *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
     comes in ends the leg, but not before it is so old; so does a nightly run that asks for it, if it *hands over*.
+    *good*: a leg before had a good answer.
     """
 
     limit: int | None = None
@@ -84,6 +86,7 @@ class Manner:
     canaries: int = 0
     hold_on_s: float = 0.0
     hands_over: bool = False
+    good: bool = False
 
 
 def deliver(
@@ -140,7 +143,7 @@ async def _deliver(
         ) as platform,
     ):
         law = Limit.starting(state.ledger.about.learned() / 2, delivery.max_concurrency)
-        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
+        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law, good=manner.good)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
                 looking = _look(state, stop, manner)
@@ -195,9 +198,9 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
-    if stop.reason is Reason.ENDPOINT:
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
-        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
+        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", stop.reason is Reason.HOPELESS)
     if asked:
         return Stopped(asked[0], stop.why)
     if stop.reason is Reason.HANDOVER:
@@ -275,10 +278,10 @@ def commit(
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
-        endings, settled, not_found = journal.ended(frozenset(settings.endpoint.not_found_codes))
+        endings, settled, not_found, tried = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
     after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s)
-    settlement = settle(rows, endings, settled, not_found, lingering, started)
+    settlement = settle(rows, endings, settled, not_found, lingering, started, tried)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
     if excused:

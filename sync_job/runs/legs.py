@@ -121,8 +121,9 @@ class Legs:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
         if self._left is not None:
             manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
         findings, number = self.findings, self._number
+        good = any(one.good for one in findings.deliveries)
+        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over, good=good)
         self._number += 1
         stopped, delivery = leg.deliver(
             self.state, self.settings, findings.run, number, rows, findings.kept(), self._watch, manner
@@ -130,6 +131,8 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
-        if stopped:
+        if stopped and stopped.hopeless:
+            findings.hopeless.append(stopped.why)
+        elif stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()

@@ -114,6 +114,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
         backfills.make_due(state, case, found, mark, findings, wish.approved, now)
     if len(taken_back.client):
         ledger.obligations.overtake(*taken_back, now)
+    decide.reopen(case, ledger)
     decide.note(case, found, ledger, findings, now)
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
     _note(state, case, found, findings, as_of, now)

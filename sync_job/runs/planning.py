@@ -12,11 +12,11 @@ from sync_job.consent.rows import Rows
 from sync_job.consent.tables import tabulate
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
-from sync_job.ledger import inbox, lock, tables
+from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import Application
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, night
+from sync_job.runs import anchoring, backfills, decide, erasure, night, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -63,7 +63,9 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         del export
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
-        owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
+        owed = owing.figures(state, settings)
+        if late := owing.reason(owed):
+            findings.add(Exit.OBLIGATION, late)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
         renumberings = ledger.renumberings.count()
@@ -93,7 +95,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": owed,
-        "lists_waiting": len(inbox.waiting(folder)),
+        "lists_waiting": owed["lists_waiting"],
         "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,
@@ -188,3 +190,6 @@ def _overtake(state: State, rows: Rows) -> None:
     which = channels != 0
     if which.any():
         ledger.obligations.overtake(owed.client[which], channels[which], now)
+    closed, _ = ledger.obligations.closed_by_hand().items()
+    if len(closed):
+        ledger.obligations.reopen(closed, grants.of(closed))
