@@ -340,7 +340,7 @@ def test_outage_ends_the_run_and_leaves_the_rest(good_s: float) -> None:
 def test_endpoint_without_one_good_answer_ends_the_run(answer: Answer) -> None:
     """The first row that runs out of attempts says that it is not the row; nothing is exhausted."""
     ran = run(Endpoint(otherwise=lambda _: answer), [DENIALS] * 500)
-    assert ran.stop.reason is Reason.ENDPOINT
+    assert ran.stop.reason is Reason.HOPELESS
     assert "not one good answer" in ran.stop.why
     assert set(ran.record.outcomes()) == {Outcome.DEFERRED}
     assert len(ran.taken) < 50

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,7 +215,7 @@ def plan(
     if as_json:
         options.print_json(found)
     elif not quiet:
-        typer.echo(plan_text.plan(found | {"started": time.time()}, str(config)))
+        typer.echo(plan_text.plan(found, str(config)))
     raise typer.Exit(found["exit"])
 
 

@@ -67,8 +67,9 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
         if sent["ended_otherwise"]:
             yield f"  and        {', '.join(_ended(sent['ended_otherwise']))}"
         if sent["elsewhere"]:
-            all_ = "all" if sent["elsewhere"] == sent["rows"] else f"{sent['elsewhere']:,}"
-            yield f"  {all_} of its rows were brought and acknowledged by another list before"
+            whole = sent["elsewhere"] == sent["rows"] - sent["ended_otherwise"].get("twice", 0)
+            how_many = "all" if whole else f"{sent['elsewhere']:,}"
+            yield f"  by another list acknowledged: {how_many} of its rows"
         if not found["run"]:
             yield "  nothing was sent: this list was taken in and sent before"
     elif outcomes := found.get("outcomes"):

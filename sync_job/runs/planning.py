@@ -85,6 +85,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     watch.end()
     return {
         "kind": "plan",
+        "started": started,
         "target": settings.endpoint.target,
         "exit": int(gravest(findings.codes)),
         "reasons": findings.reasons,
