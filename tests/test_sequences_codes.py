@@ -199,7 +199,6 @@ def _commands(shop: Shop) -> list[tuple[object, ...]]:
         ("run",),
         ("backfill", "--check"),
         ("backfill", "--denials"),
-        ("backfill", "--cancel"),
         ("undo", "2", "--check"),
         ("undo", "2"),
         ("drain",),
@@ -305,7 +304,8 @@ def _situation(shop: Shop, script: Script, code: Exit) -> Iterator[tuple[object,
             stack.enter_context(held_elsewhere(shop.state))
             yield ("run",)
         elif code is Exit.HELD:
-            shop.write(dict.fromkeys(MEMBERS, NO) | dict.fromkeys(range(1000, 1700), NO))
+            shop.write(MEMBERS | {20: NO})
+            os.utime(shop.export, (time.time() - 9 * DAY_S,) * 2)
             yield ("run",)
         elif code is Exit.ATTENTION:
             script.faults[21] = Fault.REFUSE
@@ -376,7 +376,8 @@ def test_a_list_behind_a_run_that_hangs_is_past_its_limit(tmp_path: Path, cli: C
                 assert (said.code, "2 clients are owed a denial" in said.err) == (7, True), said
                 assert shop("drain", "--wait-s", "0").code == 7
                 assert shop("run").code == 7
-                _agree(shop, {"open": 2, "past_target": 2, "past_limit": 2, "lists_waiting": 1, "clients_waiting": 2})
+                figures = {"open": 2, "past_target": 2, "past_limit": 2, "lists_waiting": 1, "clients_waiting": 2}
+                _agree(shop, figures, plan=False)
             finally:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
@@ -384,12 +385,13 @@ def test_a_list_behind_a_run_that_hangs_is_past_its_limit(tmp_path: Path, cli: C
         shop.config.write_text(re.sub(r"http://127\.0\.0\.1:\d+", platform.url, shop.config.read_text()))
 
 
-def _agree(shop: Shop, figures: Mapping[str, int]) -> None:
-    """Hold that all who say what is owed say this."""
+def _agree(shop: Shop, figures: Mapping[str, int], *, plan: bool = True) -> None:
+    """Hold that all who say what is owed say this; a *plan* is not made while a run is under way."""
     owed = shop.owed()
     assert {name: owed[name] for name in figures} == figures
     assert {name: shop.json("status")["owed"][name] for name in figures} == figures
-    assert {name: shop.json("plan")["withdrawals"][name] for name in figures if name in owed} == figures
+    if plan:
+        assert {name: shop.json("plan")["withdrawals"][name] for name in figures} == figures
     (check,) = [one for one in shop.json("doctor", "--offline")["checks"] if one["what"] == "obligations"]
     assert (check["verdict"], check["exit"]) == ("problem", 7)
     assert f"{figures['open']} open" in check["found"]
@@ -474,7 +476,8 @@ def test_a_list_that_repeats_a_refused_row_does_not_call_it_acknowledged(shop: S
     script.faults[7] = None
     shop.pass_days(1)
     assert shop("drain").code == 0
-    said = shop("opt-out", shop.listed(8, 7, 8, name="only.csv"), *at)
+    assert shop("opt-out", shop.listed(9), *at).code == 0
+    said = shop("opt-out", shop.listed(7, 8, 9, name="all.csv"), *at)
     assert (said.code, "by another list acknowledged: all of its rows" in said.out) == (0, True), said
 
 
@@ -487,12 +490,12 @@ def test_a_list_says_how_its_rows_ended_otherwise(shop: Shop, script: Script) ->
     evidence = shop.folder / "evidence.csv"
     evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n8,sms email push,{ago(0.1)},form,R-1\n")
     assert shop("reconsent", evidence).code == 0
-    said = shop("opt-out", shop.listed(7, 8, 9, 9, name="again.csv"), *at, "--json")
+    said = shop("opt-out", shop.listed(7, 8, 9, name="again.csv"), *at, "--json")
     found = _list_said(said)
     assert (said.code, found["acknowledged"], found["open"]) == (0, 1, 0)
-    assert found["ended_otherwise"] == {"by hand": 1, "lifted": 1, "twice": 1}
-    words = shop("opt-out", shop.listed(7, 8, 9, 9, name="again.csv"), *at).out
-    assert "1 closed by hand, 1 lifted by evidence, 1 in the list twice" in words
+    assert found["ended_otherwise"] == {"by hand": 1, "lifted": 1}
+    words = shop("opt-out", shop.listed(7, 8, 9, name="again.csv"), *at).out
+    assert "1 closed by hand, 1 lifted by evidence" in words
 
 
 def test_a_row_is_not_acknowledged_while_a_dump_shows_that_it_is_allowed(shop: Shop) -> None:
