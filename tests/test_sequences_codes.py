@@ -738,6 +738,8 @@ def test_many_clients_without_a_good_answer_keep_nothing_else_from_being_sent(sh
     """More of them than the run tries before it gives an endpoint up, and all before the others."""
     script.faults |= dict.fromkeys(range(1, 8), Fault.ERROR_BEFORE)
     assert shop.opt_out(*range(1, 8), days=1).code == 5
+    assert shop.opt_out(*range(21, 25), days=0.5).code == 1
+    assert shop.owed()["open"] == 7, "those that came later were sent"
     shop.write(MEMBERS | dict.fromkeys(range(10, 14), NO))
     said = shop("run", "--json")
     assert (said.code, json.loads(said.out)["outcomes"]["delivered"]) == (1, 4), said

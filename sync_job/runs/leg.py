@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
+from sync_job.consent.channels import Mask
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.rows import Lane, Rows, each
@@ -112,7 +113,8 @@ def deliver(
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
     # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
-    commit(state, settings, run, leg, rows, started, excused=stopped is not None and stopped.exit_code is Exit.CONFIG)
+    excused = stopped is not None and stopped.exit_code is Exit.CONFIG
+    delivery.untried = rows.client[~commit(state, settings, run, leg, rows, started, excused=excused)]
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
@@ -271,8 +273,8 @@ def folded(
 
 def commit(
     state: State, settings: Settings, run: str, leg: Leg, rows: Rows, started: float, *, excused: bool = False
-) -> None:
-    """Fold what the leg's journal knows into the next snapshot: the commit point.
+) -> Mask:
+    """Fold what the leg's journal knows into the next snapshot, the commit point; return which rows were tried.
 
     *excused*: what was refused is not to blame, and does not wait for its next try.
     """
@@ -298,6 +300,7 @@ def commit(
         in_doubt=rows.client[endings.doubt != 0],
     )
     anchoring.keep(state, settings)
+    return tried
 
 
 def _owed_since(state: State, settings: Settings, settlement: Settlement, started: float, now: float) -> OwedSince:

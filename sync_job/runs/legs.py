@@ -45,6 +45,7 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
+        self._hopeless = False  # the last leg stopped for want of a good answer
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -55,7 +56,12 @@ class Legs:
         while True:
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
-            # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
+            if untried := self._untried():
+                # Rows without a good answer may be to blame, and not the endpoint: those at the other end of the line
+                # show it, and would else wait for the first ones for ever.
+                left = owed_now(self.state, time.time())
+                left = left.at(np.flatnonzero(np.isin(left.client, untried))[::-1])
+                stopped = self._send(left, Manner()) if len(left) else stopped
             if stopped - {Exit.ENDPOINT}:
                 return True
             if stopped and len(rows) >= HOPELESS:
@@ -101,6 +107,10 @@ class Legs:
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
                 return
 
+    def _untried(self) -> list[int]:
+        """Return the clients that the last leg did not get to, if it stopped for want of a good answer."""
+        return self.findings.deliveries[-1].untried.tolist() if self._hopeless else []
+
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
         delivery, zone = self.settings.delivery, self.settings.run.zone
@@ -131,6 +141,7 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
+        self._hopeless = stopped is not None and stopped.hopeless
         if stopped and stopped.hopeless:
             findings.hopeless.append(stopped.why)
         elif stopped:
