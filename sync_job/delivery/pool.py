@@ -209,9 +209,7 @@ class Pool:
             if sender.bad_since is not None:
                 wait_s = sender.bad_since + longest - self._world.clock()
                 if wait_s <= 0:
-                    self._stop.ask(
-                        Reason.ENDPOINT, f"no good answer for {longest:g} s; the last was: {sender.last_bad}"
-                    )
+                    self._stop.ask(Reason.OUTAGE, f"no good answer for {longest:g} s; the last was: {sender.last_bad}")
             if until:
                 margin = min(self._settings.timeout_s, max(LEAST_MARGIN_S, LATE * self.limiter.rtt_s))
                 left = until - margin - self._world.now()

@@ -63,6 +63,7 @@ class Reason(Enum):
     DEADLINE = "the time is up"
     ENDPOINT = "the endpoint"
     HOPELESS = "no good answer"
+    OUTAGE = "no good answer for too long"
     CANARY = "the canary rows"
     HANDOVER = "another run takes over"
 

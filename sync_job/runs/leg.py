@@ -45,6 +45,7 @@ class Stopped:
     exit_code: Exit
     why: str
     hopeless: bool = False  # only for want of a good answer: another leg of the run may have one
+    others: bool = False  # at once, after a few rows: others of the leg may have one
 
 
 class JournalRecord:
@@ -200,9 +201,11 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
-    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS):
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
-        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", stop.reason is Reason.HOPELESS)
+        few = stop.reason is Reason.HOPELESS
+        hopeless = few or (stop.reason is Reason.OUTAGE and not senders.good)
+        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", hopeless, few)
     if asked:
         return Stopped(asked[0], stop.why)
     if stop.reason is Reason.HANDOVER:

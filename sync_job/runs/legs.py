@@ -45,7 +45,7 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
-        self._hopeless = False  # the last leg stopped for want of a good answer
+        self._others = False  # the last leg stopped after a few rows without a good answer
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -108,8 +108,8 @@ class Legs:
                 return
 
     def _untried(self) -> list[int]:
-        """Return the clients that the last leg did not get to, if it stopped for want of a good answer."""
-        return self.findings.deliveries[-1].untried.tolist() if self._hopeless else []
+        """Return the clients that the last leg did not get to, if it stopped after a few rows without a good answer."""
+        return self.findings.deliveries[-1].untried.tolist() if self._others else []
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
@@ -141,7 +141,7 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
-        self._hopeless = stopped is not None and stopped.hopeless
+        self._others = stopped is not None and stopped.others
         if stopped and stopped.hopeless:
             findings.hopeless.append(stopped.why)
         elif stopped:
