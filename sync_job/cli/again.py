@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import completing, options
+from sync_job.cli import completing, ending, options
 from sync_job.errors import ConfigError
 
 
@@ -74,6 +74,7 @@ def backfill(
     watching.end()
     if check or (everything and approve_grants is None):
         found = planning.plan(settings, options.watch(quiet), None, wish)
+        found = ending.shown(found) if check else found
         if as_json and check:
             options.print_json(found)
         else:
@@ -112,7 +113,7 @@ def undo(
     read = runs.reading(settings, name)
     wish = Wish(restrict_only=restrict_only, limit=limit, until=options.time_of_day(until), part=True)
     if check:
-        found = planning.plan(settings, options.watch(quiet), None, wish, read)
+        found = ending.shown(planning.plan(settings, options.watch(quiet), None, wish, read))
         options.print_json(found) if as_json else typer.echo(plan_text.plan(found, str(config)))
         raise typer.Exit(found["exit"])
     with telling.how_it_ends(settings, "undo"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sync_job.cli import completing, helping, options
+from sync_job.cli import completing, ending, helping, options
 from sync_job.errors import ConfigError, ConsentSyncError, Exit, gravest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def opt_out(
     Example: consent-sync opt-out opt-outs.csv --received-at 2026-11-24 --scope marketing --config nightly.toml
     """
     from sync_job.report import withdrawals_text as text
-    from sync_job.runs import drain, intake, measuring
+    from sync_job.runs import drain, intake, measuring, notifying
 
     targets = options.load_all(config)
     watch = options.watch(quiet)
@@ -96,7 +96,10 @@ def opt_out(
     shown = []
     for one, outcome in zip(taken, done, strict=True):
         codes = {Exit(outcome["exit"]), Exit.ATTENTION if one.found.rejected else Exit.OK}
-        measuring.ended(one.settings, "opt-out", gravest(codes))
+        code = ending.code(gravest(codes), one.settings)
+        measuring.ended(one.settings, "opt-out", code)
+        if outcome["elsewhere"]:
+            notifying.elsewhere(one.settings, "opt-out", outcome["busy"])
         shown.append(
             {
                 "target": one.settings.endpoint.target,
@@ -107,8 +110,8 @@ def opt_out(
                 "reasons": dict(one.found.reasons),
                 "erased": one.found.erased,
                 "rejects": [vars(reject) for reject in one.found.rejects],
-                **outcome,
-                "exit": int(gravest(codes)),
+                **{name: value for name, value in outcome.items() if name != "elsewhere"},
+                "exit": int(code),
             }
         )
     code = gravest({Exit(one["exit"]) for one in shown})
@@ -148,7 +151,8 @@ def _sending(send: "Callable[[T, float], Drained]", one: T, for_s: float, *, rai
         return _UNSENT | {"error": str(exc), "exit": int(exc.exit_code)}
 
 
-_UNSENT: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None, "exit": 0}
+_UNSENT: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None}
+_UNSENT |= {"elsewhere": False, "exit": 0}
 
 
 def _outcome(one: "Drained") -> dict[str, Any]:
@@ -159,6 +163,7 @@ def _outcome(one: "Drained") -> dict[str, Any]:
         "run": one.report.summary["run"] if one.report else None,
         "reasons_of_run": one.report.summary["reasons"] if one.report else [],
         "outcomes": one.report.summary["outcomes"] if one.report else None,
+        "elsewhere": one.elsewhere,
         "exit": int(one.exit_code),
     }
 
@@ -175,16 +180,21 @@ def drain(
     """
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import drain as runs
-    from sync_job.runs import measuring
+    from sync_job.runs import measuring, notifying
 
     targets, watch = options.load_all(config), options.watch(quiet)
     with measuring.ending("drain", *targets):
         done = _sent_apart(
             targets, lambda one, for_s: runs.drain_all([one], for_s, watch)[0], wait_s, raises=len(targets) == 1
         )
+    shown = []
     for one, found in zip(targets, done, strict=True):
-        measuring.ended(one, "drain", Exit(found["exit"]))
-    shown = [{"target": one.endpoint.target, **found} for one, found in zip(targets, done, strict=True)]
+        ends = ending.code(found["exit"], one)
+        measuring.ended(one, "drain", ends)
+        if found["elsewhere"]:
+            notifying.elsewhere(one, "drain", found["busy"])
+        said = {name: value for name, value in found.items() if name != "elsewhere"}
+        shown.append({"target": one.endpoint.target, **said, "exit": int(ends)})
     code = gravest({Exit(one["exit"]) for one in shown})
     if as_json:
         _show(shown, text.drained, as_json=True)
@@ -322,7 +332,7 @@ def export(
     """
     from sync_job.runs import withdrawing
 
-    targets = options.load_all(config)
+    targets = options.load_all(config, shows=True)
     if len(targets) > 1:
         raise ConfigError("withdrawals export: one configuration at a time; each has a file of its own.")
     with options.showing(quiet, "writing withdrawals"):

@@ -30,7 +30,8 @@ CREATE INDEX obligations_held ON obligations (held) WHERE held IS NOT NULL;
 CREATE TABLE waiting (
     client INTEGER PRIMARY KEY, sent INTEGER NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
     next_at REAL NOT NULL, not_found INTEGER NOT NULL
-)
+);
+CREATE TABLE closed_by_hand (client INTEGER PRIMARY KEY, channels INTEGER NOT NULL)
 """
 _DAY_S = 86400.0
 _AGES_H = (1, 6, 24, 48, 72)  # where ages of what is owed are told apart
@@ -64,6 +65,15 @@ class Owed:
     def at(self, which: Mask) -> "Owed":
         """Return the chosen ones."""
         return Owed(*(getattr(self, one.name)[which] for one in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Coming:
+    """What lists in the inbox will owe as soon as they are taken in: a client, since when, and until when, per row."""
+
+    client: Ids
+    started: Floats
+    limit_at: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +152,11 @@ class Obligations(Store):
         open_now = self._open()
         self._acknowledge(found, open_now)
         revoked = found.revoked
-        fresh = revoked.channels & ~self._open().of(revoked.client)
+        fresh = revoked.channels & ~self._open().of(revoked.client) & ~self.closed_by_hand().of(revoked.client)
         which = np.flatnonzero(fresh)
         since = owed.started[which], owed.limit_at[which]
         self._add("revocation", revoked.client[which], fresh[which], *since, run=run, stated=stated)
+        self._unpark(found.unanswered)
         self._refuse(found.refused, started)
         if self._rows("SELECT 1 FROM waiting LIMIT 1"):
             self._delete_waiting(found.delivered)
@@ -158,6 +169,7 @@ class Obligations(Store):
         What an earlier run held of them is this run's from now on, since when it was held.
         """
         fresh, again = channels & ~self._open().of(client), channels & self.held().of(client)
+        fresh &= ~self.closed_by_hand().of(client)
         ids, bits = client[again != 0], again[again != 0]
         with self._writing():
             self._db.executemany(
@@ -204,6 +216,7 @@ class Obligations(Store):
             "WHERE client = ?3 AND owed != 0 AND owed & ?1 != 0",
             zip(channels[which].tolist(), at[which].tolist(), ids[which].tolist(), strict=True),
         )
+        self._reopen(ids, channels)
 
     def _add(
         self,
@@ -239,6 +252,33 @@ class Obligations(Store):
                 "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?, ?)",
                 (ids, sent, tries, started, next_at, unknown and owes),
             )
+
+    def _unpark(self, ids: Ids) -> None:
+        """Have clients whose last attempt got another answer than *not found* sent again, and count again."""
+        self._db.executemany(
+            "DELETE FROM waiting WHERE client = ? AND not_found", ((client,) for client in ids.tolist())
+        )
+
+    def closed_by_hand(self) -> Table:
+        """Return the channels of each client whose denial a person closed: a revocation is owed no more for them."""
+        rows = self._columns(
+            "SELECT client, channels FROM closed_by_hand ORDER BY client", client=np.int32, channels=np.uint8
+        )
+        ids = np.ascontiguousarray(rows["client"])
+        return tabulate(ids, ids, np.ascontiguousarray(rows["channels"]))
+
+    def reopen(self, client: Ids, channels: Bytes) -> None:
+        """Let a denial of these channels be owed again, although a person closed one: they were allowed since."""
+        with self._writing():
+            self._reopen(client, channels)
+
+    def _reopen(self, client: Ids, channels: Bytes) -> None:
+        closed = channels & self.closed_by_hand().of(client)
+        which = np.flatnonzero(closed)
+        pairs = list(zip(client[which].tolist(), closed[which].tolist(), strict=True))
+        self._db.executemany("UPDATE closed_by_hand SET channels = channels & ~?2 WHERE client = ?1", pairs)
+        if pairs:
+            self._db.execute("DELETE FROM closed_by_hand WHERE channels = 0")
 
     def _delete_waiting(self, ids: Ids) -> None:
         waits = self._columns("SELECT client FROM waiting", client=np.int32)["client"]
@@ -286,6 +326,13 @@ class Obligations(Store):
     def close(self, client: int, reason: str, by: str, now: float) -> int:
         """End by hand what is owed to a client, and return how many obligations that were; its withdrawal stays."""
         with self._writing():
+            for (owed,) in self._db.execute(
+                "SELECT owed FROM obligations WHERE client = ? AND owed != 0", (client,)
+            ).fetchall():
+                self._db.execute(
+                    "INSERT INTO closed_by_hand VALUES (?1, ?2) ON CONFLICT DO UPDATE SET channels = channels | ?2",
+                    (client, owed),
+                )
             closed = self._db.execute(
                 "UPDATE obligations SET owed = 0, closed = ?, ended = 'by hand', reason = ?, by = ? "
                 "WHERE client = ? AND owed != 0",
@@ -293,37 +340,40 @@ class Obligations(Store):
             ).rowcount
         return int(closed)
 
-    def status(self, now: float, target_s: float) -> dict[str, Any]:
-        """Return how many clients are owed a denial: in all, past target and limit, by age and by source."""
+    def status(self, now: float, target_s: float, coming: Coming | None = None) -> dict[str, Any]:
+        """Return how many clients are owed a denial: in all, past target and limit, by age and by source.
+
+        Each client counts once. *coming* counts as if it were taken in already.
+        """
         owed = self.owed(now)
-        age = now - owed.started
-        loose = ~owed.parked
-        sources = self._rows(
-            "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
+        by_source = dict(
+            self._rows(
+                "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
+            )
         )
+        started, limit_at, parked = owed.started, owed.limit_at, owed.parked
+        if coming is not None and len(coming.client):
+            by_source["inbox"] = len(np.unique(coming.client))
+            started, limit_at, parked = _together(owed, coming)
+        age = now - started
+        loose = ~parked
         by_age = np.bincount(np.digitize(age[loose] / 3600, _AGES_H), minlength=len(_AGES_H) + 1)
         ((last,),) = self._rows("SELECT max(acknowledged) FROM obligations WHERE source = 'withdrawal'")
+        late = loose & (limit_at < now)
         return {
             "open": int(np.count_nonzero(loose)),
-            "parked": int(np.count_nonzero(owed.parked)),
+            "parked": int(np.count_nonzero(parked)),
             "past_target": int(np.count_nonzero(loose & (age > target_s))),
-            "past_limit": int(np.count_nonzero(loose & (owed.limit_at < now))),
-            "oldest_started": float(owed.started[loose].min()) if loose.any() else None,
-            "first_limit": float(owed.limit_at[loose].min()) if loose.any() else None,
+            "past_limit": int(np.count_nonzero(late)),
+            "oldest_started": float(started[loose].min()) if loose.any() else None,
+            "oldest_past_limit": float(started[late].min()) if late.any() else None,
+            "first_limit": float(limit_at[loose].min()) if loose.any() else None,
             "ages": [
                 {"upto_h": upto, "open": count} for upto, count in zip((*_AGES_H, None), by_age.tolist(), strict=True)
             ],
-            "by_source": dict(sources),
+            "by_source": by_source,
             "last_acknowledged": last,
         }
-
-    def past_limit(self, now: float) -> int:
-        """Return how many obligations are past their limit, but for parked ones."""
-        query = (
-            "SELECT count(*) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
-            "WHERE owed != 0 AND limit_at < ? AND coalesce(w.not_found, 0) = 0"
-        )
-        return int(self._rows(query, now)[0][0])
 
     def open_list(self, limit: int) -> list[dict[str, Any]]:
         """Return what is owed, the earliest limit first, for people."""
@@ -336,33 +386,20 @@ class Obligations(Store):
         )
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def report(self, since: float, until: float) -> dict[str, Any]:
-        """Return what was received and what was acknowledged between two times, and after how long (seconds)."""
-        ((received,),) = self._rows(
-            "SELECT count(*) FROM withdrawals WHERE received_at >= ? AND received_at < ?", since, until
-        )
-        took = self._columns(
-            "SELECT acknowledged - started, acknowledged > limit_at FROM obligations "
-            f"WHERE ended = 'acknowledged' AND acknowledged >= {float(since)!r} AND acknowledged < {float(until)!r}",
-            s=np.float64,
-            late=np.bool_,
-        )
-        ended = self._rows(
-            "SELECT ended, count(*) FROM obligations WHERE closed >= ? AND closed < ? AND ended != 'acknowledged' "
-            "GROUP BY ended",
+    def others(self, since: float, until: float) -> dict[str, Any]:
+        """Return what became of the denials that were owed between two times for another reason than a list."""
+        rows = self._rows(
+            "SELECT CASE WHEN o.owed = 0 THEN o.ended WHEN coalesce(w.not_found, 0) THEN 'parked' ELSE 'open' END, "
+            "count(*) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "WHERE source != 'withdrawal' AND started >= ? AND started < ? GROUP BY 1 ORDER BY 1",
             since,
             until,
         )
-        seconds = np.sort(took["s"])
+        counts = dict(rows)
         return {
-            "received": received,
-            "acknowledged": len(seconds),
-            "late": int(np.count_nonzero(took["late"])),
-            "after_s": {
-                name: round(float(np.quantile(seconds, share)), 1) if len(seconds) else None
-                for name, share in (("median", 0.5), ("p95", 0.95), ("longest", 1.0))
-            },
-            "ended_otherwise": dict(ended),
+            "owed": sum(counts.values()),
+            **{name: counts.pop(name, 0) for name in ("acknowledged", "open", "parked")},
+            "ended_otherwise": counts,
         }
 
     def of(self, client: int) -> dict[str, Any]:
@@ -379,9 +416,21 @@ class Obligations(Store):
 
     def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
-        for table in ("obligations", "waiting"):
+        for table in ("obligations", "waiting", "closed_by_hand"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
 
 
 _SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"
+
+
+def _together(owed: Owed, coming: Coming) -> tuple[Floats, Floats, Mask]:
+    """Return since and until when each client is owed a denial, and who is parked, lists to come included."""
+    ids, place = np.unique(np.concatenate([owed.client, coming.client]), return_inverse=True)
+    started, limit_at = np.full(len(ids), np.inf), np.full(len(ids), np.inf)
+    np.minimum.at(started, place, np.concatenate([owed.started, coming.started]))
+    np.minimum.at(limit_at, place, np.concatenate([owed.limit_at, coming.limit_at]))
+    parked = np.ones(len(ids), np.bool_)
+    # Whoever asks anew is sent at once, also if the platform did not know the client before.
+    np.logical_and.at(parked, place, np.concatenate([owed.parked, np.zeros(len(coming.client), np.bool_)]))
+    return started, limit_at, parked

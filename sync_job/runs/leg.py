@@ -14,6 +14,7 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent import guards
+from sync_job.consent.channels import Mask
 from sync_job.consent.dates import Seconds
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.known import Holdings, Lingering
@@ -46,6 +47,8 @@ class Stopped:
 
     exit_code: Exit
     why: str
+    hopeless: bool = False  # only for want of a good answer: another leg of the run may have one
+    others: bool = False  # at once, after a few rows: others of the leg may have one
 
 
 class JournalRecord:
@@ -80,6 +83,7 @@ class Manner:
 
     *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
     comes in ends the leg, but not before it is so old; so does a nightly run that asks for it, if it *hands over*.
+    *good*: a leg before had a good answer.
     """
 
     limit: int | None = None
@@ -87,6 +91,7 @@ class Manner:
     canaries: int = 0
     hold_on_s: float = 0.0
     hands_over: bool = False
+    good: bool = False
 
 
 def deliver(
@@ -113,7 +118,8 @@ def deliver(
     watch.stage("folding")
     # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
     excused = stopped is not None and stopped.exit_code is Exit.CONFIG
-    commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
+    tried = commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
+    delivery.untried = rows.client[~tried]
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
@@ -144,7 +150,7 @@ async def _deliver(
         ) as platform,
     ):
         law = Limit.starting(state.ledger.about.learned() / 2, delivery.max_concurrency)
-        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
+        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law, good=manner.good)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
                 looking = _look(state, stop, manner)
@@ -199,9 +205,11 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
-    if stop.reason is Reason.ENDPOINT:
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
-        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
+        few = stop.reason is Reason.HOPELESS
+        hopeless = few or (stop.reason is Reason.OUTAGE and not senders.good)
+        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", hopeless, few)
     if asked:
         return Stopped(asked[0], stop.why)
     if stop.reason is Reason.HANDOVER:
@@ -302,19 +310,19 @@ def commit(
     stated: float | None = None,
     *,
     excused: bool = False,
-) -> None:
-    """Fold what the leg's journal knows into the next snapshot: the commit point.
+) -> Mask:
+    """Fold what the leg's journal knows into the next snapshot, the commit point; return which rows were tried.
 
     *stated* is when the export stated what it sends. *excused*: what was refused is not to blame, and does not wait
     for its next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
-        endings, settled, not_found = journal.ended(frozenset(settings.endpoint.not_found_codes))
+        endings, settled, not_found, tried = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
     dates = stated_at(rows, state.ledger.obligations.owed(now), stated, started)
     after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s, dates)
-    settlement = settle(rows, endings, settled, not_found, lingering, started)
+    settlement = settle(rows, endings, settled, not_found, lingering, started, tried)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
     if excused:
@@ -333,6 +341,7 @@ def commit(
         sent=guards.sent(rows, endings, state.ledger.applied.approved(now).of(rows.client)),
     )
     anchoring.keep(state, settings)
+    return tried
 
 
 def _owed_since(settings: Settings, settlement: Settlement, started: float) -> OwedSince:

@@ -62,6 +62,7 @@ class Legs:
         self._hands_over = hands_over
         self._stated: float | None = None  # when the export stated what is sent of it
         self._planned = joined([])  # the last row of each client, of all legs
+        self._others = False  # the last leg stopped after a few rows without a good answer
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -72,7 +73,12 @@ class Legs:
         while True:
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
-            # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
+            if untried := self._untried():
+                # Rows without a good answer may be to blame, and not the endpoint: those at the other end of the line
+                # show it, and would else wait for the first ones for ever.
+                left = owed_now(self.state, time.time())
+                left = left.at(np.flatnonzero(np.isin(left.client, untried))[::-1])
+                stopped = self._send(left, Manner()) if len(left) else stopped
             if stopped - {Exit.ENDPOINT}:
                 return True
             if stopped and len(rows) >= HOPELESS:
@@ -123,6 +129,10 @@ class Legs:
             if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
                 return
 
+    def _untried(self) -> list[int]:
+        """Return the clients that the last leg did not get to, if it stopped after a few rows without a good answer."""
+        return self.findings.deliveries[-1].untried.tolist() if self._others else []
+
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
         delivery, zone = self.settings.delivery, self.settings.run.zone
@@ -143,8 +153,9 @@ class Legs:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
         if self._left is not None:
             manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
         findings, number = self.findings, self._number
+        good = any(one.good for one in findings.deliveries)
+        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over, good=good)
         self._number += 1
         if len(rows):
             self._planned = last_of_each(self._planned, rows)
@@ -156,6 +167,9 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
-        if stopped:
+        self._others = stopped is not None and stopped.others
+        if stopped and stopped.hopeless:
+            findings.hopeless.append(stopped.why)
+        elif stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()

@@ -163,6 +163,7 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     ledger, found, folder = state.ledger, planned.diff, report.folder_of(settings, findings.run)
     if len(planned.taken_back.client):
         ledger.obligations.overtake(*planned.taken_back, now)
+    decide.reopen(case, ledger)
     released, held = decide.restated(case, found, ledger), decide.held_denials(found.held)
     if len(released.client):
         ledger.obligations.release(*released)

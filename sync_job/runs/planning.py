@@ -14,12 +14,12 @@ from sync_job.consent.rows import Rows
 from sync_job.consent.tables import tabulate
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
-from sync_job.ledger import inbox, lock, tables
+from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import ReadExport
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, limits, night
+from sync_job.runs import anchoring, backfills, decide, erasure, limits, night, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -66,7 +66,9 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
         findings.changes = tallies.changes(found.rows)
-        owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
+        owed = owing.figures(state, settings)
+        if late := owing.reason(owed):
+            findings.add(Exit.OBLIGATION, late)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
     about = findings.kept() | {
@@ -87,6 +89,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     watch.end()
     return {
         "kind": "plan",
+        "started": started,
         "target": settings.endpoint.target,
         "exit": int(gravest(findings.codes)),
         "reasons": findings.reasons,
@@ -97,7 +100,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": owed,
-        "lists_waiting": len(inbox.waiting(folder)),
+        "lists_waiting": owed["lists_waiting"],
         "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,
@@ -210,3 +213,6 @@ def _overtake(state: State, rows: Rows, stated: float) -> None:
     which = channels != 0
     if which.any():
         ledger.obligations.overtake(owed.client[which], channels[which], now)
+    closed, _ = ledger.obligations.closed_by_hand().items()
+    if len(closed):
+        ledger.obligations.reopen(closed, grants.of(closed))

@@ -13,6 +13,8 @@ from sync_job.ledger import anchor, backed_up, inbox, lock, pause
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
+from sync_job.report import text
+from sync_job.runs import owing
 from sync_job.runs.doctor.check import Area, Check, ago
 
 _STATE = Area("state", Exit.STATE)
@@ -47,7 +49,7 @@ def look(settings: Settings) -> Iterator[Check]:
         yield from _ledger(state)
         yield _anchor(state, settings)
         yield from _past(state.ledger.runs(), time.time())
-        yield from _owed(state, settings, time.time())
+        yield from _owed(state, settings)
     yield _backup(settings, time.time())
 
 
@@ -163,10 +165,12 @@ def _backup(settings: Settings, now: float) -> Check:
 # What is to be done
 
 
-def _owed(state: State, settings: Settings, now: float) -> Iterator[Check]:
+def _owed(state: State, settings: Settings) -> Iterator[Check]:
     """Yield what people who withdrew are owed, and what waits for a person."""
-    found: dict[str, Any] = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
+    found: dict[str, Any] = owing.figures(state, settings)
     said = f"{found['open']:,} open, {found['parked']:,} parked, {found['past_limit']:,} past their limit"
+    if found["lists_waiting"]:
+        said += f"; {found['clients_waiting']:,} of them by {text.counted(found['lists_waiting'], 'list')} in the inbox"
     if found["past_limit"]:
         cure = "consent-sync withdrawals status, then consent-sync drain"
         yield _OWED.problem("obligations", said, cure)
