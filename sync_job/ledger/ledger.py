@@ -265,12 +265,13 @@ class Ledger(Store):
         owed: OwedSince | None = None,
         started: float = 0.0,
         in_doubt: Ids = NOBODY,
+        excused: bool = False,
     ) -> int:
         """Make the next snapshot the one that counts: the commit point of a leg. Return its number.
 
         With it, in the same step, obligations are closed or made as *settlement* says, and refused rows wait. *owed*
         has since when and until when each of its revocations is owed, *started* is when the leg was planned,
-        *in_doubt* the clients of which an attempt is.
+        *in_doubt* the clients of which an attempt is; *excused* is as in `Obligations.settle`.
         """
         with self._writing():
             number = self._count_snapshot(digest, clients, now)
@@ -286,7 +287,7 @@ class Ledger(Store):
                 ),
             )
             if settlement is not None and owed is not None:
-                self.obligations.settle(settlement, owed, run, started=started)
+                self.obligations.settle(settlement, owed, run, started=started, excused=excused)
                 self.applied.delivered(settlement.delivered)
             self.backfills.doubt(in_doubt)
         return number

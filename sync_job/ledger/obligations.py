@@ -122,10 +122,11 @@ class Obligations(Store):
         )
         return Waiting(*(np.ascontiguousarray(rows[one.name]) for one in fields(Waiting)))
 
-    def settle(self, found: Settlement, owed: OwedSince, run: str, *, started: float) -> None:
+    def settle(self, found: Settlement, owed: OwedSince, run: str, *, started: float, excused: bool = False) -> None:
         """Close what was acknowledged, owe what was revoked and was not, and let refused rows wait.
 
-        *started* is when the leg was planned. The caller has begun the transaction: it is the commit point's.
+        *started* is when the leg was planned. If it is *excused*, a row that was refused for the first time may be
+        tried again at once. The caller has begun the transaction: it is the commit point's.
         """
         open_now = self._open()
         self._acknowledge(found, open_now)
@@ -133,7 +134,7 @@ class Obligations(Store):
         fresh = revoked.channels & ~self._open().of(revoked.client)
         which = np.flatnonzero(fresh)
         self._add("revocation", revoked.client[which], fresh[which], owed.started[which], owed.limit_at[which], run=run)
-        self._refuse(found.refused, started)
+        self._refuse(found.refused, started, excused)
         if self._rows("SELECT 1 FROM waiting LIMIT 1"):
             self._delete_waiting(found.delivered)
 
@@ -166,7 +167,7 @@ class Obligations(Store):
         started: Floats,
         limit_at: Floats,
         *,
-        run: str,
+        run: str | None = None,
     ) -> None:
         self._db.executemany(
             "INSERT INTO obligations (client, channels, owed, source, started, limit_at, run) "
@@ -177,13 +178,19 @@ class Obligations(Store):
             ),
         )
 
-    def _refuse(self, refused: Refused, started: float) -> None:
+    def _refuse(self, refused: Refused, started: float, excused: bool) -> None:
         owing = self._open().of(refused.client) != 0
         for ids, sent, unknown, owes in zip(
             refused.client.tolist(), refused.sent.tolist(), refused.not_found.tolist(), owing.tolist(), strict=True
         ):
             before = self._db.execute("SELECT sent, tries FROM waiting WHERE client = ?", (ids,)).fetchone()
-            tries = before[1] + 1 if before and before[0] == sent else 1
+            again = before is not None and before[0] == sent
+            if excused and not again:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO waiting VALUES (?, ?, 0, ?, ?, 0)", (ids, sent, started, started)
+                )
+                continue
+            tries = before[1] + 1 if again else 1
             days = (_NOT_FOUND_DAYS if unknown else _OWED_DAYS) if owes else _OTHER_DAYS
             next_at = started + days[min(tries, len(days)) - 1] * _DAY_S - _SLACK_S
             self._db.execute(
@@ -206,14 +213,12 @@ class Obligations(Store):
                 ((bits, now, one) for one, bits in zip(client.tolist(), channels.tolist(), strict=True)),
             )
 
-    def add(
-        self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats, *, run: str = ""
-    ) -> int:
+    def add(self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats) -> int:
         """Owe denials of channels for which nothing is owed yet, to whoever waits too; return how many clients."""
         fresh = channels & ~self._open().of(client)
         which = np.flatnonzero(fresh)
         with self._writing():
-            self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
+            self._add(source, client[which], fresh[which], started[which], limit_at[which])
             self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
         return len(which)
 
@@ -334,7 +339,7 @@ class Obligations(Store):
         fresh = channels & ~self._open().of(client)
         which = np.flatnonzero(fresh)
         since, until = np.full(len(which), started), np.full(len(which), limit_at)
-        self._add(source, client[which], fresh[which], since, until, run="")
+        self._add(source, client[which], fresh[which], since, until)
 
 
 _SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"

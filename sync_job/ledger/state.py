@@ -126,6 +126,7 @@ class State:
         owed: OwedSince | None = None,
         started: float = 0.0,
         in_doubt: Ids = NOBODY,
+        excused: bool = False,
     ) -> int:
         """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
         number = self.ledger.next_snapshot()
@@ -141,6 +142,7 @@ class State:
             owed=owed,
             started=started,
             in_doubt=in_doubt,
+            excused=excused,
         )
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
@@ -176,6 +178,13 @@ class State:
         else:
             self.replace_holdings(holdings, now, end)
         files.remove(self._mark(one.run))
+
+    def sweep_marks(self) -> None:
+        """Remove the marks of backfills that ended: who ended one may have died before the mark was removed."""
+        one = self.ledger.backfills.open()
+        for path in (self.folder / "backfills").glob("*.parquet"):
+            if one is None or path.stem != one.run:
+                files.remove(path)
 
     def _mark(self, run: str) -> Path:
         return self.folder / "backfills" / f"{run}.parquet"

@@ -15,7 +15,7 @@ from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
 from sync_job.consent.renumber import meant
 from sync_job.consent.tables import union
-from sync_job.errors import ConfigError, StateError
+from sync_job.errors import ConfigError, ConsentSyncError, StateError
 from sync_job.exports import lists
 from sync_job.exports.lists import List
 from sync_job.ledger import inbox
@@ -71,20 +71,40 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
 
 
 def take_in(
-    targets: Sequence[Settings], listing: Callable[[Settings], Listing], confirm: Confirm, watch: Watch
+    targets: Sequence[Settings],
+    listing: Callable[[Settings], Listing],
+    confirm: Confirm,
+    watch: Watch,
+    failed: Callable[[Settings, ConsentSyncError], object] | None = None,
 ) -> list[Taken]:
-    """Make a list durable in the inbox of every target, or of none; *listing* gives it as it is meant for each.
+    """Make a list durable in the inbox of every target; *listing* gives it as it is meant for each.
+
+    A large list is confirmed for all targets before it is taken in anywhere. With *failed*, a target whose state or
+    list cannot be used is reported there, and the others take the list in; without it, nobody does.
 
     Raises:
-        ConfigError: when the list is large and its number of clients was not confirmed.
-        StateError: when a target has no state.
+        ConfigError: the list is large and its number of clients was not confirmed.
+        ConsentSyncError: without *failed*, the first error; with it, the first error if there is one at every target.
     """
+    errors: list[ConsentSyncError] = []
+
+    def report(settings: Settings, error: ConsentSyncError) -> None:
+        if failed is None:
+            raise error
+        errors.append(error)
+        _log.warning("list.not_taken_in", target=settings.endpoint.target, why=str(error))
+        failed(settings, error)
+
     read_for = []
     for settings in targets:
         meant = listing(settings)
-        found = read(settings, meant, watch)
-        with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
-            known = state.ledger.clients()
+        try:
+            found = read(settings, meant, watch)
+            with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+                known = state.ledger.clients()
+        except ConsentSyncError as exc:
+            report(settings, exc)
+            continue
         clients = count(found)
         most = at_most(settings.guards.list, settings.guards.list_share, known)
         if clients > most:
@@ -97,12 +117,19 @@ def take_in(
                 )
         read_for.append(Taken(settings, found))
     watch.stage("taking the list in")
+    taken = []
     for one in read_for:
-        inbox.put(
-            one.settings.state.path, one.found.table, digest=one.found.digest, source=one.found.source, now=time.time()
-        )
-        _log.info("list.taken_in", list=one.found.digest[:12], rows=one.found.table.num_rows)
-    return read_for
+        found = one.found
+        try:
+            inbox.put(one.settings.state.path, found.table, digest=found.digest, source=found.source, now=time.time())
+        except ConsentSyncError as exc:
+            report(one.settings, exc)
+            continue
+        taken.append(one)
+        _log.info("list.taken_in", list=found.digest[:12], rows=found.table.num_rows)
+    if errors and not taken:
+        raise errors[0]
+    return taken
 
 
 def count(found: List) -> int:

@@ -39,10 +39,15 @@ _SHOW_S = 0.2
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why a leg ended before its plan was done."""
+    """Why a leg ended before its plan was done.
+
+    *unknown*: the platform knows none of the canaries. That is an answer, and may be true of them; or the ids are
+    others than the platform's.
+    """
 
     exit_code: Exit
     why: str
+    unknown: bool = False
 
 
 class JournalRecord:
@@ -104,12 +109,17 @@ def deliver(
         return None, Delivery()
     leg = state.new_leg(run, number)
     started = time.time()
+    if manner.canaries:
+        refused = np.isin(rows.client, state.ledger.obligations.waiting().client)
+        most = len(rows) if manner.limit is None else manner.limit
+        rows = rows.at(canary.drawn(rows.lane, refused, manner.canaries, most))
     tables.write_plan(leg.plan, rows, about | {"run": run, "leg": number, "planned": started})
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
-    # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
-    commit(state, settings, run, leg, rows, started, excused=stopped is not None and stopped.exit_code is Exit.CONFIG)
+    # Rows that were all refused alike tell of the configuration: once that is fixed, they need not wait.
+    excused = stopped is not None and stopped.exit_code is Exit.CONFIG and not stopped.unknown
+    commit(state, settings, run, leg, rows, started, excused=excused)
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
@@ -194,7 +204,9 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
             f"{counts.masked(stop.why)}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
-        return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
+        unknown = said.code in settings.endpoint.not_found_codes
+        rest = "No grant was sent" if unknown else "The rest was not sent"
+        return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown)
     if stop.reason is Reason.ENDPOINT:
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
         return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
@@ -271,7 +283,7 @@ def commit(
 ) -> None:
     """Fold what the leg's journal knows into the next snapshot: the commit point.
 
-    *excused*: what was refused is not to blame, and does not wait for its next try.
+    *excused*: a row that was refused for the first time is not to blame, and does not wait for its next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
@@ -281,8 +293,6 @@ def commit(
     settlement = settle(rows, endings, settled, not_found, lingering, started)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
-    if excused:
-        settlement = settlement.without_refused()
     state.commit_leg(
         run,
         leg.number,
@@ -293,6 +303,7 @@ def commit(
         owed=_owed_since(state, settings, settlement, started, now),
         started=started,
         in_doubt=rows.client[endings.doubt != 0],
+        excused=excused,
     )
     anchoring.keep(state, settings)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sync_job.config import Settings
+from sync_job.consent.channels import Ids
 from sync_job.consent.rows import Lane, Rows, denials_alone, obligations, still_so, without_withdrawn
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
@@ -23,6 +24,12 @@ def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
     ledger = state.ledger
     known, _ = decide.known(ledger, state.holdings(), ledger.lingering(), now, retry=retry)
     return obligations(known.holdings, known.owed, known.lingering, now)
+
+
+def refused_since(state: State, findings: Findings) -> Ids:
+    """Return whose row was refused since the run began: it is not sent again by the same run."""
+    waiting = state.ledger.obligations.waiting()
+    return waiting.client[waiting.since >= findings.started]
 
 
 class Legs:
@@ -45,6 +52,8 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
+        self._unknown = ""  # why no grant is sent: the platform knew no canary, and no row since
+        self._canaries = settings.delivery.canary
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -65,16 +74,21 @@ class Legs:
                 return False
 
     def export(self, rows: Rows, case: decide.Case) -> None:
-        """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in."""
+        """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
+
+        If the platform knows none of the canaries, the denials go alone; the grants follow once it knows one of those.
+        """
         self._number = max(self._number, 1)
         while True:
             rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
+            stopped, learned = self._heeding_unknown(rows)
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
+            if stopped - {Exit.ATTENTION} or not (intake.absorb(self.state, self.settings) or learned):
+                self._say_unknown()
                 return
             # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
             if self.owed():
+                self._say_unknown()
                 return
             now = time.time()
             ledger = self.state.ledger
@@ -95,11 +109,30 @@ class Legs:
             # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
             rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
             rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
-            rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
+            rows = rows.at(~np.isin(rows.client, np.union1d(self._given_up, refused_since(self.state, self.findings))))
+            stopped, learned = self._heeding_unknown(rows)
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
+            absorbed = not stopped - {Exit.ATTENTION} and intake.absorb(self.state, self.settings)
+            if stopped - {Exit.ATTENTION} or not (absorbed or learned) or (absorbed and self.owed()):
+                self._say_unknown()
                 return
+
+    def _heeding_unknown(self, rows: Rows) -> tuple[set[Exit], bool]:
+        """Deliver a leg of an export, without grants while the platform knew no canary; return why it ended early.
+
+        Return too whether it has shown that ids are unknown, or that they are not: then the rest has to be decided.
+        """
+        before = self._unknown
+        if before:
+            rows = denials_alone(rows, np.unique(rows.client))
+        stopped = self._send(rows, self._manner(rows))
+        if before and self.findings.deliveries[-1].delivered:
+            self._unknown = ""
+        return stopped, self._unknown != before
+
+    def _say_unknown(self) -> None:
+        if self._unknown:
+            self.findings.add(Exit.CONFIG, self._unknown)
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
@@ -108,7 +141,7 @@ class Legs:
         if until is None:  # not open when the run began; it may be now
             until = hours.closes_at(delivery.window, self._wish.until, time.time(), zone)
         if until is not None and not self._closed:
-            return Manner(until=until, canaries=delivery.canary)
+            return Manner(until=until, canaries=self._canaries)
         owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
         if len(rows) > owed and not self._closed:
             self.findings.add(
@@ -130,6 +163,9 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
+        if stopped and stopped.unknown:
+            self._unknown, self._canaries = stopped.why, 0
+            return set()
         if stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()
