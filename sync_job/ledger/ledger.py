@@ -33,6 +33,7 @@ from sync_job.ledger import (
 from sync_job.ledger.about import About
 from sync_job.ledger.applied import Applied
 from sync_job.ledger.backfills import Backfills
+from sync_job.ledger.clocks import Clocks
 from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.migrations import Step
 from sync_job.ledger.obligations import Obligations
@@ -119,6 +120,7 @@ class Ledger(Store):
         self.forgetting = Forgetting(path, connection)
         self.backfills = Backfills(path, connection)
         self.about = About(path, connection)
+        self.clocks = Clocks(path, connection)
         self.renumberings = Renumberings(path, connection)
 
     @classmethod

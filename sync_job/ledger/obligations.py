@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import Bytes, Ids, Mask
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -83,7 +84,8 @@ class Obligations(Store):
         """Return what is owed at *now*, all of a client's obligations together."""
         rows = self._columns(
             "SELECT o.client, o.owed, o.started, o.limit_at, o.source = 'revocation', coalesce(w.next_at, 0), "
-            "coalesce(w.not_found, 0) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "coalesce(w.since, 0), coalesce(w.not_found, 0) "
+            "FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
             "WHERE o.owed != 0 ORDER BY o.client",
             client=np.int32,
             owed=np.uint8,
@@ -91,6 +93,7 @@ class Obligations(Store):
             limit_at=np.float64,
             revocation=np.bool_,
             next_at=np.float64,
+            since=np.float64,
             not_found=np.bool_,
         )
         ids = rows["client"]
@@ -105,7 +108,7 @@ class Obligations(Store):
             revoked | others,
             np.minimum.reduceat(rows["started"], starts),
             np.minimum.reduceat(rows["limit_at"], starts),
-            rows["next_at"][starts] <= now,
+            (rows["next_at"][starts] <= now) | (rows["since"][starts] > now + AHEAD_S),
             rows["not_found"][starts].copy(),
             revoked & ~others,
         )

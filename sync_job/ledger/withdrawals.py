@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.lists import BASES, scope_text
 from sync_job.consent.renumber import IdMap, meant
 from sync_job.consent.tables import Table, tabulate
@@ -58,11 +59,16 @@ _KEYS = (
     "w.client = i.client AND w.channels = i.channels AND w.withdrawn_at = i.withdrawn_at "
     "AND w.request_ref = i.request_ref"
 )
-# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs.
+# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs. Evidence from the future
+# (after ?2) lifts nothing: a clock was wrong when it was taken in, and nobody knows which of the two came later.
 _LIFTED = (
     "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
-    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
+    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at "
+    "AND r.granted_at <= min(?2, r.taken_in)), 0)"
 )
+# When a client withdrew. No list may say that it was more than a day after it was received, and that time is brought to
+# now if a clock was wrong: otherwise no evidence would be late enough.
+_WITHDRAWN = "min(withdrawn_at, received_at + 86400)"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -140,7 +146,7 @@ class Withdrawals(Store):
             for listed in batches:
                 batch = _of_today(listed, maps) if maps else listed
                 rows += batch.num_rows
-                new, lifted = self._take(batch, int(number or 0), limit_of)
+                new, lifted = self._take(batch, int(number or 0), limit_of, now)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
                     taken.append(self._ready.rows(_NEW))
@@ -152,7 +158,7 @@ class Withdrawals(Store):
             )
         return found
 
-    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf) -> tuple[int, int]:
+    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf, now: float) -> tuple[int, int]:
         """Take in a batch; return how many of its rows are new and in force, and new but lifted already."""
         received = batch.column("received_at").to_numpy()
         columns = [batch.column(name).to_pylist() for name in ("client", "channels", "withdrawn_at", "request_ref")]
@@ -190,9 +196,9 @@ class Withdrawals(Store):
             )
         before = self._db.total_changes
         self._db.execute(
-            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, "
+            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?1, "
             f"channels & ~{_LIFTED} FROM temp.incoming i WHERE NOT known",
-            (number,),
+            (number, now + AHEAD_S),
         )
         new = self._db.total_changes - before
         before = self._db.total_changes
@@ -251,7 +257,7 @@ class Withdrawals(Store):
             return False, "granted_at is in the future"
         lifts = stands = 0
         for bits, withdrawn_at in self._db.execute(
-            "SELECT in_force & ?2, withdrawn_at FROM withdrawals WHERE client = ?1 AND in_force & ?2",
+            f"SELECT in_force & ?2, {_WITHDRAWN} FROM withdrawals WHERE client = ?1 AND in_force & ?2",
             (client, channels),
         ):
             if withdrawn_at < granted_at:
@@ -268,13 +274,14 @@ class Withdrawals(Store):
             (client, channels, granted_at, row["method"], row["evidence_ref"], now),
         )
         self._db.execute(
-            "UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND withdrawn_at < ?",
+            f"UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND {_WITHDRAWN} < ?",
             (channels, client, granted_at),
         )
         self._db.execute(
             "UPDATE obligations SET closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
             "ended = CASE WHEN owed & ~?1 = 0 THEN 'lifted' END, owed = owed & ~?1 "
-            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' AND withdrawn_at < ?4",
+            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' "
+            "AND min(withdrawn_at, started + 86400) < ?4",
             (channels, now, client, granted_at),
         )
         return True, why
