@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
-from sync_job.errors import StateError
+from sync_job.errors import NoStateError, StateError
 from sync_job.ledger import files, tables
 from sync_job.ledger.backfills import Backfill
 from sync_job.ledger.ledger import Ledger
@@ -60,7 +61,7 @@ class State:
         """
         path = folder / "ledger.db"
         if path.exists():
-            with Ledger.open(path, target, write=False) as ledger:
+            with suppress(NoStateError), Ledger.open(path, target, write=False) as ledger:
                 if ledger.has_snapshot():
                     raise StateError(
                         f"{folder.absolute()}: there is state already; `init` never replaces it. Move the folder away "

@@ -69,6 +69,7 @@ _LIFTED = (
 # When a client withdrew. No list may say that it was more than a day after it was received, and that time is brought to
 # now if a clock was wrong: otherwise no evidence would be late enough.
 _WITHDRAWN = "min(withdrawn_at, received_at + 86400)"
+_BEFORE = "this evidence lifted it before"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -88,11 +89,12 @@ class Absorbed:
 class Lifted:
     """What became of a ledger of evidence: how many rows lifted something, and what was refused, with the rule.
 
-    A row that lifts some channels and not others is in both.
+    A row that lifts some channels and not others is in both. One that lifted something *before* has nothing to lift.
     """
 
     rows: int
     lifted: int
+    before: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -235,7 +237,7 @@ class Withdrawals(Store):
 
         *batches* have client, channels, granted_at, method, evidence_ref. What is owed for a lifted channel ends.
         """
-        rows = lifted = 0
+        rows = lifted = before = 0
         refused: list[tuple[int, str]] = []
         with self._writing():
             for batch in batches:
@@ -243,12 +245,14 @@ class Withdrawals(Store):
                     rows += 1
                     lifts, why = self._lift(row, now)
                     lifted += lifts
-                    if why:
+                    if why == _BEFORE:
+                        before += 1
+                    elif why:
                         refused.append((row["client"], why))
             if lifted:
                 self._ready.gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
-        return Lifted(rows, lifted, refused)
+        return Lifted(rows, lifted, before, refused)
 
     def _lift(self, row: dict[str, Any], now: float) -> tuple[bool, str]:
         """Record one re-consent and lift what it lifts; return whether that is anything, and why not all of it."""
@@ -265,6 +269,9 @@ class Withdrawals(Store):
             else:
                 stands |= bits
         if not lifts | stands:
+            known = "SELECT 1 FROM reconsents WHERE client = ? AND channels = ? AND granted_at = ?"
+            if self._db.execute(known, (client, channels, granted_at)).fetchone():
+                return False, _BEFORE
             return False, "nothing of these channels is withdrawn"
         why = f"it is not later than the withdrawal of {scope_text(stands)}" if stands else ""
         if not lifts:

@@ -28,7 +28,11 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
     with holding(settings, lists_only=True) as state:
         how = state.ledger.about.restored()
         if not how:
-            raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
+            said = state.ledger.about.said("made_whole")
+            before = f" It was one, and somebody has said already what it lacks ({said})." if said else ""
+            raise ConfigError(
+                f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.{before}"
+            )
         if found:
             inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
             intake.absorb(state, settings)
