@@ -72,6 +72,7 @@ class Whole:
         self.used: set[str] = set()
 
     def __call__(self, *arguments: object, codes: tuple[int, ...] = (0, 1)) -> Said:
+        """Run a command, which must end in one of *codes*, and look at the state."""
         words = [*str(arguments[0]).split(), *(str(one) for one in arguments[1:])]
         for name in _commands():
             if words[: len(name.split())] == name.split():
@@ -163,10 +164,10 @@ def test_no_command_leaves_a_state_that_counts_as_damaged(
     do("forget", "--client", "23")
 
     shop.write(people)
-    do("backfill", "--denials", "--sample", "1")
+    do("backfill", "--denials", "--sample", "1", codes=(0, 1, 6))
     do("backfill", "--cancel")
-    do("backfill", "--check")
-    do("backfill", "--denials")
+    do("backfill", "--check", codes=(0, 1, 6))
+    do("backfill", "--denials", codes=(0, 1, 6))
     do("undo", number, "--check", codes=(0, 1, 6))
     do("undo", number, codes=(0, 1, 6))
     do("pause", "--reason", "r", "--by", "me")
@@ -318,9 +319,9 @@ def test_a_large_list_is_confirmed_before_any_brand_takes_it_in(tmp_path: Path, 
     said = cli("opt-out", path, *LIST, "-c", tmp_path / "configs")
     assert said.code == 2, said
     assert not any(inbox.waiting(one.folder / "state") for one in (brands[0], brands[2]))
-    assert not platform.requests
+    assert len(holds(platform.platform)) == 0
     assert cli("opt-out", path, *LIST, "--expect", "1501", "-c", tmp_path / "configs", "--json").code == 4
-    assert platform.requests == 3002 or platform.requests == 1501 * 2
+    assert len(holds(platform.platform)) == 1501
 
 
 @pytest.mark.parametrize(
@@ -386,8 +387,7 @@ def test_a_backfill_that_dies_near_its_end_is_not_done(
     open_ = shop.told("status")["backfill"]
     with closing(sqlite3.connect(shop.folder / "state" / "ledger.db")) as db:
         ended = db.execute("SELECT how FROM backfills").fetchall()
-    due = json.loads(shop.run("snapshot", "show", "--json").out)
-    assert open_ is not None, (ended, due)
+    assert open_ is not None, ended
     assert open_["left"] == rows
     shutil.copytree(shop.folder, tmp_path / "before")
     cancelled = shop.told("backfill", "--cancel")
@@ -433,7 +433,8 @@ def _dumped(shop: Nightly, fate: Fate) -> None:
 
 def _obligations(shop: Nightly, where: str) -> int:
     with closing(sqlite3.connect(shop.folder / "state" / "ledger.db")) as db:
-        return int(db.execute(f"SELECT count(*) FROM obligations WHERE {where}").fetchone()[0])
+        query = f"SELECT count(*) FROM obligations WHERE {where}"  # noqa: S608 - our own words
+        return int(db.execute(query).fetchone()[0])
 
 
 def _compared(shop: Nightly) -> None:
@@ -552,6 +553,7 @@ def _is_elsewhere(shop: Nightly) -> None:
     assert "localhost" in shop.told("withdrawals", "status")["target"]
 
 
+RECEIVED = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
 HALVES = {
     "compare": Half(("compare", "{shop}/dump.csv"), _dumped, _compared),
     "forget": Half(("forget", "--client", "5"), _nothing, _erased, every=9),
@@ -573,7 +575,7 @@ HALVES = {
         _is_elsewhere, codes=(0,),
     ),
     "restore": Half(
-        ("state", "restore", "{shop}/kept.tar"), _backed_up, _is_restored, codes=(0, 4), said="put into place here already",
+        ("state", "restore", "{shop}/kept.tar"), _backed_up, _is_restored, codes=(0, 4), said="into place here already",
         every=3,
     ),
     "restored": Half(
@@ -589,7 +591,7 @@ HALVES = {
     ),
     "init": Half(
         ("init", "{shop}/export.csv", "--platform", "equal", "--withdrawals", "{shop}/opt-outs.csv", "--received-at",
-         "2026-01-01", "--scope", "all"), _without_state, _is_made, codes=(0, 4), said="there is state already", every=5,
+         RECEIVED, "--scope", "all"), _without_state, _is_made, codes=(0, 4), said="there is state already", every=7,
     ),
     "purge": Half(("purge",), _opted_out, lambda shop: None, codes=(0,)),
 }  # fmt: skip
@@ -599,14 +601,15 @@ HALVES = {
 def test_a_command_that_died_can_be_given_again(
     tmp_path: Path, platform: Standin, cli: Cli, fate: Fate, process: Commands, name: str
 ) -> None:
-    """Whatever the step at which it died: given again it ends well, or says that it was done; the effect is there once."""
+    """Whatever the step at which it died: given again it ends well, or says that it was done, and it was done once."""
     half = HALVES[name]
     shop = Nightly(tmp_path / "shop", platform.url, cli, delivery="linger_s = 0\nattempts = 1", report="page = false")
     shop.write(dict.fromkeys(range(1, 401 if name == "approve" else 9), YES))
     assert shop.run("init", shop.export, "--platform", "equal", "--no-withdrawals").code == 0
     half.prepare(shop, fate)
-    lists = shop.told("withdrawals", "status")["lists"] if (shop.folder / "state").exists() else []
-    held = shop.told("approve")["held"] if (shop.folder / "state").exists() else []
+    ready = (shop.folder / "state").exists() and name != "retarget"
+    lists = shop.told("withdrawals", "status")["lists"] if ready else []
+    held = shop.told("approve")["held"] if ready else []
     names = {
         "shop": shop.folder,
         "digest": lists[0]["digest"][:12] if lists else "",

@@ -29,10 +29,9 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
         how = state.ledger.about.restored()
         if not how:
             said = state.ledger.about.said("made_whole")
-            before = f" It was one, and somebody has said already what it lacks ({said})." if said else ""
-            raise ConfigError(
-                f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.{before}"
-            )
+            before = f" Somebody has said already what it lacks ({said})." if said else ""
+            where = state.folder.absolute()
+            raise ConfigError(f"{where}: not a restored backup; there is nothing to say of it.{before}")
         if found:
             inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
             intake.absorb(state, settings)

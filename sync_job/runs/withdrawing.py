@@ -81,9 +81,8 @@ def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
         closed = state.ledger.obligations.close(client, reason.strip(), by.strip(), time.time())
         before = [one for one in state.ledger.obligations.of(client)["obligations"] if one["ended"] == "by hand"]
     if not closed and before:
-        raise ConfigError(
-            f"Nothing is owed to client {client} any more: {before[-1]['by']} closed it by hand: {before[-1]['reason']}."
-        )
+        said = f"{before[-1]['by']} closed it by hand: {before[-1]['reason']}"
+        raise ConfigError(f"Nothing is owed to client {client} any more: {said}.")
     if not closed:
         raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
     return closed
