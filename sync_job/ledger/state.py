@@ -145,16 +145,22 @@ class State:
             in_doubt=in_doubt,
             excused=excused,
         )
+        self._sweep_snapshots(committed)
+        return committed
+
+    def _sweep_snapshots(self, committed: int) -> None:
+        """Remove the snapshots that are older than the last few."""
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
                 files.remove(path)
-        return committed
 
     def replace_holdings(self, holdings: Holdings, now: float, also: Callable[[], None] = lambda: None) -> int:
         """Make *holdings* the snapshot that counts without a leg, and do *also* that to the ledger in the same step."""
         number = self.ledger.next_snapshot()
         digest = tables.write_snapshot(self._snapshot(number), holdings)
-        return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now, also=also)
+        committed = self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now, also=also)
+        self._sweep_snapshots(committed)
+        return committed
 
     def begin_backfill(self, run: str, what: Mark, again: Again, approved: int, holdings: Holdings, now: float) -> None:
         """Make *holdings*, in which *what* a run marked is due, the snapshot that counts, and keep the mark."""
