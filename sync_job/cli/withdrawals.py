@@ -77,23 +77,31 @@ def opt_out(
         return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns), sheet, lookup, id_map)
 
     if check:
-        found = [intake.check(settings, listing(settings), watch) for settings in targets]
+        found = _each(targets, lambda settings: intake.check(settings, listing(settings), watch))
         _show(found, text.checked, as_json=as_json)
-        raise typer.Exit(Exit.ATTENTION if any(one["rejected"] for one in found) else Exit.OK)
+        raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["rejected"]))
 
     def confirm(clients: int, most: int) -> int | None:
         if expect is not None or not sys.stdin.isatty():
             return expect
         return options.typed(f"The list has {clients:,} clients, more than {most:,}.", "take it in")
 
+    errors: list[tuple[Settings, ConsentSyncError]] = []
+
+    def failed(settings: "Settings", error: ConsentSyncError) -> None:
+        errors.append((settings, error))
+
     with measuring.ending("opt-out", *targets):
-        taken = intake.take_in(targets, listing, confirm, watch)
+        taken = intake.take_in(targets, listing, confirm, watch, failed)
     done: list[dict[str, Any]] = [_UNSENT for _ in taken]
     if not no_send:
         # The list is taken in: whatever the sending ends in is said beside that, and not in its place.
         done = _sent_apart(taken, lambda one, for_s: drain.deliver([one], for_s, watch)[0], wait_s, raises=False)
     watch.end()
-    shown = []
+    shown: list[dict[str, Any]] = []
+    for settings, error in errors:
+        measuring.ended(settings, "opt-out", error.exit_code)
+        shown.append(_failed(settings, error))
     for one, outcome in zip(taken, done, strict=True):
         codes = {Exit(outcome["exit"]), Exit.ATTENTION if one.found.rejected else Exit.OK}
         code = ending.code(gravest(codes), one.settings)
@@ -353,6 +361,11 @@ def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:
 _ERROR = {"target", "error", "exit"}
 
 
+def _failed(settings: "Settings", error: ConsentSyncError) -> dict[str, Any]:
+    """Return what is shown of a target at which a command ended in an error."""
+    return {"target": settings.endpoint.target, "error": str(error), "exit": int(error.exit_code)}
+
+
 def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]") -> list[dict[str, Any]]:
     """Return what *act* says of each target; with several, an error at one is said in its place and ends no other.
 
@@ -366,7 +379,7 @@ def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]"
             found.append({"target": one.endpoint.target} | act(one))
         except ConsentSyncError as exc:
             errors.append(exc)
-            found.append({"target": one.endpoint.target, "error": str(exc), "exit": int(exc.exit_code)})
+            found.append(_failed(one, exc))
     if len(errors) == len(targets):
         raise errors[0]
     return found

@@ -63,11 +63,6 @@ class Settlement(NamedTuple):
         left = np.asarray(self.revoked.channels & ~channels.of(self.revoked.client), np.uint8)
         return self._replace(revoked=Revoked(self.revoked.client[left != 0], left[left != 0]))
 
-    def without_refused(self) -> "Settlement":
-        """Return the same, with nobody refused."""
-        client, sent, not_found = self.refused
-        return self._replace(refused=Refused(client[:0], sent[:0], not_found[:0]))
-
 
 def settle(
     rows: Rows,

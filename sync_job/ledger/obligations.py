@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -98,7 +99,7 @@ class Obligations(Store):
         """Return what is owed at *now*, all of a client's obligations together."""
         rows = self._columns(
             "SELECT o.client, o.owed, o.started, o.limit_at, o.source = 'revocation', coalesce(w.next_at, 0), "
-            "coalesce(w.not_found, 0), o.held IS NOT NULL, coalesce(o.stated, o.started) "
+            "coalesce(w.since, 0), coalesce(w.not_found, 0), o.held IS NOT NULL, coalesce(o.stated, o.started) "
             "FROM obligations o LEFT JOIN waiting w ON w.client = o.client WHERE o.owed != 0 ORDER BY o.client",
             client=np.int32,
             owed=np.uint8,
@@ -106,6 +107,7 @@ class Obligations(Store):
             limit_at=np.float64,
             revocation=np.bool_,
             next_at=np.float64,
+            since=np.float64,
             not_found=np.bool_,
             held=np.bool_,
             stated=np.float64,
@@ -122,7 +124,7 @@ class Obligations(Store):
             revoked | others,
             np.minimum.reduceat(rows["started"], starts),
             np.minimum.reduceat(rows["limit_at"], starts),
-            rows["next_at"][starts] <= now,
+            (rows["next_at"][starts] <= now) | (rows["since"][starts] > now + AHEAD_S),
             rows["not_found"][starts].copy(),
             revoked & ~others,
             np.bitwise_or.reduceat(np.where(rows["held"], rows["owed"], 0).astype(np.uint8), starts),
@@ -142,12 +144,20 @@ class Obligations(Store):
         return Waiting(*(np.ascontiguousarray(rows[one.name]) for one in fields(Waiting)))
 
     def settle(
-        self, found: Settlement, owed: OwedSince, run: str, *, started: float, stated: float | None = None
+        self,
+        found: Settlement,
+        owed: OwedSince,
+        run: str,
+        *,
+        started: float,
+        stated: float | None = None,
+        excused: bool = False,
     ) -> None:
         """Close what was acknowledged, owe what was revoked and was not, and let refused rows wait.
 
-        *started* is when the leg was planned, *stated* when its export stated what it revokes. The caller has begun
-        the transaction: it is the commit point's.
+        *started* is when the leg was planned, *stated* when its export stated what it revokes. If it is *excused*, a
+        row that was refused for the first time may be tried again at once. The caller has begun the transaction: it is
+        the commit point's.
         """
         open_now = self._open()
         self._acknowledge(found, open_now)
@@ -157,7 +167,7 @@ class Obligations(Store):
         since = owed.started[which], owed.limit_at[which]
         self._add("revocation", revoked.client[which], fresh[which], *since, run=run, stated=stated)
         self._unpark(found.unanswered)
-        self._refuse(found.refused, started)
+        self._refuse(found.refused, started, excused)
         if self._rows("SELECT 1 FROM waiting LIMIT 1"):
             self._delete_waiting(found.delivered)
 
@@ -226,7 +236,7 @@ class Obligations(Store):
         started: Floats,
         limit_at: Floats,
         *,
-        run: str | None,
+        run: str | None = None,
         stated: float | None = None,
         held: str | None = None,
     ) -> None:
@@ -239,13 +249,19 @@ class Obligations(Store):
             ),
         )
 
-    def _refuse(self, refused: Refused, started: float) -> None:
+    def _refuse(self, refused: Refused, started: float, excused: bool) -> None:
         owing = self._open().of(refused.client) != 0
         for ids, sent, unknown, owes in zip(
             refused.client.tolist(), refused.sent.tolist(), refused.not_found.tolist(), owing.tolist(), strict=True
         ):
             before = self._db.execute("SELECT sent, tries FROM waiting WHERE client = ?", (ids,)).fetchone()
-            tries = before[1] + 1 if before and before[0] == sent else 1
+            again = before is not None and before[0] == sent
+            if excused and not again:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO waiting VALUES (?, ?, 0, ?, ?, 0)", (ids, sent, started, started)
+                )
+                continue
+            tries = before[1] + 1 if again else 1
             days = (_NOT_FOUND_DAYS if unknown else _OWED_DAYS) if owes else _OTHER_DAYS
             next_at = started + days[min(tries, len(days)) - 1] * _DAY_S - _SLACK_S
             self._db.execute(
@@ -295,14 +311,12 @@ class Obligations(Store):
                 ((bits, now, one) for one, bits in zip(client.tolist(), channels.tolist(), strict=True)),
             )
 
-    def add(
-        self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats, *, run: str = ""
-    ) -> int:
+    def add(self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats) -> int:
         """Owe denials of channels for which nothing is owed yet, to whoever waits too; return how many clients."""
         fresh = channels & ~self._open().of(client)
         which = np.flatnonzero(fresh)
         with self._writing():
-            self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
+            self._add(source, client[which], fresh[which], started[which], limit_at[which])
             self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
         return len(which)
 

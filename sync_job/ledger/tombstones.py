@@ -101,6 +101,17 @@ class Tombstones:
             found[place] = self._codes[code.tobytes()]
         return found
 
+    def later_than(self, latest: float) -> int:
+        """Return how many clients were forgotten after *latest*, by the time that is kept."""
+        return sum(at > latest for at in self._codes.values())
+
+    def bring_back(self, latest: float, now: float) -> None:
+        """Keep *now* as the time of those that were forgotten after *latest*."""
+        codes = {code: now if at > latest else at for code, at in self._codes.items()}
+        if codes != self._codes:
+            _write_list(self._path, self._key, codes)
+            self._take(codes)
+
     def draft(self, path: Path, map_: IdMap, there: "Tombstones") -> None:
         """Write to *path* what the list of *there* is when the clients of *map_* have their new ids at that target.
 

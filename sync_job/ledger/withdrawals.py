@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids, Mask
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.lists import BASES, scope_text, without_ids
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -69,13 +70,19 @@ _KEYS = (
     "w.client = i.client AND w.channels = i.channels AND w.withdrawn_at = i.withdrawn_at "
     "AND w.request_ref = i.request_ref"
 )
-# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs.
+# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs. Evidence from the future
+# (after ?2) lifts nothing: a clock was wrong when it was taken in, and nobody knows which of the two came later.
 _LIFTED = (
     "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
-    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
+    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at "
+    "AND r.granted_at <= min(?2, r.taken_in)), 0)"
 )
 _ANY_IN_FORCE = " | ".join(f"max(w.in_force & {bit})" for bit in (1, 4, 16, 64))
 _VOID = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
+# When a client withdrew. No list may say that it was more than a day after it was received, and that time is brought to
+# now if a clock was wrong: otherwise no evidence would be late enough.
+_WITHDRAWN = "min(withdrawn_at, received_at + 86400)"
+_BEFORE = "this evidence lifted it before"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 # What became of each withdrawal, the first that holds. An open denial of one of its channels counts whatever it is owed
@@ -129,11 +136,12 @@ class Absorbed:
 class Lifted:
     """What became of a ledger of evidence: how many rows lifted something, and what was refused, with the rule.
 
-    A row that lifts some channels and not others is in both.
+    A row that lifts some channels and not others is in both. One that lifted something *before* has nothing to lift.
     """
 
     rows: int
     lifted: int
+    before: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -195,7 +203,7 @@ class Withdrawals(Store):
                     batch = batch.filter(pa.array(~gone))
                 if not batch.num_rows:
                     continue
-                new, lifted = self._take(batch, int(number or 0), limit_of)
+                new, lifted = self._take(batch, int(number or 0), limit_of, now)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
                     taken.append(self._ready.rows(_NEW))
@@ -209,7 +217,7 @@ class Withdrawals(Store):
             )
         return found
 
-    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf) -> tuple[int, int]:
+    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf, now: float) -> tuple[int, int]:
         """Take in a batch; return how many of its rows are new and in force, and new but lifted already."""
         received = batch.column("received_at").to_numpy()
         columns = [batch.column(name).to_pylist() for name in ("client", "channels", "withdrawn_at", "request_ref")]
@@ -246,9 +254,9 @@ class Withdrawals(Store):
             )
         before = self._db.total_changes
         self._db.execute(
-            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, "
+            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?1, "
             f"channels & ~{_LIFTED} FROM temp.incoming i WHERE NOT known",
-            (number,),
+            (number, now + AHEAD_S),
         )
         new = self._db.total_changes - before
         before = self._db.total_changes
@@ -371,7 +379,7 @@ class Withdrawals(Store):
 
         *batches* have client, channels, granted_at, method, evidence_ref. What is owed for a lifted channel ends.
         """
-        rows = lifted = 0
+        rows = lifted = before = 0
         refused: list[tuple[int, str]] = []
         with self._writing():
             for batch in batches:
@@ -379,12 +387,14 @@ class Withdrawals(Store):
                     rows += 1
                     lifts, why = self._lift(row, now)
                     lifted += lifts
-                    if why:
+                    if why == _BEFORE:
+                        before += 1
+                    elif why:
                         refused.append((row["client"], why))
             if lifted:
                 self._ready.gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
-        return Lifted(rows, lifted, refused)
+        return Lifted(rows, lifted, before, refused)
 
     def _lift(self, row: dict[str, Any], now: float) -> tuple[bool, str]:
         """Record one re-consent and lift what it lifts; return whether that is anything, and why not all of it."""
@@ -393,7 +403,7 @@ class Withdrawals(Store):
             return False, "granted_at is in the future"
         lifts = stands = 0
         for bits, withdrawn_at in self._db.execute(
-            "SELECT in_force & ?2, withdrawn_at FROM withdrawals WHERE client = ?1 AND in_force & ?2",
+            f"SELECT in_force & ?2, {_WITHDRAWN} FROM withdrawals WHERE client = ?1 AND in_force & ?2",
             (client, channels),
         ):
             if withdrawn_at < granted_at:
@@ -401,6 +411,9 @@ class Withdrawals(Store):
             else:
                 stands |= bits
         if not lifts | stands:
+            known = "SELECT 1 FROM reconsents WHERE client = ? AND channels = ? AND granted_at = ?"
+            if self._db.execute(known, (client, channels, granted_at)).fetchone():
+                return False, _BEFORE
             return False, "nothing of these channels is withdrawn"
         why = f"it is not later than the withdrawal of {scope_text(stands)}" if stands else ""
         if not lifts:
@@ -410,13 +423,14 @@ class Withdrawals(Store):
             (client, channels, granted_at, row["method"], row["evidence_ref"], now),
         )
         self._db.execute(
-            "UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND withdrawn_at < ?",
+            f"UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND {_WITHDRAWN} < ?",
             (channels, client, granted_at),
         )
         self._db.execute(
             "UPDATE obligations SET closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
             "ended = CASE WHEN owed & ~?1 = 0 THEN 'lifted' END, owed = owed & ~?1 "
-            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' AND withdrawn_at < ?4",
+            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' "
+            "AND min(withdrawn_at, started + 86400) < ?4",
             (channels, now, client, granted_at),
         )
         return True, why

@@ -74,7 +74,8 @@ def cancelled(found: Mapping[str, Any]) -> str:
             "mark is damaged: all of that stays due, and goes as the export says."
         )
     return (
-        f"the backfill of run {found['run']} is cancelled: {found['left']:,} of "
-        f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it "
-        f"is, and so do {text.counted(found['in_doubt'], 'client')} whose request is in doubt."
+        f"the backfill of run {found['run']} is cancelled: {found['taken_back']:,} of "
+        f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it is. "
+        f"{text.counted(found['left'] - found['taken_back'], 'client')} stay due and are still sent: "
+        f"{found['in_doubt']:,} because the request is in doubt, the others because the platform was never told."
     )

@@ -109,6 +109,8 @@ def reconsented(found: Mapping[str, Any]) -> str:
         f"evidence for {found['target']}: {found['lifted']:,} of {found['rows']:,} rows lift a withdrawal; the next "
         "export that says allowed may grant again",
     ]
+    if found["lifted_before"]:
+        lines.append(f"  {found['lifted_before']:,} rows have lifted it before, and change nothing")
     if found["rejected"]:
         lines += [f"  ! {found['rejected']:,} rows are no evidence that can be read", *_rejects(found)]
     lines += _erased(found)

@@ -56,6 +56,12 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
     folder, target = settings.state.path.absolute(), settings.endpoint.target
     with files.storing(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if _is_put_back(folder, target):
+                raise StateError(
+                    f"{folder}: a backup was put into place here already, and no run has begun since. Go on with "
+                    "`consent-sync state restored`; to restore another one, move the folder away first. Nothing was "
+                    "changed."
+                )
             raise StateError(
                 f"{folder}: there is something already; `state restore` never replaces it. Move it away first, and "
                 "keep it until the next run has ended well. Nothing was changed."
@@ -85,6 +91,13 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
             parts.rename(folder)
         files.sync_folder(folder.parent)
     return found
+
+
+def _is_put_back(folder: Path, target: str) -> bool:
+    """Return whether the state in *folder* is a backup that was put there, as it was put there."""
+    with suppress(StateError), State.open(folder, target, write=False) as state:
+        return state.ledger.about.restored() == "put back"
+    return False
 
 
 def _standing(state: State, settings: Settings) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sync_job.consent.channels import NOBODY, Ids
+from sync_job.consent.fold import Outcome
 from sync_job.delivery import pool
 from sync_job.delivery.round_trips import RoundTrips
 from sync_job.runs.samples import Sample
@@ -16,6 +17,7 @@ class Delivery:
 
     requests: int = 0
     settled: int = 0
+    delivered: int = 0
     limit: float = 0.0
     limit_met: bool = False  # more was tried, and did not do
     most_in_flight: int = 0
@@ -40,6 +42,7 @@ class Delivery:
         return cls(
             requests=senders.requests,
             settled=senders.progress.settled,
+            delivered=senders.progress.outcomes[Outcome.DELIVERED],
             limit=round(gate.law.value, 2),
             limit_met=gate.law.met,
             round_trip_s=round(gate.rtt_s, 4),

@@ -43,12 +43,17 @@ _SHOW_S = 0.2
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why a leg ended before its plan was done."""
+    """Why a leg ended before its plan was done.
+
+    *unknown*: the platform knows none of the canaries. That is an answer, and may be true of them; or the ids are
+    others than the platform's.
+    """
 
     exit_code: Exit
     why: str
     hopeless: bool = False  # only for want of a good answer: another leg of the run may have one
     others: bool = False  # at once, after a few rows: others of the leg may have one
+    unknown: bool = False
 
 
 class JournalRecord:
@@ -112,12 +117,16 @@ def deliver(
         return None, Delivery()
     leg = state.new_leg(run, number)
     started = time.time()
+    if manner.canaries:
+        refused = np.isin(rows.client, state.ledger.obligations.waiting().client)
+        most = len(rows) if manner.limit is None else manner.limit
+        rows = rows.at(canary.drawn(rows.lane, refused, manner.canaries, most))
     tables.write_plan(leg.plan, rows, about | {"run": run, "leg": number, "planned": started})
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
-    # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
-    excused = stopped is not None and stopped.exit_code is Exit.CONFIG
+    # Rows that were all refused alike tell of the configuration: once that is fixed, they need not wait.
+    excused = stopped is not None and stopped.exit_code is Exit.CONFIG and not stopped.unknown
     tried = commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
     delivery.untried = rows.client[~tried]
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
@@ -205,6 +214,10 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
+        unknown = said.code in settings.endpoint.not_found_codes
+        rest = "No grant was sent" if unknown else "The rest was not sent"
+        return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown)
     if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
         few = stop.reason is Reason.HOPELESS
@@ -313,8 +326,8 @@ def commit(
 ) -> Mask:
     """Fold what the leg's journal knows into the next snapshot, the commit point; return which rows were tried.
 
-    *stated* is when the export stated what it sends. *excused*: what was refused is not to blame, and does not wait
-    for its next try.
+    *stated* is when the export stated what it sends. *excused*: a row that was refused for the first time is not to
+    blame, and does not wait for its next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
@@ -325,8 +338,6 @@ def commit(
     settlement = settle(rows, endings, settled, not_found, lingering, started, tried)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
-    if excused:
-        settlement = settlement.without_refused()
     state.commit_leg(
         run,
         leg.number,
@@ -339,6 +350,7 @@ def commit(
         in_doubt=rows.client[endings.doubt != 0],
         stated=stated,
         sent=guards.sent(rows, endings, state.ledger.applied.approved(now).of(rows.client)),
+        excused=excused,
     )
     anchoring.keep(state, settings)
     return tried

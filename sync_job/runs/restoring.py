@@ -27,7 +27,10 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
     with holding(settings, lists_only=True) as state:
         how = state.ledger.about.restored()
         if not how:
-            raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
+            said = state.ledger.about.said("made_whole")
+            before = f" Somebody has said already what it lacks ({said})." if said else ""
+            where = state.folder.absolute()
+            raise ConfigError(f"{where}: not a restored backup; there is nothing to say of it.{before}")
         if found:
             intake.put(settings, found, time.time())
             intake.absorb(state, settings)

@@ -86,6 +86,10 @@ def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
         raise ConfigError("withdrawals close: say why (--reason) and who (--by); both are kept and reported.")
     with holding(settings, lists_only=True) as state:
         closed = state.ledger.obligations.close(client, reason.strip(), by.strip(), time.time())
+        before = [one for one in state.ledger.obligations.of(client)["obligations"] if one["ended"] == "by hand"]
+    if not closed and before:
+        said = f"{before[-1]['by']} closed it by hand: {before[-1]['reason']}"
+        raise ConfigError(f"Nothing is owed to client {client} any more: {said}.")
     if not closed:
         raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
     return closed
@@ -161,5 +165,6 @@ def reconsent(
         "rejects": [vars(reject) for reject in found.rejects],
         "erased": found.erased,
         "lifted": lifted.lifted,
+        "lifted_before": lifted.before,
         "refused": [{"client": client, "rule": rule} for client, rule in lifted.refused],
     }

@@ -14,7 +14,7 @@ from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.report import text
-from sync_job.runs import owing
+from sync_job.runs import clocks, owing
 from sync_job.runs.doctor.check import Area, Check, ago
 
 _STATE = Area("state", Exit.STATE)
@@ -50,6 +50,7 @@ def look(settings: Settings) -> Iterator[Check]:
         yield _anchor(state, settings)
         yield from _past(state.ledger.runs(), time.time())
         yield from _owed(state, settings)
+        yield from _times(state, settings)
     yield _backup(settings, time.time())
 
 
@@ -163,6 +164,18 @@ def _backup(settings: Settings, now: float) -> Check:
 
 
 # What is to be done
+
+
+def _times(state: State, settings: Settings) -> Iterator[Check]:
+    """Yield how many times are in the future, if any: a clock was wrong."""
+    try:
+        found = clocks.ahead(state, settings)
+    except StateError:
+        return  # the keys cannot be read, which is said already
+    if found:
+        said = f"{sum(found.values()):,} times in state and keys are in the future: a clock was wrong"
+        cure = "If this machine's clock is right now: consent-sync state check, then consent-sync state repair"
+        yield _PAST.warning("times", said, cure)
 
 
 def _owed(state: State, settings: Settings) -> Iterator[Check]:
