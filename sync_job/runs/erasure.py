@@ -14,9 +14,10 @@ from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, gravest
 from sync_job.exports import id_map
-from sync_job.ledger import anchor
+from sync_job.ledger import accounting, anchor
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report import kept, scrub
 from sync_job.report.counts import Summary
 from sync_job.runs import limits
@@ -119,17 +120,22 @@ def again(state: State, settings: Settings) -> None:
     back = back[~(named > since)]
     if len(back):
         state.ledger.forgetting.ask(back, "", time.time())  # so that `complete` makes good what dies half-way
-        _erase(state, settings, back)
+        _erase(state, settings, back, back=True)
 
 
-def _erase(state: State, settings: Settings, ids: Ids) -> None:
-    """Take clients out of everything.
+def _erase(state: State, settings: Settings, ids: Ids, *, back: bool = False) -> None:
+    """Take clients out of everything; those whom a backup has brought *back* are in the codes only if they came since.
 
     The tombstones come first, so that no export brings back who is half erased; that it is done comes last, so that
     `complete` makes good what died in between. Done twice it is as done once.
     """
     buried = tombstones(settings)
     buried.add(ids, time.time())
+    if back:
+        state.ledger.about.note_accounted(None)
+    else:
+        keys, target = settings.state.keys, settings.endpoint.target
+        accounting.erase(state.ledger, Withdrawn.open(keys, target, anchor.read(keys, target)), ids)
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())

@@ -98,6 +98,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     laps.lap("read")
     watch.stage("deciding")
     intake.absorb(state, settings)
+    anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
     case = decide.judge(settings, findings, export, ledger, wish, now)
