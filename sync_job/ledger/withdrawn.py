@@ -102,29 +102,40 @@ class Withdrawn:
 
     def recognise(self, ids: Ids, channels: Bytes) -> Recognised:
         """Return the withdrawals of *ids*, ascending, in those *channels* that each entry is looked for in."""
-        place, which = self._entries_of(ids)
-        clients, bits, times = [NOBODY], [np.zeros(0, np.uint8)], [np.zeros(0, np.float64)]
+        wanted = np.flatnonzero(channels)
+        place, which = self._entries_of(ids, wanted)
+        clients, bits, times = [NOBODY], [np.zeros(0, np.uint8)], [np.zeros(0, np.uint32)]
         for column, shift in enumerate(SHIFTS):
             here = (channels[place] >> shift & 1).astype(np.bool_)
             clients.append(ids[which[here]])
             bits.append(np.full(int(here.sum()), 1 << shift, np.uint8))
-            times.append(self.entries["withdrawn"][place[here], column].astype(np.float64))
-        rows = np.zeros(sum(map(len, clients)), [("client", np.int32), ("at", np.float64)])
-        rows["client"], rows["at"] = np.concatenate(clients), np.concatenate(times)
-        unique, back = np.unique(rows, return_inverse=True)
-        merged = np.zeros(len(unique), np.uint8)
-        np.bitwise_or.at(merged, back, np.concatenate(bits))
-        return Recognised(unique["client"].copy(), merged, unique["at"].copy())
+            times.append(self.entries["withdrawn"][place[here], column])
+        client, at = np.concatenate(clients), np.concatenate(times)
+        order = np.lexsort((at, client))
+        client, at = client[order], at[order]
+        # Channels that were withdrawn at once are one withdrawal.
+        first = np.ones(len(client), np.bool_)
+        first[1:] = (client[1:] != client[:-1]) | (at[1:] != at[:-1])
+        starts = np.flatnonzero(first)
+        merged = np.bitwise_or.reduceat(np.concatenate(bits)[order], starts) if len(starts) else np.zeros(0, np.uint8)
+        return Recognised(client[starts], merged, at[starts].astype(np.float64))
 
-    def _entries_of(self, ids: Ids) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Return the places of entries, and for each the place in *ids* of the client whose it is."""
+    def _entries_of(
+        self, ids: Ids, wanted: npt.NDArray[np.intp] | None = None
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return the places of entries, and for each the place in *ids* of the client whose it is.
+
+        Only those that are *wanted* are looked for, by their places, ascending.
+        """
+        among = self.entries["code"] if wanted is None else self.entries["code"][wanted]
         places, found = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
-        for start in range(0, len(ids) if len(self) else 0, _CHUNK):
+        for start in range(0, len(ids) if len(among) else 0, _CHUNK):
             codes = _codes(self.key, ids[start : start + _CHUNK])
-            place = np.minimum(np.searchsorted(self.entries["code"], codes), len(self) - 1)
-            here = np.flatnonzero(self.entries["code"][place] == codes)
-            places.append(place[here])
-            found.append(here + start)
+            order = np.argsort(codes)  # What is looked for in order is near what was looked for before.
+            place = np.minimum(np.searchsorted(among, codes[order]), len(among) - 1)
+            here = np.flatnonzero(among[place] == codes[order])
+            places.append(place[here] if wanted is None else wanted[place[here]])
+            found.append(order[here] + start)
         return np.concatenate(places), np.concatenate(found)
 
     # Changed
@@ -138,21 +149,18 @@ class Withdrawn:
         if not len(ids):
             return self
         key = self.key or keyed.read_key(keys) or keyed.make_key(keys)
-        added = np.zeros(len(ids), _ENTRY)
-        added["code"], added["withdrawn"] = _codes(key, ids), withdrawn
-        both = np.concatenate([self.entries, added])
-        code, place = np.unique(both["code"], return_inverse=True)
-        merged = np.zeros(len(code), _ENTRY)
-        merged["code"] = code
-        for column in range(len(SHIFTS)):
-            newest = np.zeros(len(code), np.uint32)
-            np.maximum.at(newest, place, both["withdrawn"][:, column])
-            merged["withdrawn"][:, column] = newest
-        known = np.zeros((len(code), len(SHIFTS)), np.uint32)
-        np.maximum.at(known, place[len(self) :], added["withdrawn"])
-        merged["unnamed"][place[: len(self)]] = self.entries["unnamed"]
-        merged["unnamed"] &= ~_low_bits((known >= merged["withdrawn"]) & (known != 0))
-        return self._changed(merged, key)
+        codes = _codes(key, ids)
+        order = np.argsort(codes)
+        codes, withdrawn = codes[order], withdrawn[order]
+        entries, place = self.entries.copy(), np.searchsorted(self.entries["code"], codes)
+        known = place < len(self)
+        known[known] = entries["code"][place[known]] == codes[known]
+        here, newest = place[known], withdrawn[known]
+        entries["unnamed"][here] &= ~_low_bits((newest >= entries["withdrawn"][here]) & (newest != 0))
+        entries["withdrawn"][here] = np.maximum(entries["withdrawn"][here], newest)
+        added = np.zeros(int((~known).sum()), _ENTRY)
+        added["code"], added["withdrawn"] = codes[~known], withdrawn[~known]
+        return self._changed(np.insert(entries, place[~known], added), key)
 
     def without(self, ids: Ids) -> "Withdrawn":
         """Return it without these people, who are erased."""
