@@ -90,6 +90,9 @@ def init(
     no_withdrawals: Annotated[
         bool, typer.Option("--no-withdrawals", help="There is no list of withdrawals to begin with.")
     ] = False,
+    missing: Annotated[
+        int, typer.Option(min=0, help="How many people withdrew by a state that was lost, and can be named by nobody.")
+    ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
@@ -146,7 +149,9 @@ def init(
         listing = Listing(withdrawals, received, scope, basis)
     made = options.moment(as_of, settings, "--as-of")
     with telling.how_it_ends(settings, "init"):
-        report = runs.init(settings, platform, approve, options.watch(quiet), withdrawals=listing, as_of=made)
+        report = runs.init(
+            settings, platform, approve, options.watch(quiet), withdrawals=listing, missing=missing, as_of=made
+        )
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 

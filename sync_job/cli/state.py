@@ -29,7 +29,7 @@ def restored(
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Nobody withdrew since.")] = False,
     missing: Annotated[
-        int, typer.Option(min=0, help="How many withdrawals are missing still, and can be named by nobody.")
+        int, typer.Option(min=0, help="How many people who withdrew are missing still, and can be named by nobody.")
     ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",

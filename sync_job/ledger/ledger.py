@@ -35,6 +35,7 @@ from sync_job.ledger.about import About
 from sync_job.ledger.applied import Applied
 from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.carrying import Carrier, Former
+from sync_job.ledger.claims import ClaimsStore
 from sync_job.ledger.clocks import Clocks
 from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.former_ids import FormerIds
@@ -84,7 +85,6 @@ class Place(TypedDict):
     state: str
     run: int
     snapshot: int
-    withdrawals: int
     reconsents: int
 
 
@@ -116,6 +116,7 @@ class Ledger(Store):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self.withdrawals = Withdrawals(path, connection)
+        self.claims = ClaimsStore(path, connection)
         self.obligations = Obligations(path, connection)
         self.applied = Applied(path, connection)
         self.forgetting = Forgetting(path, connection)
@@ -382,13 +383,11 @@ class Ledger(Store):
         ((run, snapshot),) = self._rows(
             "SELECT (SELECT coalesce(max(number), 0) FROM runs), (SELECT coalesce(max(number), 0) FROM snapshots)"
         )
-        counts = self.withdrawals.counts()
         return Place(
             state=self.about.said("state"),
             run=int(run),
             snapshot=int(snapshot),
-            withdrawals=counts["withdrawals"],
-            reconsents=counts["reconsents"],
+            reconsents=self.withdrawals.counts()["reconsents"],
         )
 
     def unfinished(self) -> list[Run]:

@@ -32,11 +32,16 @@ def restored(found: Mapping[str, Any]) -> str:
             "The folder of keys knows another state of this target, and nothing is sent. If that one is lost for good, "
             "move its anchor away."
         )
+    if found["standing"] == "moved":
+        lines.append(
+            f"The state has moved to {found['moved']} since, and nothing is sent before `consent-sync state retarget` "
+            "binds this one to it as well."
+        )
     if found["standing"] == "unknown":
         lines.append("Its anchor cannot be read, and nothing is sent: `consent-sync state check` says what to do.")
     if found["standing"] == "shrunken":
         lines.append(
-            f"It lacks {found['lacking']:,} withdrawals or some re-consents that there were: nothing but lists is sent."
+            f"It lacks {found['lacking']:,} of the people who withdrew: nothing but lists is sent."
             + (" The lists of its inbox may be some of them." if found["lists_waiting"] else "")
         )
     none = "" if found["lacking"] else ", or --none if nobody did"

@@ -107,6 +107,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     laps.lap("read")
     watch.stage("deciding")
     intake.absorb(state, settings)
+    anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
     in_order.check(state, export, asked, wish, now)

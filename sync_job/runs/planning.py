@@ -3,6 +3,7 @@
 import base64
 import time
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from sync_job.config import Settings
 from sync_job.consent.channels import Bytes, Ids, allowed
 from sync_job.consent.rows import Rows
-from sync_job.consent.tables import tabulate
+from sync_job.consent.tables import tabulate, union
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import lock, tables
@@ -57,9 +58,11 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         if lacking := anchoring.lacking(state, settings):
             findings.add(
                 Exit.STATE,
-                f"the state is a backup that lacks {lacking:,} withdrawals: a run sends nothing of this before "
-                "`consent-sync state restored`",
+                f"the state is a backup that lacks {anchoring.people(lacking)} who withdrew: a run sends nothing of "
+                "this before `consent-sync state restored`",
             )
+        if recognised := anchoring.unnamed_among(settings, export.statements):
+            export = replace(export, ungranted=union(export.ungranted, recognised.client))
         case = decide.judge(settings, findings, export, ledger, wish, started)
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         del export

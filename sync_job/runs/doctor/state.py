@@ -9,10 +9,11 @@ from typing import Any
 
 from sync_job.config import Settings
 from sync_job.errors import Exit, OlderStateError, StateError
-from sync_job.ledger import anchor, backed_up, inbox, lock, pause
+from sync_job.ledger import accounting, anchor, backed_up, inbox, lock, pause
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report import text
 from sync_job.runs import clocks, owing
 from sync_job.runs.doctor.check import Area, Check, ago
@@ -82,13 +83,13 @@ def _beside_ledger(settings: Settings) -> Iterator[Check]:
 def _ledger(state: State) -> Iterator[Check]:
     number, _ = state.ledger.current()
     busy = lock.is_held(state.folder)
-    place = state.ledger.place()
+    place, withdrawals = state.ledger.place(), state.ledger.withdrawals.counts()["withdrawals"]
     snapshot = state.folder / "snapshots" / f"{number}.parquet"
     if not snapshot.is_file() or not snapshot.stat().st_size:
         yield _STATE.problem("snapshot", f"{snapshot}: the one that counts is missing or empty", "Restore a backup.")
     else:
         said = f"run {place['run']}, snapshot {number} of {state.ledger.clients():,} clients"
-        yield _STATE.ok("ledger", f"{said}, {place['withdrawals']:,} withdrawals; `state check` reads all of it")
+        yield _STATE.ok("ledger", f"{said}, {withdrawals:,} withdrawals; `state check` reads all of it")
     if busy:
         yield _STATE.ok("running", lock.describe(lock.running(state.folder)))
     elif dead := state.ledger.unfinished():
@@ -107,24 +108,30 @@ def _ledger(state: State) -> Iterator[Check]:
 
 def _anchor(state: State, settings: Settings) -> Check:
     keys = settings.state.keys
+    target = settings.endpoint.target
     try:
-        found = anchor.read(keys, settings.endpoint.target)
+        found = anchor.read(keys, target)
+        missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+        moved = anchor.moved(keys, target)
     except StateError as exc:
         return _KEYS.problem("anchor", str(exc))
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
+    anchored = state.ledger.about.is_anchored()
+    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     if found is None and standing is Standing.RESTORED:
         said = f"missing in {keys.absolute()}: the state is taken for a backup, and grants nothing"
         return _KEYS.problem("anchor", said, "Restore the folder of keys from its backup.")
-    if found is None:
+    if found is None and standing is Standing.GOOD:
         return _KEYS.ok("anchor", "none yet; the next run makes it")
+    run = found.run if found else 0
     words = {
         Standing.FOREIGN: ("it is of another state of this target", "If that one is lost for good, move it away."),
-        Standing.SHRUNKEN: ("it knows of withdrawals that this state lacks", "consent-sync state restored"),
-        Standing.RESTORED: (f"it knows of run {found.run}, and this state does not", "consent-sync state restored"),
+        Standing.MOVED: (f"the state has moved to {moved}", "consent-sync state retarget, with that address"),
+        Standing.SHRUNKEN: (f"{missing:,} who withdrew are missing in this state", "consent-sync state restored"),
+        Standing.RESTORED: (f"it knows of run {run}, and this state does not", "consent-sync state restored"),
     }
     if standing in words:
         return _KEYS.problem("anchor", *words[standing])
-    return _KEYS.ok("anchor", f"in step, run {found.run}, {found.withdrawals:,} withdrawals")
+    return _KEYS.ok("anchor", f"in step, run {run}, {found.withdrawn if found else 0:,} who withdrew")
 
 
 # What there was
