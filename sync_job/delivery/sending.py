@@ -61,6 +61,8 @@ class Reason(Enum):
 
     ASKED = "asked to stop"
     DEADLINE = "the time is up"
+    LIST = "a list came in"
+    STALE = "the export became too old"
     ENDPOINT = "the endpoint"
     CANARY = "the canary rows"
     HANDOVER = "another run takes over"
@@ -97,6 +99,7 @@ class Stop:
         await self._event.wait()
 
 
+_GRANTS = int(LOW_BITS) << 1  # the bits of a byte that say *allowed*
 _DELIVERED = (Outcome.DELIVERED, Outcome.OPEN)
 
 
@@ -108,7 +111,14 @@ class Sender:
     """Sends rows; what it has learned of the endpoint holds for all of them."""
 
     def __init__(
-        self, endpoint: Endpoint, limiter: Limiter, settings: DeliverySettings, codes: Codes, world: World, stop: Stop
+        self,
+        endpoint: Endpoint,
+        limiter: Limiter,
+        settings: DeliverySettings,
+        codes: Codes,
+        world: World,
+        stop: Stop,
+        may_grant: Callable[[], bool] = lambda: True,
     ) -> None:
         self.requests = 0
         self.good = False
@@ -122,6 +132,7 @@ class Sender:
         self._codes = codes
         self._world = world
         self._stop = stop
+        self._may_grant = may_grant
         self._budget = retry.Budget(world.clock)
         self._policy = retry.policy(settings.attempts, world.rng, self.sleep, self._budget)
         self.cut = False  # whoever is cancelled from now on leaves its row in doubt, and goes on
@@ -242,6 +253,11 @@ class Sender:
     async def _attempt(
         self, sending: Sending, client: int, sent: int, doubt: int, ticket: Ticket
     ) -> tuple[Verdict, Answer]:
+        # Asked at each dispatch, and nothing is awaited from here until the request is made.
+        if sent & _GRANTS and not self._may_grant():
+            self._limiter.release(ticket, Sign.NONE, 0.0)
+            self._limiter.pass_on()
+            raise StoppedError
         sign, pause_s, clock = Sign.NONE, 0.0, self._world.clock
         began = clock()
         if sending.first_sent is None:

@@ -6,6 +6,7 @@ that judgement, from the statements that are still in memory and what is known b
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -119,7 +120,7 @@ class Case:
     """An export and everything that it is decided by, but for what each leg finds known.
 
     *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing waits;
-    *again* is what is sent once more.
+    *again* is what is sent once more; *fresh_until*, in epoch seconds, is when the export becomes too old to grant.
     """
 
     settings: Settings
@@ -135,6 +136,7 @@ class Case:
     tally: Tally = field(default_factory=Tally)
     judgement: Judgement = field(default_factory=Judgement)
     doubts: list[freshness.Finding] = field(default_factory=list)
+    fresh_until: float = math.inf
 
     @property
     def lacks_column(self) -> bool:
@@ -258,7 +260,10 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         absent=mapped if denies else 0,
     )
     said = export.statements, export.clients, export.ungranted
-    return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, again=wish.again, doubts=doubts)
+    case = Case(settings, kind, export.digest, *said, terms, retry=wish.retry, again=wish.again, doubts=doubts)
+    if kind != "part" and settings.export.as_of != "none" and export.as_of is not None:
+        case.fresh_until = export.as_of + 3600 * settings.export.max_age_h
+    return case
 
 
 def drop_forgotten(case: Case, forgotten: Ids) -> None:

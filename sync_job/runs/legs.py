@@ -6,7 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.rows import Lane, Rows, denials_alone, obligations, still_so, without_withdrawn
+from sync_job.consent.channels import Ids
+from sync_job.consent.known import nobody
+from sync_job.consent.rows import Lane, Rows, denials_alone, joined, obligations, still_so, without_withdrawn
+from sync_job.consent.tables import tabulate
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
 from sync_job.errors import Exit
@@ -45,6 +48,9 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
+        self._came = False  # a list, since the leg began
+        self._overtaken = False  # the plan, by what was sent since
+        self._known_owed = nobody()
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -53,6 +59,7 @@ class Legs:
     def owed(self) -> bool:
         """Deliver what is owed, whatever the hour, and what comes in meanwhile; return whether the run has to stop."""
         while True:
+            self._came = False
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
             # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
@@ -61,20 +68,34 @@ class Legs:
             if stopped and len(rows) >= HOPELESS:
                 # It may be the rows all the same: others show, and would else wait for these for ever.
                 self._given_up = np.unique(rows.client)
-            if not intake.absorb(self.state, self.settings):
+            self._come_in()
+            if not self._came:
                 return False
+
+    def heed(self) -> bool:
+        """Deliver what is owed by lists that came in since the last leg; return whether the run has to stop."""
+        self._overtaken |= intake.absorb(self.state, self.settings)
+        return bool(len(self._newly_owed())) and self.owed()
 
     def export(self, rows: Rows, case: decide.Case) -> None:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in."""
         self._number = max(self._number, 1)
         while True:
-            rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
+            self._overtaken = self._came = False
+            if self.heed():
+                return
+            rows = self._not_overtaken(rows)
+            stopped = self._send(rows, replace(self._manner(rows), fresh_until=case.fresh_until))
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
+            if stopped == {Exit.HELD}:  # it became too old meanwhile: what it denies is sent all the same
+                case.terms = replace(case.terms, may_grant=False)
+            elif stopped - {Exit.ATTENTION}:
+                return
+            self._come_in()
+            if not (self._came or self._overtaken or stopped == {Exit.HELD}):
                 return
             # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
-            if self.owed():
+            if self._came and self.owed():
                 return
             now = time.time()
             ledger = self.state.ledger
@@ -88,18 +109,50 @@ class Legs:
             )
             rows = decide.plan(case, known, owing, now).rows
 
-    def planned(self, rows: Rows) -> None:
+    def planned(self, rows: Rows, fresh_until: float) -> None:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile."""
         self._number = max(self._number, 1)
+        self._overtaken = True  # what was owed has gone out since the plan was made
         while True:
-            # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
+            self._came = False
+            if self.heed():
+                return
+            rows = self._not_overtaken(rows)
+            stopped = self._send(rows, replace(self._manner(rows), fresh_until=fresh_until))
+            self._closed |= stopped == {Exit.ATTENTION}
+            self._come_in()
+            if stopped - {Exit.ATTENTION} or not self._came or self.owed():
+                return
+
+    def _come_in(self) -> Rows:
+        """Take in the lists that lie in the inbox, and return the rows that are owed by them."""
+        if not intake.absorb(self.state, self.settings):
+            return joined([])
+        self._came = True
+        return self._newly_owed()
+
+    def _newly_owed(self) -> Rows:
+        """Return the rows to be sent now of those who are owed a denial that was not owed when this was last asked."""
+        new = self._note_owed()
+        if not len(new):
+            return joined([])
+        rows = owed_now(self.state, time.time())
+        return rows.at(np.isin(rows.client, new))
+
+    def _note_owed(self) -> Ids:
+        """Note what is owed now, and return the clients that are owed more than was noted before."""
+        owed = self.state.ledger.obligations.owed(time.time())
+        new: Ids = owed.client[(owed.channels & ~self._known_owed.of(owed.client)) != 0]
+        self._known_owed = tabulate(owed.client, owed.client, owed.channels)
+        return new
+
+    def _not_overtaken(self, rows: Rows) -> Rows:
+        """Return *rows* less what must not be sent any more, since a list was sent after they were planned."""
+        if self._overtaken:
+            # A row that does not know of what was sent since would undo it.
             rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
             rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
-            rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
-            self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
-                return
+        return rows.at(~np.isin(rows.client, self._given_up))
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
@@ -119,17 +172,22 @@ class Legs:
 
     def _send(self, rows: Rows, manner: Manner) -> set[Exit]:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
+        # What is owed comes first in a plan, and is never held back.
+        owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
         if self._left is not None:
-            manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
+            most = owed + self._left
+            manner = replace(manner, limit=most if manner.limit is None else min(most, manner.limit))
+        manner = replace(manner, hands_over=self._hands_over)
         findings, number = self.findings, self._number
-        self._number += 1
-        stopped, delivery = leg.deliver(
-            self.state, self.settings, findings.run, number, rows, findings.kept(), self._watch, manner
+        self._note_owed()
+        stopped, deliveries = leg.deliver(
+            self.state, self.settings, findings.run, number, rows, findings.kept(), self._watch, manner, self._come_in
         )
-        findings.deliveries.append(delivery)
-        if self._left is not None:
-            self._left -= min(self._left, delivery.settled)
+        self._note_owed()
+        findings.deliveries += deliveries
+        self._number += max(1, len(deliveries))
+        if self._left is not None and deliveries:
+            self._left -= min(self._left, max(0, deliveries[0].settled - owed))
         if stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()

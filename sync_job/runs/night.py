@@ -13,6 +13,7 @@ from sync_job.consent.diff import Diff
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
+from sync_job.ledger import lock
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.runs import (
@@ -20,7 +21,6 @@ from sync_job.runs import (
     backfills,
     decide,
     erasure,
-    intake,
     logs,
     measuring,
     notifying,
@@ -30,7 +30,7 @@ from sync_job.runs import (
 )
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
-from sync_job.runs.recover import holding
+from sync_job.runs.recover import aside, holding
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
 
@@ -50,6 +50,8 @@ def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings
     """Enter a run in the history, and say so to others."""
     started = time.time()
     findings = Findings(kind, state.ledger.begin(kind, started, name_at(started)), started)
+    if state.lock is not None and state.lock.alone:
+        lock.name(state.folder, findings.run)
     anchoring.keep(state, settings)
     logs.begin(findings.run)
     _log.info("run.started", kind=kind)
@@ -93,11 +95,13 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     state, settings, findings = legs.state, legs.settings, legs.findings
     folder = report.folder_of(settings, findings.run)
     watch.stage("reading")
-    export, findings.reject_keys = read(folder)
+    with aside(state, settings):
+        export, findings.reject_keys = read(folder)
     findings.export = export.counts()
     laps.lap("read")
+    if legs.heed():
+        return
     watch.stage("deciding")
-    intake.absorb(state, settings)
     now = time.time()
     ledger = state.ledger
     case = decide.judge(settings, findings, export, ledger, wish, now)
@@ -158,8 +162,10 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     backfills.end_if_done(state, ended)
     state.ledger.finish(findings.run, ended)
     purging.at_end(state, settings, findings)
-    made = report.write(state, settings, findings, laps, ended)
-    # After the report, which still has them, and before anybody else can read it.
+    with aside(state, settings):
+        made, undone = report.compose(state, settings, findings, laps, ended)
+    report.note(state, made, undone)
+    # After the report, which still has them.
     erasure.complete(state, settings)
     anchoring.keep(state, settings)
     measuring.reported(settings, state, made.summary)

@@ -1,5 +1,6 @@
 """What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "base": tables.digest_of(holdings),
         "renumberings": renumberings,
         "last": last,
+        "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
         "application": decide.noted(decide.application(case, found, "", as_of, started)),
     }
     if out is not None:
@@ -158,7 +160,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                legs.planned(rows)
+                legs.planned(rows, about.get("fresh_until") or math.inf)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:
