@@ -141,7 +141,7 @@ def run(
         bool, typer.Option("--retry-refused", help="Try what was refused again now, before its next try.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
+        int | None, typer.Option(min=0, help="Send at most N rows of the export, beside all that is owed.")
     ] = None,
     until: options.UntilOption = "",
     wait_for_export: options.WaitForExportOption = "",

@@ -199,6 +199,10 @@ class _Sending:
                         await self._watch_inbox(sending, manner, turns, stop, group)
                 except* ConsentSyncError as errors:
                     raise errors.exceptions[0] from None
+        if self._asked and (main.stopped is None or main.stopped.exit_code not in (Exit.CONFIG, Exit.ENDPOINT)):
+            # Not before all that was sent beside has ended: it may have been asked for meanwhile.
+            name = "SIGINT" if self._asked[0] is Exit.INTERRUPTED else "SIGTERM"
+            main.stopped = Stopped(self._asked[0], f"{name}: what was in flight has settled")
 
     async def _watch_inbox(
         self, sending: asyncio.Task[None], manner: Manner, turns: Turns, stop: Stop, group: asyncio.TaskGroup
@@ -261,7 +265,7 @@ class _Sending:
                     showing.cancel()
         if not part.beside:
             self._watch.at(senders.progress.settled)
-        part.stopped = _stopped(settings, stop, self._asked, senders)
+        part.stopped = _stopped(settings, stop, senders)
         part.delivery = Delivery.of(senders, samples.points)
 
 
@@ -326,7 +330,7 @@ def _heeding(
             signal.signal(number, before)
 
 
-def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Pool) -> Stopped | None:
+def _stopped(settings: Settings, stop: Stop, senders: pool.Pool) -> Stopped | None:
     where = settings.endpoint.base_url
     if stop.reason is Reason.CANARY and senders.refused_alike is not None:
         said = senders.refused_alike
@@ -338,9 +342,6 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
     if stop.reason is Reason.ENDPOINT:
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
         return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
-    if asked:
-        name = "SIGINT" if asked[0] is Exit.INTERRUPTED else "SIGTERM"
-        return Stopped(asked[0], f"{name}: what was in flight has settled")
     if stop.reason is Reason.HANDOVER:
         _log.warning("run.handed_over", settled=senders.progress.settled)
         return Stopped(Exit.ATTENTION, stop.why)
