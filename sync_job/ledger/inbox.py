@@ -5,6 +5,7 @@ A list is a Parquet file named by its content; from the moment that `put` return
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,14 +77,14 @@ class Lookout:
     """
 
     def __init__(self, folder: Path, *, coarse_s: float = 0.1, clock: Callable[[], float] = time.time) -> None:
-        self._folder, self._inbox = folder, folder / "inbox"
+        self._folder, self._inbox = folder, str(folder / "inbox")
         self._coarse_s, self._clock = coarse_s, clock
         self._empty_at = -1  # the folder's time when it was empty for sure
 
     def is_empty(self) -> bool:
         """Return whether no list lies there now."""
         try:
-            changed = self._inbox.stat().st_mtime_ns
+            changed = os.stat(self._inbox).st_mtime_ns  # noqa: PTH116 - a path object would cost three times as much
         except OSError:
             return True  # where no list can be put
         if changed == self._empty_at:

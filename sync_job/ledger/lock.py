@@ -45,6 +45,10 @@ class Lock:
             raise
         self._take_again(sleep)
 
+    def give_back(self) -> None:
+        """Let others have the lock from now on; this process changes nothing any more."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+
     def _take_again(self, sleep: Callable[[float], None]) -> None:
         ends = time.monotonic() + _PATIENCE_S
         while True:
@@ -69,7 +73,9 @@ def held(folder: Path, *, beside_a_run: bool = False) -> Iterator[Lock]:
     """
     with ExitStack() as stack:
         if not beside_a_run:
-            os.ftruncate(stack.enter_context(_locked(folder, "run.lock")), 0)  # whoever was named there has gone
+            handle = stack.enter_context(_locked(folder, "run.lock"))
+            _unname(handle)  # whoever is named there has died
+            stack.callback(_unname, handle)
         yield Lock(folder, stack.enter_context(_locked(folder, "lock")), alone=not beside_a_run)
 
 
@@ -137,6 +143,11 @@ def name(folder: Path, run: str) -> None:
     path = folder / "run.lock"
     with files.storing(path):
         path.write_text(run, "utf-8")
+
+
+def _unname(handle: int) -> None:
+    if os.fstat(handle).st_size:
+        os.ftruncate(handle, 0)
 
 
 def alive(folder: Path) -> str:

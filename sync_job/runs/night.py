@@ -1,7 +1,8 @@
 """The main run: recover, obligations, then the export's plan, each leg delivered and committed, then the report."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,8 @@ def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings
     logs.begin(findings.run)
     _log.info("run.started", kind=kind)
     watch.announce(settings.state.path, kind, findings.run, hands_over=backfills.hands_over(state, kind))
-    notifying.began(findings.run)
+    with aside(state, settings) if settings.notify.ping else nullcontext():  # who is told may be slow to answer
+        notifying.began(findings.run)
     return findings
 
 
@@ -155,6 +157,22 @@ def _guards(case: decide.Case) -> str:
     return "; ".join(said)
 
 
+@contextmanager
+def _without_lock(state: State) -> Iterator[None]:
+    """Let others have the lock while a run that was reported does what changes nothing in the state.
+
+    What only sends what is owed has nothing to do after it, and does not take the lock again.
+    """
+    if state.lock is None:
+        yield
+    elif state.lock.alone:
+        with state.lock.let_go():
+            yield
+    else:
+        state.lock.give_back()
+        yield
+
+
 def conclude(state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch) -> Report:
     """Note that everything is committed, and write the report."""
     watch.stage("reporting")
@@ -170,7 +188,8 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     anchoring.keep(state, settings)
     measuring.reported(settings, state, made.summary)
     notifying.reported(made.summary, state.ledger.summaries)
-    pages.make(state, settings, made.folder)
+    with _without_lock(state):
+        pages.make(state, settings, made.folder)
     logs.flush()
     _log.info("run.ended", exit=int(made.exit_code))
     return made
