@@ -73,9 +73,7 @@ def held(folder: Path, *, beside_a_run: bool = False) -> Iterator[Lock]:
     """
     with ExitStack() as stack:
         if not beside_a_run:
-            handle = stack.enter_context(_locked(folder, "run.lock"))
-            _unname(handle)  # whoever is named there has died
-            stack.callback(_unname, handle)
+            stack.enter_context(_locked(folder, "run.lock"))
         yield Lock(folder, stack.enter_context(_locked(folder, "lock")), alone=not beside_a_run)
 
 
@@ -139,15 +137,11 @@ def _is_held(path: Path) -> bool:
 
 
 def name(folder: Path, run: str) -> None:
-    """Say which run holds `run.lock`, so that nobody takes it for dead while others have `lock`."""
+    """Say which run holds `run.lock`, so that nobody takes it for dead while others have `lock`; "" for none."""
     path = folder / "run.lock"
     with files.storing(path):
-        path.write_text(run, "utf-8")
-
-
-def _unname(handle: int) -> None:
-    if os.fstat(handle).st_size:
-        os.ftruncate(handle, 0)
+        if run or path.stat().st_size:
+            path.write_text(run, "utf-8")
 
 
 def alive(folder: Path) -> str:

@@ -95,6 +95,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         state = replace(opened, lock=held)
         shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
         if not lists_only:
+            lock.name(folder, "")  # whoever is named there has died
             handover.done(folder)
         _catch_up(state, settings, lists_only=lists_only)
         try:
