@@ -131,7 +131,7 @@ def test_an_opt_out_that_waits_ends_as_soon_as_its_denial_is_acknowledged(tmp_pa
         made.init()
         run = made.start("run")
         until(lambda: platform.requests > 20, run)
-        who = platform.requests + 40
+        who = 2500
         path = made.listed([who])
         opt_out = made.start("opt-out", path, *RECEIVED, "--scope", "all", "--json")
         out, err = opt_out.communicate(timeout=_PATIENCE_S)
@@ -197,6 +197,28 @@ def test_a_denial_waits_for_a_request_in_flight_of_the_same_client(tmp_path: Pat
         assert last.at_s - first.at_s > 2
         run.kill()
         run.wait()
+
+
+def test_a_denial_that_hangs_does_not_delay_the_next_list(tmp_path: Path, cli: Cli) -> None:
+    """Each list is sent beside the others; the run is asked to end, and has acknowledged the one and owes the other."""
+    with running(Options(script=lambda number, client: Fault.STALL if client == 2990 else None)) as platform:
+        made = Night(tmp_path, platform.url, delivery="timeout_s = 45\nmax_rps = 50\ndrain_s = 1")
+        made.write(dict.fromkeys(range(1, 3001), ALL))
+        made.init()
+        run = made.start("run", "--json")
+        until(lambda: platform.requests > 20, run)
+        for who in (2990, 2991):
+            made.opt_out(cli, [who], "--no-send")
+            durable = time.monotonic()
+            until(lambda: log(platform, [who]), run)  # noqa: B023 - called within the loop
+            assert time.monotonic() - durable < _SOON_S
+        time.sleep(0.3)
+        run.send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=_PATIENCE_S)
+        assert run.returncode == Exit.TERMINATED, out + err
+        assert [leg["leg"] for leg in json.loads(out)["legs"]] == [1, 2, 3]
+        assert made.owed() == {2990: 0b01010101}
+        assert [tuple(entry.flags) for entry in log(platform, [2990, 2991])] == [NONE, NONE]
 
 
 def test_an_export_that_is_waited_for_delays_no_list(tmp_path: Path, cli: Cli) -> None:
@@ -348,7 +370,7 @@ def test_what_an_export_denies_is_sent_though_it_became_too_old_for_what_it_allo
     """A row that denies and allows at once is sent without what it allows."""
     with running(Options()) as platform:
         made = Night(tmp_path, platform.url, delivery="max_rps = 100\nmax_concurrency = 2", export="max_age_h = 0.006")
-        made.write(dict.fromkeys(range(1, 601), (True, None, None, None)))
+        made.write(dict.fromkeys(range(1, 601), (True, False, False, False)))
         made.init("equal")
         made.write(dict.fromkeys(range(1, 601), (False, True, True, True)))
         code, _ = _suspended(made, platform)
