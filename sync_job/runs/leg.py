@@ -197,8 +197,8 @@ class _Sending:
                     async with asyncio.TaskGroup() as group:
                         sending = group.create_task(self._send(main, manner, turns, law, stop))
                         await self._watch_inbox(sending, manner, turns, stop, group)
-                except* ConsentSyncError as errors:
-                    raise errors.exceptions[0] from None
+                except BaseExceptionGroup as several:
+                    raise _first(several) from several
         if self._asked and (main.stopped is None or main.stopped.exit_code not in (Exit.CONFIG, Exit.ENDPOINT)):
             # Not before all that was sent beside has ended: it may have been asked for meanwhile.
             name = "SIGINT" if self._asked[0] is Exit.INTERRUPTED else "SIGTERM"
@@ -267,6 +267,12 @@ class _Sending:
             self._watch.at(senders.progress.settled)
         part.stopped = _stopped(settings, stop, senders)
         part.delivery = Delivery.of(senders, samples.points)
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended the others."""
+    error = several.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Gate:
