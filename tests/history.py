@@ -216,7 +216,7 @@ class World:
         faults.to.clear()
         faults.late.clear()
         faults.doubted.clear()
-        self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S, leg_s=0)
+        self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S)
         text = self.shop.config.read_text().replace("attempts = 6", "attempts = 1")
         self.shop.config.write_text(text.replace('as_of = "none"', 'as_of = "mtime"'))
         self.settings = self.shop.settings
