@@ -52,12 +52,12 @@ def place(tmp_path: Path, platform: Standin, cli: Cli) -> Place:
 
 def test_the_guard_counts_those_to_whom_a_denial_is_owed(place: Place, script: Script, platform: Standin) -> None:
     """They may be granted nothing now, and the thirty re-grants are held all the same, tonight and afterwards."""
-    place.write(CROWD, age_s=2 * HOUR)
+    place.write(CROWD)
     summary = place.summary("run")
     assert summary["exit"] == Exit.HELD
     assert [one["count"] for one in summary["guards"] if one["guard"] == "re-grants"] == [30]
     script.refusing = False
-    place.write(CROWD, age_s=HOUR)
+    place.write(CROWD)
     start = len(platform.platform.log)
     assert place("run", "--retry-refused", "--quiet").code == Exit.HELD
     assert set(allowed_since(platform.platform, start)).isdisjoint(OWED)
@@ -66,7 +66,7 @@ def test_the_guard_counts_those_to_whom_a_denial_is_owed(place: Place, script: S
 def test_a_report_adds_up_over_all_legs(place: Place, script: Script) -> None:
     """What is owed, and what the export changes, is in the lanes and in the outcomes alike."""
     script.refusing = False
-    place.write(NO_EMAIL | {200: NO, 201: NO, 900: YES}, age_s=HOUR)
+    place.write(NO_EMAIL | {200: NO, 201: NO, 900: YES})
     summary = place.summary("run", "--retry-refused")
     assert sum(summary["lanes"].values()) == summary["planned"] == sum(summary["outcomes"].values())
     assert summary["lanes"]["obligation"] == len(OWED)
