@@ -148,6 +148,24 @@ class Applied(Store):
         clients = self._rows("SELECT clients FROM accepted ORDER BY number DESC LIMIT 1")
         return Before(as_of, replayed, int(clients[0][0]) if clients else None)
 
+    def stated_at(self, kind: Kind, digest: str, as_of: float | None, now: float) -> float:
+        """Return as of when an export states what it does, in epoch seconds, if its oldest file was made at *as_of*.
+
+        It is no newer than when it was read first. A part states what is missing of the newest full export, however
+        late it was repaired.
+        """
+        if as_of is None:
+            return self.current_at(kind, digest, now)
+        if kind == "part":
+            rows = self._rows(
+                "SELECT coalesce(as_of, at) FROM exports WHERE kind = 'full' ORDER BY number DESC LIMIT 1"
+            )
+            return min(now, as_of, *(float(row[0]) for row in rows))
+        ((first,),) = self._rows(
+            "SELECT min(at) FROM exports WHERE kind = ? AND digest = ? AND as_of = ?", kind, digest, as_of
+        )
+        return min(now, as_of) if first is None else min(now, as_of, float(first))
+
     def current_at(self, kind: Kind, digest: str, now: float) -> float:
         """Return until when an export of unknown age was current, in epoch seconds.
 
@@ -160,6 +178,17 @@ class Applied(Store):
         rows = self._rows("SELECT digest, at FROM exports ORDER BY number DESC")
         seen = [at for said, at in rows if said == digest]
         return now if not seen or rows[0][0] == digest else min(seen[0], now)
+
+    def has_another(self, digest: str, moment: float) -> bool:
+        """Return whether an export of other content, that was made at the same *moment* (epoch seconds), was read."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM exports WHERE digest != ?1 "
+                "AND (as_of = ?2 OR newest = ?2 OR (newest IS NULL AND at = ?2)) LIMIT 1",
+                digest,
+                moment,
+            )
+        )
 
     def newest_delta(self, now: float) -> float | None:
         """Return when the newest delta or full export that was read was made, None if that is unknown."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from sync_job.ledger import files
 
@@ -16,10 +17,10 @@ PREFIX = ".delta-"  # in the inbox, where whoever comes next looks; the dot says
 
 @dataclass(frozen=True)
 class File:
-    """One file of a delta: its name, size in bytes and time of change (epoch seconds)."""
+    """One file of a delta: its name, the digest of its content, and its time of change (epoch seconds)."""
 
     name: str
-    size: int
+    digest: str
     changed: float
 
 
@@ -29,6 +30,15 @@ class Asked:
 
     files: list[File]
     at: float
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Self:
+        """Return what `shown` was of."""
+        return cls([File(**one) for one in said["files"]], float(said["at"]))
+
+    def shown(self) -> dict[str, Any]:
+        """Return it as it is written."""
+        return asdict(self)
 
     @property
     def key(self) -> str:
@@ -45,17 +55,15 @@ class Asked:
         return self.at <= other.at and self.made <= other.made
 
     def is_same(self, other: "Asked") -> bool:
-        """Return whether both are the same files, also if one of them was moved or copied since."""
-        ours, theirs = ([(Path(one.name).name, one.size) for one in asked.files] for asked in (self, other))
-        dated = [[(one.size, one.changed) for one in asked.files] for asked in (self, other)]
-        return ours == theirs or dated[0] == dated[1]
+        """Return whether both say the same, also if one of them was moved or copied since."""
+        return sorted(one.digest for one in self.files) == sorted(one.digest for one in other.files)
 
 
 def ask(folder: Path, asked: Asked) -> None:
     """Note that a run is asked for this delta; the first note of it stays."""
     path = folder / "inbox" / f"{PREFIX}{asked.key}.json"
     if path.parent.is_dir() and not path.exists():
-        files.replace_json(path, {"files": [asdict(one) for one in asked.files], "at": asked.at})
+        files.replace_json(path, asked.shown())
 
 
 def pending(folder: Path) -> list[Asked]:
@@ -63,8 +71,7 @@ def pending(folder: Path) -> list[Asked]:
     found = []
     for path in (folder / "inbox").glob(f"{PREFIX}*.json"):
         with files.loading(path):
-            said = json.loads(path.read_text("utf-8"))
-            found.append(Asked([File(**one) for one in said["files"]], float(said["at"])))
+            found.append(Asked.of(json.loads(path.read_text("utf-8"))))
     return sorted(found, key=lambda one: one.at)
 
 

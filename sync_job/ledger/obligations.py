@@ -180,8 +180,8 @@ class Obligations(Store):
 
         What an earlier run held of them is this run's from now on, since when it was held.
         """
-        fresh, again = channels & ~self._open().of(client), channels & self.held().of(client)
-        fresh &= ~self.closed_by_hand().of(client)
+        again = channels & self.held().of(client)
+        fresh = self.would_hold(client, channels) & ~again
         ids, bits = client[again != 0], again[again != 0]
         with self._writing():
             self._db.executemany(
@@ -193,6 +193,24 @@ class Obligations(Store):
                 since, until = np.full(len(which), started), np.full(len(which), limit_at)
                 owed = np.full(len(which), 1 << shift, np.uint8)
                 self._add("revocation", client[which], owed, since, until, run=run, stated=stated, held=run)
+
+    def would_hold(self, client: Ids, channels: Bytes) -> Bytes:
+        """Return which of these denials would wait for an approval: not owed otherwise, nor closed by a person."""
+        owed = self._open("AND held IS NULL").of(client) | self.closed_by_hand().of(client)
+        return np.asarray(channels & ~owed, np.uint8)
+
+    def owe_too(
+        self, run: str, client: Ids, channels: Bytes, *, stated: float, started: float, limit_at: float
+    ) -> None:
+        """Owe denials that are owed by a list or the like for the sake of an export too: it does not say them again."""
+        ours = self._open("AND source = 'revocation'").of(client)
+        more = np.asarray(channels & self._open().of(client) & ~ours & ~self.closed_by_hand().of(client), np.uint8)
+        which = more != 0
+        count = int(np.count_nonzero(which))
+        if count:
+            since, until = np.full(count, started), np.full(count, limit_at)
+            with self._writing():
+                self._add("revocation", client[which], more[which], since, until, run=run, stated=stated)
 
     def release(self, client: Ids, channels: Bytes) -> None:
         """Let denials that were held be sent: an export states them again, and no guard holds it."""

@@ -221,7 +221,7 @@ def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
         0,
         owed.revoked & allowed(case.statements.of(owed.client)),
     ).astype(np.uint8)
-    channels[owed.stated >= case.terms.as_of] = 0
+    channels[owed.stated > case.terms.as_of if case.terms.alone else owed.stated >= case.terms.as_of] = 0
     if not case.terms.may_grant or case.judgement.only_owed:
         channels[:] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
@@ -285,11 +285,11 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
     mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
     denies = full and settings.export.absent == "deny" and not doubts
-    current_at = applied.current_at(kind, export.digest, now)
-    as_of = export.as_of if dated and export.as_of is not None else current_at
+    as_of = applied.stated_at(kind, export.digest, export.as_of if dated else None, now)
     terms = Terms(
         may_grant=not why,
         as_of=as_of,
+        alone=not applied.has_another(export.digest, as_of),
         restate=settings.endpoint.restate == "denials",
         approved=applied.approved(now),
         absent=mapped if denies else 0,
@@ -311,7 +311,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         terms,
         made=export.as_of if dated else None,
         newest=newest if dated else None,
-        stated=min(now, newest) if dated and newest is not None else current_at,
+        stated=min(now, newest) if dated and newest is not None else as_of,
         fresh_until=as_of + max_age_s if dated else math.inf,
         retry=wish.retry,
         again=wish.again,
@@ -437,7 +437,7 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
         "lost": tally.lost,
         "unknown": tally.unknown,
     }
-    if one := held_set(case, found.held, "", now):
+    if one := held_set(case, found.held, ledger, "", now):
         wrong_size = case.judgement.only_owed or any(doubt.doubt is Doubt.SHRUNKEN for doubt in case.doubts)
         findings.approvable = {
             "grants": one.grants,
@@ -470,16 +470,18 @@ def _said(trip: Trip) -> str:
     return f"{trip}: held until approved (held.csv), or until the export is mended"
 
 
-def held_set(case: Case, held: Held, run: str, now: float) -> HeldSet | None:
-    """Return what `approve` may let through; none where no guard held anything that a person may approve."""
+def held_set(case: Case, held: Held, ledger: Ledger, run: str, now: float) -> HeldSet | None:
+    """Return what `approve` may let through; none where no guard held anything that a person may approve.
+
+    A denial that is owed for another reason, or that a person closed, does not wait for it.
+    """
     approvable = [one.trip for one in case.doubts if one.doubt is Doubt.SHRUNKEN and one.trip]
     trips = [trip for trip in case.judgement.trips if trip.guard is not Guard.LOST]
     if not trips and not approvable:
         return None
     approvable_ = held.approvable()
-    grants, revocations = (
-        int(np.count_nonzero(value)) for value in (allowed(approvable_.stated), denied(approvable_.stated))
-    )
+    grants = int(np.count_nonzero(allowed(approvable_.stated)))
+    revocations = int(np.count_nonzero(ledger.obligations.would_hold(*held_denials(held))))
     if not case.terms.may_grant or case.judgement.only_owed:
         grants = 0  # An approval does not make an export fresh, nor its ids right.
     said = [str(trip) for trip in (*approvable, *trips)]

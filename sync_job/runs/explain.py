@@ -193,7 +193,7 @@ def _client(state: State, settings: Settings, looked: _Looked, client: int, now:
         acknowledged=bool(acknowledged[0]),
         barred=client in looked.owing or (case is not None and client in case.ungranted),
         forgotten=bool(erasure.tombstones(settings).of(ids)[0]),
-        older=int(older(case.terms.as_of, *bytes_, denied_at)[0]) if case else 0,
+        older=int(older(case.terms.as_of, *bytes_, denied_at, alone=case.terms.alone)[0]) if case else 0,
         denied_at=float(denied_at[0]),
     )
 

@@ -1,11 +1,11 @@
 """Deltas are applied each once and in order: one that was missed is an error, for no later one says what it said."""
 
+import math
 import time
 
 from sync_job.config import Settings
 from sync_job.errors import ExportError
-from sync_job.exports import complete, naming
-from sync_job.exports.loader import Export
+from sync_job.exports import complete, naming, sources
 from sync_job.ledger import deltas
 from sync_job.ledger.deltas import Asked, File
 from sync_job.ledger.state import State
@@ -13,8 +13,8 @@ from sync_job.report.lists import moment
 from sync_job.runs.decide import Case, Wish, kind_of
 
 
-def ask(settings: Settings, wish: Wish) -> Asked | None:
-    """Note, without the lock, that a run is asked for a delta; return the note, None if the export is no delta.
+def look(settings: Settings, wish: Wish) -> Asked | None:
+    """Return the delta that is asked for, None if the export is none.
 
     A stream has no name by which it could be asked for again.
     """
@@ -23,16 +23,22 @@ def ask(settings: Settings, wish: Wish) -> Asked | None:
         return None
     try:
         places = complete.places(where, settings.export, settings.run.zone)
-        found = [File(place.name, place.size_bytes(), place.changed()) for place in places]
+        found = [File(place.name, sources.digest(place), place.changed()) for place in places]
     except ExportError:
         return None  # the run will say so
-    asked = Asked(found, time.time())
+    return Asked(found, time.time())
+
+
+def ask(settings: Settings, asked: Asked | None) -> Asked | None:
+    """Note, without the lock, that a delta is asked for; return the first note of it."""
+    if asked is None:
+        return None
     deltas.ask(settings.state.path, asked)
     return next((one for one in deltas.pending(settings.state.path) if one.key == asked.key), asked)
 
 
-def check(state: State, export: Export, asked: Asked | None, wish: Wish, now: float) -> None:
-    """Refuse to decide by a delta while one before it was not applied.
+def check(state: State, left_out: list[tuple[str, float]], asked: Asked | None, wish: Wish, now: float) -> None:
+    """Refuse to decide by a delta while one before it was not applied, also of those that the export *left_out*.
 
     Raises:
         ExportError: naming those that were missed.
@@ -47,7 +53,7 @@ def check(state: State, export: Export, asked: Asked | None, wish: Wish, now: fl
     last = state.ledger.applied.newest_delta(now)
     if last is not None:
         known = {name for name, _ in missed}
-        missed += [(name, made) for name, made in export.left_out if made > last and name not in known]
+        missed += [(name, made) for name, made in left_out if made > last and name not in known]
     if missed and wish.skip_missed != len(missed):
         names = ", ".join(f"{naming.shown(name)} of {moment(made)}" for name, made in missed[:5])
         raise ExportError(
@@ -57,11 +63,16 @@ def check(state: State, export: Export, asked: Asked | None, wish: Wish, now: fl
         )
 
 
-def settle(state: State, case: Case, asked: Asked | None, now: float) -> None:
-    """Note that the ledger has what was asked for, and that a full export makes older deltas superfluous."""
+def superfluous_until(case: Case, now: float) -> float:
+    """Return until when deltas that were made are superfluous, for a full export says what they said; epoch seconds."""
+    if case.kind != "full" or case.doubts:
+        return -math.inf
+    return now if case.newest is None else case.newest
+
+
+def settle(state: State, asked: Asked | None, *, superfluous_until: float = -math.inf) -> None:
+    """Note, once the plan of an export is durable, that a delta was decided by, and which others are not needed."""
     pending = deltas.pending(state.folder)
     if asked is not None:
         deltas.done(state.folder, [one for one in pending if one.is_before(asked) or one.is_same(asked)])
-    elif case.kind == "full" and not case.doubts:
-        made = now if case.newest is None else case.newest
-        deltas.done(state.folder, [one for one in pending if one.made <= made])
+    deltas.done(state.folder, [one for one in pending if one.made <= superfluous_until])

@@ -128,12 +128,14 @@ def deliver(
     watch: Watch,
     manner: Manner,
     come_in: ComeIn,
+    planned: Callable[[], None] | None = None,
 ) -> tuple[Stopped | None, list[Delivery]]:
     """Deliver *rows* as a leg, and commit what was acknowledged; return why it ended early, if it did, and how it went.
 
     *about* is kept with the plan; what the *manner* does not let through is deferred. A list that comes in ends the
     leg: no new row of it is sent. What the list owes is sent at once in a leg of its own, with the next number, beside
-    the requests that are still in flight. How each leg went is returned, this one's first.
+    the requests that are still in flight. How each leg went is returned, this one's first. *planned* is called when the
+    rows are durable.
 
     Raises:
         ConsentSyncError: when a list could not be taken in; what was sent is committed before.
@@ -146,6 +148,8 @@ def deliver(
         rows = rows.at(canary.drawn(rows.lane, refused, manner.canaries, most))
     sending = _Sending(state, settings, run, about, watch, come_in)
     main = sending.plan(number, rows)
+    if planned:
+        planned()
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
     asyncio.run(sending.deliver(main, manner))
     watch.stage("folding")

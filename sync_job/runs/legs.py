@@ -78,6 +78,7 @@ class Legs:
         self._others = False  # the last leg stopped after a few rows without a good answer
         self._unknown = ""  # why no grant is sent: the platform knew no canary, and no row since
         self._canaries = settings.delivery.canary
+        self._when_planned: Callable[[], None] | None = None
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -109,14 +110,16 @@ class Legs:
         self._overtaken |= intake.absorb(self.state, self.settings)
         return bool(len(self._newly_owed())) and self.owed()
 
-    def export(self, rows: Rows, case: decide.Case, decided: Decided) -> None:
+    def export(self, rows: Rows, case: decide.Case, decided: Decided, planned: Callable[[], None]) -> None:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
 
-        *decided* makes durable what each new plan decides besides its rows. If the platform knows none of the canaries,
+        *decided* makes durable what each new plan decides besides its rows; *planned* is called once the rows are
+        durable. If the platform knows none of the canaries,
         the denials go alone; the grants follow once it knows one of those.
         """
         self._stated = case.stated
         self._number = max(self._number, 1)
+        self._when_planned = planned
         try:
             self._export(rows, case, decided)
         finally:
@@ -149,11 +152,13 @@ class Legs:
             decided(found, now)
             rows = found.diff.rows
 
-    def planned(self, rows: Rows, stated: float, fresh_until: float) -> None:
+    def planned(self, rows: Rows, stated: float, fresh_until: float, planned: Callable[[], None]) -> None:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile.
 
         *stated* is when its export stated what it sends; after *fresh_until* it grants nothing, in epoch seconds.
+        *planned* is called once its rows are durable here.
         """
+        self._when_planned = planned
         self._stated = stated
         self._number = max(self._number, 1)
         self._overtaken = True  # what was owed has gone out since the plan was made
@@ -188,7 +193,10 @@ class Legs:
         if before:
             rows = denials_alone(rows, np.unique(rows.client))
         sent = len(self.findings.deliveries)
-        stopped = self._send(rows, replace(self._manner(rows), fresh_until=fresh_until))
+        planned = None if len(self._given_up) else self._when_planned
+        if planned and not len(rows):
+            planned()
+        stopped = self._send(rows, replace(self._manner(rows), fresh_until=fresh_until), planned)
         if before and any(one.delivered for one in self.findings.deliveries[sent:]):
             self._unknown = ""
         return stopped, self._unknown != before
@@ -243,7 +251,7 @@ class Legs:
         self._closed = True
         return Manner(limit=owed)
 
-    def _send(self, rows: Rows, manner: Manner) -> set[Exit]:
+    def _send(self, rows: Rows, manner: Manner, planned: Callable[[], None] | None = None) -> set[Exit]:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
         # What is owed comes first in a plan, and is never held back.
         owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
@@ -259,7 +267,16 @@ class Legs:
         about = findings.kept() | {"stated": self._stated}
         self._note_owed()
         stopped, deliveries = leg.deliver(
-            self.state, self.settings, findings.run, number, rows, about, self._watch, manner, self._come_in_beside
+            self.state,
+            self.settings,
+            findings.run,
+            number,
+            rows,
+            about,
+            self._watch,
+            manner,
+            self._come_in_beside,
+            planned,
         )
         self._note_owed()
         findings.deliveries += deliveries

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
+from sync_job.consent.channels import denied
 from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.known import Holdings
 from sync_job.delivery import tls
@@ -78,7 +79,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
     tls.context(settings.endpoint)  # what is wrong with its files is said before a leg is begun
-    asked = in_order.ask(settings, wish) if read is None else None
+    asked = in_order.ask(settings, in_order.look(settings, wish)) if read is None else None
     watch.stage("opening the state")
     with holding(settings) as state:
         if wish.again:
@@ -117,7 +118,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
-    in_order.check(state, export, asked, wish, now)
+    in_order.check(state, export.left_out, asked, wish, now)
     case = decide.judge(settings, findings, export, ledger, wish, now)
     forgotten = erasure.among(settings, export.statements, ledger.forgetting.asked())
     decide.drop_forgotten(case, forgotten)
@@ -132,9 +133,8 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
     ledger.applied.record(decide.record(case, found, findings.run, now))
     _decided(legs, case, decide.Planned(found, taken_back), now)
-    _date_again(state, case, now)
+    _date_again(state, settings, case, findings.run, now)
     ledger.applied.narrow(findings.run, case.kind, case.statements)
-    in_order.settle(state, case, asked, now)
     if case.kind == "full":
         lists.write_clients(folder / "absent.csv", found.absent)
     if same and not len(found.rows):
@@ -146,7 +146,12 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     if wish.sample is not None:
         rows = backfills.sample(rows, wish.sample, legs, findings)
     laps.lap("decide")
-    legs.export(rows, case, partial(_decided, legs, case))
+    legs.export(
+        rows,
+        case,
+        partial(_decided, legs, case),
+        partial(in_order.settle, state, asked, superfluous_until=in_order.superfluous_until(case, now)),
+    )
     laps.lap("deliver")
 
 
@@ -163,13 +168,20 @@ def _dated(state: State, now: float) -> Holdings:
     return holdings
 
 
-def _date_again(state: State, case: decide.Case, now: float) -> None:
+def _date_again(state: State, settings: Settings, case: decide.Case, run: str, now: float) -> None:
     """Date what the export denies once more by this export, so that none from between the two allows it.
 
-    A full export needs no dates for that: whatever is older than the newest one grants nothing.
+    A full export needs no dates for that: whatever is older than the newest one grants nothing. Another says a thing
+    once, so what it denies is owed for its own sake if a list is void by the time that it is sent.
     """
     state.ledger.obligations.state_again(case.statements, case.stated)
     if case.kind != "full":
+        ids, says = case.statements.items()
+        which = denied(says) != 0
+        limit_at = float(limits.of(settings, np.array([now]))[0])
+        state.ledger.obligations.owe_too(
+            run, ids[which], denied(says[which]), stated=case.stated, started=now, limit_at=limit_at
+        )
         holdings = state.holdings()
         dated = holdings.denied_again(case.statements, case.stated)
         if dated is not holdings:
@@ -192,7 +204,7 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     if len(held.client):
         limit_at = float(limits.of(settings, np.array([now]))[0])
         ledger.obligations.hold(findings.run, *held, stated=case.stated, started=now, limit_at=limit_at)
-    if one := decide.held_set(case, found.held, findings.run, now):
+    if one := decide.held_set(case, found.held, ledger, findings.run, now):
         ledger.applied.hold(state.folder, one, found.held)
     decide.note(case, found, ledger, findings, now)
     lists.write_held(folder / "held.csv", found.held, _guards(case))

@@ -18,10 +18,11 @@ from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import ReadExport
+from sync_job.ledger.deltas import Asked
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, limits, night, owing
+from sync_job.runs import anchoring, backfills, decide, erasure, in_order, limits, night, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -42,6 +43,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: no such folder to write the plan into. Make it first.")
     laps = Stopwatch()
+    asked = in_order.look(settings, wish) if read is None else None
     with State.open(folder, settings.endpoint.target, write=False, live=True) as state:
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
@@ -52,7 +54,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         findings = Findings("plan", "", started)
         watch.stage("reading")
         export, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
-        findings.export = export.counts()
+        findings.export, left_out = export.counts(), export.left_out
         laps.lap("read")
         watch.stage("deciding")
         ledger = state.ledger
@@ -85,6 +87,9 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "record": vars(decide.record(case, found, "", started)),
         "stated": case.stated,
         "held_denials": _packed(decide.held_denials(found.held)),
+        "asked": asked.shown() if asked else None,
+        "left_out": left_out,
+        "superfluous_until": until if math.isfinite(until := in_order.superfluous_until(case, started)) else None,
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
     if out is not None:
@@ -142,6 +147,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
     if not 0 <= time.time() - about["made"] <= VALID_S:
         raise ConfigError(f"{path}: older than {VALID_S // 3600} hours, or from the future. {again}")
     tls.context(settings.endpoint)
+    asked = in_order.ask(settings, Asked.of(about["asked"]) if about["asked"] else None)
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
@@ -150,6 +156,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
         if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
+        in_order.check(state, about["left_out"], asked, Wish(), time.time())
         rows = _without_forgotten(rows, state, settings)
         findings = night.begin(state, settings, "apply", watch)
         findings.take(about)
@@ -167,7 +174,10 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                legs.planned(rows, about["stated"], about["fresh_until"] or math.inf)
+                last = about["superfluous_until"]
+                made = -math.inf if last is None else last
+                settled = partial(in_order.settle, state, asked, superfluous_until=made)
+                legs.planned(rows, about["stated"], about["fresh_until"] or math.inf, settled)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:
