@@ -1,817 +1,1071 @@
 """A shop, its platform and its accidents, step by step, and what must hold after each: the world of `test_histories`.
 
-Everything is the product's own: state folder, lists, exports, requests over loopback. What is expected is told by plain
-dictionaries that know nothing of bytes, snapshots or folds. Clients are looked at by their place in the shop, so that a
-history reads the same whatever ids it was given.
+Everything is the product's own, through its command line; `machine.py` is what it runs on, `expected.py` what is
+expected of it. A step is a kind and a seed: dropping one changes nothing of the others, so that a history can be shrunk.
+
+The laws that are held here and there:
+
+L1  nothing is allowed that no fresh export states, that a no at least as new forbids, or that was withdrawn
+L2  a no that was read is acknowledged, owed, overtaken by a newer allowed, or closed by a person
+L3  when all is well again, the platform holds what the newest rightful statement says
+L4  a command ends in 7 when something owed is past its limit, unless something graver is the matter
+L5  grants that nobody approved stay within the guards, over 24 hours
+L6  a report counts what was sent; what was received is accounted for
+L7  `state check` finds nothing after a command that ended, and a backup can be made
+L8  who is erased is nowhere any more, and was denied everything first
+L9  who withdrew is allowed nothing under any number that means them today
 """
 
+import csv
+import gzip
+import io
+import json
+import math
 import os
 import shutil
 import sqlite3
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sync_job.config import Settings
-from sync_job.errors import ConfigError, RestoredStateError
-from sync_job.ledger.state import State
-from sync_job.runs import approving, drain, erasure, forgetting, intake, night, restoring, withdrawing
-from sync_job.runs.decide import Wish
-from sync_job.runs.intake import Listing
-from sync_job.runs.report import Report
-from sync_job.runs.watch import Watch
-from sync_job.standin.background import Standin
 from sync_job.standin.contract import Flags, Update
-from sync_job.standin.faults import Fault
-from sync_job.standin.platform import Entry, Platform
-from tests.shop import FIELDS, Consent, Shop
+from tests.expected import CHANNELS, DAY_S, SCOPES, Book, Channel, Consent, LawError, Reading, Withdrawal
+from tests.machine import Ended, Fate, Machine, Request, Scene
 
-CLIENTS = 5
-STRANGER_EVERY = 17  # ids that are a multiple of it are no members of the platform
-SCOPES = {"sms": (0,), "email": (1,), "marketing": (0, 1, 2), "all": (0, 1, 2, 3)}
+FIELDS = tuple(f"Allow{name}" for name in CHANNELS)
+BEGIN = 1_796_000_000.0  # when every history begins, in epoch seconds
+MAX_AGE_H, LIMIT_H = 36.0, 48.0
 FLAGS: tuple[Consent, ...] = (
+    (True, True, True, True),
     (True, True, True, True),
     (False, False, False, False),
     (True, False, None, True),
     (None, True, False, None),
-    (None, None, None, None),
     (False, True, True, False),
 )
-SURE = (Fault.REFUSE, Fault.UNAUTHORISED, Fault.REFUSE)
-UNSURE = (Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.GARBAGE, Fault.RESET_BEFORE, Fault.ERROR_BEFORE)
-SLOW = (Fault.LATE, Fault.STALL, Fault.LATE)
-_APPLIED = (None, Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.STALL)
-# A late request comes after what the next run sends, and long before its linger ends, also on a busy machine.
-LINGER_S, LATE_S, SLOW_TIMEOUT_S, TIMEOUT_S = 1.1, 0.5, 0.08, 10.0
-_NAMES = ("re_grants", "new_grants", "revocations", "changed", "unknown", "shrinkage")
+UNSURE = (Fate.LOST, Fate.DROPPED, Fate.LATE, Fate.LATE, Fate.ERROR, Fate.ERROR_APPLIED, Fate.REFUSED, Fate.BUSY)
+_LOWER = frozenset((0, 1, 3, 4, 5, 6, 75, 130, 143))  # exit codes that 7 goes before
+_GUARDS = ("re_grants", "new_grants", "revocations", "changed", "unknown", "shrinkage", "rejects")
+_UNGUARDED = dict.fromkeys((*_GUARDS, "lost"), 999_999)
 
-
-def _guards(**most: int) -> str:
-    shares = "".join(f"{name}_share = 0\n" for name in _NAMES)
-    return shares + "new_grants_nights = 0\n" + "".join(f"{name} = {most.get(name, 999)}\n" for name in _NAMES)
-
-
-GUARDS = _guards(re_grants=1, new_grants=2, revocations=2, changed=3, shrinkage=0)
-NO_GUARDS = _guards()
-
-# Which channel of which client: both by number.
-Channel = tuple[int, int]
-Happening = Callable[[], Fault | None]
-
-
-class Died(BaseException):
-    """Ends a run where it stands, as a kill does."""
-
-
-class Deadly(Watch):
-    """Dies when the run comes to a stage for the nth time."""
-
-    def __init__(self, stage: str, times: int) -> None:
-        super().__init__()
-        self._fatal, self._left = stage, times
-
-    def stage(self, name: str, total: int = 0) -> None:
-        """Die, or go on."""
-        self._left -= name == self._fatal
-        if self._left <= 0:
-            raise Died(name)
-        super().stage(name, total)
-
-
-@dataclass
-class Faults:
-    """What the next requests meet, and the next one *to* a client: a fault, something that happens, or nothing.
-
-    *granting* is what may be granted just now. Of requests that are applied late it is kept until they are; *timely*
-    are the places in the log of all others. *doubted* are clients with a request that did not go well: what it said is
-    due, and no guard asks again. When *dead*, whoever sends is dead, and nothing arrives any more.
-    """
-
-    platform: Platform | None = None
-    waiting: deque[Fault | Happening | None] = field(default_factory=deque)
-    to: dict[int, Fault] = field(default_factory=dict)
-    granting: frozenset[Channel] = frozenset()
-    late: dict[int, list[frozenset[Channel]]] = field(default_factory=dict)
-    timely: set[int] = field(default_factory=set)
-    doubted: set[int] = field(default_factory=set)
-    dead: bool = False
-    broken: Exception | None = None
-
-    def script(self, number: int, client: int) -> Fault | None:
-        """Return what a request meets."""
-        assert self.platform is not None
-        fault = self._next(client)
-        if fault is not None:
-            self.doubted.add(client)
-        if fault is Fault.LATE:
-            self.late.setdefault(client, []).append(self.granting)
-        elif fault in _APPLIED:
-            self.timely.add(self.platform.entries)
-        return fault
-
-    def _next(self, client: int) -> Fault | None:
-        if self.dead:
-            return Fault.ERROR_BEFORE
-        if client in self.to:
-            return self.to.pop(client)
-        found = self.waiting.popleft() if self.waiting else None
-        if not callable(found):
-            return found
-        try:
-            return found()
-        except Exception as exc:  # noqa: BLE001 - this is the platform's thread: it is raised again where the run is
-            self.broken = exc
-            return None
+_CONFIG = """
+[export]
+kind = "{kind}"
+as_of = "{as_of}"
+max_age_h = {max_age_h}
+{id_map}
+[endpoint]
+base_url = "{url}"
+operator = 7
+not_found_codes = [8]
+[delivery]
+max_concurrency = {concurrency}
+max_rps = {max_rps}
+attempts = {attempts}
+timeout_s = 1
+linger_s = 20
+max_outage_s = 30
+canary = {canary}
+[withdrawals]
+scope = "all"
+basis = "consent-withdrawn"
+leg_s = {leg_s}
+limit_h = {limit_h}
+[guards]
+{guards}
+[report]
+page = false
+"""
 
 
 class Step(NamedTuple):
-    """One thing that happens: what, to whom, and two numbers that say how."""
+    """One thing that happens, and the seed of everything about it."""
 
     kind: str
-    client: int = 0
-    one: int = 0
-    two: int = 0
+    seed: int
 
 
-class Withdrawal(NamedTuple):
-    """Who withdrew what, when (epoch seconds), in which lists, and how long the platform's log was then."""
+@dataclass(frozen=True)
+class Export:
+    """What the CRM exported: of whom, as of when, of which kind, and what is wrong with it."""
 
-    client: int
-    scope: str
-    at: float
-    lists: frozenset[str]
-    place: int
+    says: dict[int, Consent]
+    as_of: float
+    kind: str
+    missing: int | None = None  # the channel whose column is not there
+    unreadable: dict[int, int] = field(default_factory=dict)  # a person, and the channel whose cell is not readable
+    shrunken: bool = False
 
-
-class Copied(NamedTuple):
-    """Folders as they were at one moment."""
-
-    folders: list[Path]
-    files: list[tuple[Path, bytes, int]]
-
-    def put_back(self) -> None:
-        """Make the folders what they were."""
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in self.folders:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path, content, mode in self.files:
-            path.write_bytes(content)
-            path.chmod(mode)
-
-
-def copied(*folders: Path) -> Copied:
-    """Return folders as they are, at one moment, whoever writes to them meanwhile."""
-    last = None
-    while True:
-        try:
-            found = _read(folders)
-        except FileNotFoundError:
-            continue
-        if found == last:  # nothing changed between the end of one look and the beginning of the next
-            return found
-        last = found
-
-
-def _read(roots: Iterable[Path]) -> Copied:
-    folders: list[Path] = []
-    files = []
-    for root in roots:
-        there = sorted(root.rglob("*"))
-        folders += [root, *(path for path in there if path.is_dir())]
-        files += [
-            (path, path.read_bytes(), path.stat().st_mode & 0o777)
-            for path in there
-            if path.is_file() and not path.name.endswith("-shm") and path.name != "lock"
-        ]
-    return Copied(folders, files)
+    def stated(self) -> dict[int, Consent]:
+        """Return what can be read of it."""
+        return {
+            person: tuple(
+                None if k == self.missing or self.unreadable.get(person) == k else flag for k, flag in enumerate(flags)
+            )
+            for person, flags in self.says.items()
+        }
 
 
 class Backup(NamedTuple):
-    """A state folder of before, and what was so then."""
+    """A backup, and what the state knew when it was made."""
 
-    state: Copied
-    withdrawn: dict[str, Withdrawal]
-    lifted: dict[Channel, float]
-    newest: float
-    nights: int
+    path: Path
+    withdrawals: frozenset[str]
+    taken: float
 
 
 class World:
-    """One history: its shop, and what a person would expect of it."""
+    """One history: its shop, its machine, and what is expected of it."""
 
-    def __init__(self, folder: Path, platform: Standin, faults: Faults, first: int, beginning: str) -> None:
-        self.platform, self.faults, self.beginning = platform, faults, beginning
-        self.ids = list(range(first, first + CLIENTS))
-        self.strangers = {client for client in self.ids if client % STRANGER_EVERY == 0}
-        faults.platform = platform.platform
-        faults.waiting.clear()
-        faults.to.clear()
-        faults.late.clear()
-        faults.doubted.clear()
-        self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S, leg_s=0)
-        text = self.shop.config.read_text().replace("attempts = 6", "attempts = 1")
-        self.shop.config.write_text(text.replace('as_of = "none"', 'as_of = "mtime"'))
-        self.settings = self.shop.settings
-        self.told: list[str] = [f"begins {beginning}, with {len(self.strangers)} whom the platform does not know"]
-        self.clock = float(int(time.time()) - 10_000)  # of exports
-        self.says: dict[int, Consent] = {client: FLAGS[place % 3] for place, client in enumerate(self.ids)}
-        self.published: list[dict[int, Consent]] = []
-        self.newest = 0.0  # as-of of the newest export that was surely applied
-        self.small_ones_pass = False  # a person said once that an export with fewer clients is right
-        self.withdrawn: dict[str, Withdrawal] = {}  # by the reference of the request
-        self.lifted: dict[Channel, float] = {}  # and when it was granted again
-        self.references = 0
-        self.asked: set[int] = set()  # to be erased, and not yet
-        self.forgotten: set[int] = set()
-        self.closed: set[int] = set()  # by hand: what was owed to them was once given up
-        self.named: set[int] = set()  # by a list, since they were erased
-        self.held: Report | None = None
-        self.backup: Backup | None = None
-        self.voided: dict[str, Withdrawal] = {}
-        self.had: set[str] = set()  # the withdrawals that a restored state knows
-        self.nights = 0
-        self.restored = self.was_restored = False
-        self.suspect: set[Channel] = set()  # allowed on the platform by what a restored state does not know
-        self.open: dict[int, int] = {}  # obligations that are not ended, and whose
-        self.stated: set[Channel] = set()  # in some request
-        self._on_the_platform(platform.platform)
-        self.place = platform.platform.entries
-        self._publish(self.says)
-        self.assumed = (
-            {(client, k) for client, flags in self.says.items() for k, flag in enumerate(flags) if flag}
-            if beginning == "unknown"
-            else set()
+    def __init__(self, folder: Path, seed: int) -> None:
+        rng = Random(seed)
+        self.folder, self.machine = folder, Machine(BEGIN)
+        self.machine.timeout_s, self.machine.linger_s = 1.0, 20.0
+        self.machine.acknowledged = self._acknowledged
+        self.book = Book(lambda: self.machine.now, 3600 * MAX_AGE_H)
+        self.told: list[str] = []
+        people = rng.randint(5, 10)
+        first = rng.randrange(1_000_000, 2_000_000)
+        self.ids = {person: first + 7 * person for person in range(people)}  # of the platform, today
+        self.mapped = rng.random() < 0.2
+        self.crm = {person: 5_000_000 + first + person if self.mapped else self.ids[person] for person in self.ids}
+        self.strangers = {person for person in self.ids if rng.random() < 0.08}
+        self.machine.members = {self.ids[person] for person in self.ids if person not in self.strangers}
+        self.kind = rng.choice(("full", "full", "full", "delta"))
+        self.as_of = rng.choice(("mtime", "mtime", "flag", "filename", "column", "none"))
+        self.guarded = rng.random() < 0.6
+        most = {
+            "re_grants": rng.randint(1, 2),
+            "new_grants": 3,
+            "revocations": rng.randint(1, 2),
+            "changed": rng.choice((4, 99)),
+            "unknown": rng.choice((3, 99)),
+            "shrinkage": 1,
+            "rejects": 1,
+        }
+        self.guards = _UNGUARDED | (most if self.guarded else {})
+        self.delivery = {
+            "concurrency": rng.choice((1, 4, 16)),
+            "max_rps": rng.choice((0, 0, 2)),
+            "attempts": rng.choice((1, 2, 3)),
+            "canary": rng.choice((0, 2, 20)),
+            "leg_s": rng.choice((0, 3, 20)),
+        }
+        self.address = "http://127.0.0.1:9/a"
+        self.says: dict[int, Consent] = {person: rng.choice(FLAGS) for person in self.ids}
+        self.pending = set(self.ids)  # what the next delta has to say
+        self.published: list[Export] = []
+        self.contents: dict[str, float] = {}  # of exports without an age: when each was read first
+        self.counter = 0
+        self.open_plan: tuple[Path, Export] | None = None
+        self.backups: list[Backup] = []
+        self.restored = False  # and nobody has said yet what is missing
+        self.forgot_states = False  # the state was lost or put back once: not all that was read is known to it
+        self.approved_at: float | None = None
+        self.jumped = False
+        self.paused = False
+        self.regrants: list[tuple[float, int]] = []
+        self.sent: list[Request] = []
+        self.fates: list[Fate] = []
+        self.sick: dict[int, Fate] = {}
+        self.reports: set[str] = set()
+        self._rng = rng
+
+    # How a shop begins
+
+    def begin(self) -> None:
+        """Make the state, with what the platform holds or with nobody's knowledge of it."""
+        self._configure()
+        self._begin(self._rng)
+
+    def _configure(self) -> None:
+        """Write the configurations as they are now."""
+        guards = "".join(f"{name} = {most}\n{name}_share = 0\n" for name, most in self.guards.items())
+        how = {"filename": "filename:%Y%m%dT%H%M%S", "column": "column:Exported"}.get(self.as_of, self.as_of)
+        said: dict[str, Any] = {
+            "kind": self.kind,
+            "as_of": how,
+            "max_age_h": MAX_AGE_H,
+            "limit_h": LIMIT_H,
+            "url": self.address,
+            "id_map": f'id_map = "{self.folder}/map.csv"' if self.mapped else "",
+            "guards": guards + "new_grants_nights = 0\n",
+        } | self.delivery
+        (self.folder / "nightly.toml").write_text(_CONFIG.format(**said))
+        said |= {"kind": "delta", "as_of": "none", "guards": 'grants = "never"'}
+        (self.folder / "desk.toml").write_text(_CONFIG.format(**said))
+        self._write_map()
+
+    def _write_map(self) -> None:
+        if self.mapped:
+            rows = "".join(f"{self.crm[person]},{self.ids[person]}\n" for person in self.ids)
+            (self.folder / "map.csv").write_text(f"crm_id,platform_id\n{rows}")
+
+    def _begin(self, rng: Random) -> None:
+        how = rng.choice(("empty", "equal", "unknown", "dump"))
+        self.told.append(
+            f"{len(self.ids)} people, {len(self.strangers)} of them strangers; {self.kind} exports by {self.as_of}, "
+            f"{'mapped, ' if self.mapped else ''}{'guarded, ' if self.guarded else ''}{how}"
         )
-        self.shop.init(beginning)
+        for person, flags in self.says.items():
+            there = flags if how == "equal" else rng.choice(FLAGS)
+            if how != "empty" and person not in self.strangers and any(flag is not None for flag in there):
+                self.machine.platform.apply(Update(self.ids[person], Flags(*there)))
+        self._init(how, rng)
 
-    def _on_the_platform(self, platform: Platform) -> None:
-        """Let the platform hold what the beginning says that it does."""
-        for place, (client, flags) in enumerate(self.says.items()):
-            there = flags if self.beginning == "equal" else FLAGS[(place + 1) % len(FLAGS)]
-            if self.beginning != "empty":
-                platform.apply(Update(client, Flags(*there)))
-                self.faults.timely.add(platform.entries - 1)
+    def _init(self, how: str, rng: Random, *more: str) -> None:
+        export = Export(dict(self.says), self._stamp(), "full")
+        self.published.append(export)
+        platform = how
+        if how == "dump":
+            platform = str(self.folder / "dump.csv")
+            self._dump(Path(platform))
+        path, said = self._write(export, rng)
+        arguments = ["init", path, "--platform", platform, *(more or ("--no-withdrawals",)), *said]
+        ended = self.command(*arguments)
+        if ended.code == 2 and "--approve-grants" in ended.err:
+            count = ended.err.split("--approve-grants ")[1].split(";")[0].split(",")[0].strip().rstrip(".")
+            ended = self.command(*arguments, "--approve-grants", count)
+        assert ended.code in (0, 1, 6), f"init ended in {ended}"
+        self.approved_at = self.machine.elapsed
+        self.book.read(self._reading(export))
+        self.pending = set(self.ids)
+        self.reports = self._folders()
+        # Nothing was sent yet: what it says no to is owed by the first run.
+        self.unsent_init = True
 
-    # What happens
+    def _dump(self, path: Path) -> None:
+        rows = self.machine.platform.csv().splitlines()
+        if self.mapped:  # a dump has the platform's own numbers
+            rows[0] = rows[0].replace("Client", "platform_id")
+        path.write_text("\n".join([*rows, ""]))
+
+    # Steps
 
     def step(self, step: Step) -> None:
         """Let it happen, and hold the laws."""
-        self.told.append(f"{step.kind} {step.client} {step.one} {step.two}")
-        getattr(self, f"_{step.kind}")(self.ids[step.client % CLIENTS], step.one, step.two)
-        self._check()
+        self.told.append(f"{step.kind} ({step.seed})")
+        rng = Random(step.seed)
+        self.machine.let_pass(rng.choice((60.0, 600.0, 3600.0, 6 * 3600.0)))
+        getattr(self, f"_{step.kind}")(rng)
 
-    def _crm(self, client: int, one: int, two: int) -> None:
-        """Let the CRM say something else of one client, or of two."""
-        self.says = self.says | {client: FLAGS[one % len(FLAGS)]}
-        if two % 3 == 0:
-            self.says |= {self.ids[two % CLIENTS]: FLAGS[two % len(FLAGS)]}
+    def _crm(self, rng: Random) -> None:
+        """Let the CRM say something else of a few."""
+        for person in rng.sample(sorted(self.ids), rng.choice((1, 1, 2, 3))):
+            self._change(person, rng.choice(FLAGS))
 
-    def _crm_all(self, client: int, one: int, two: int) -> None:
-        """Let the CRM say something else of most, as after an accident."""
-        self.says = self.says | dict.fromkeys(self.ids[: 3 + two % 3], FLAGS[one % len(FLAGS)])
+    def _crm_many(self, rng: Random) -> None:
+        """Let the CRM say the same of most, as after an accident."""
+        flags = rng.choice(FLAGS)
+        for person in rng.sample(sorted(self.ids), min(len(self.ids), rng.randint(3, 6))):
+            self._change(person, flags)
 
-    def _night(self, client: int, one: int, two: int) -> None:
-        settings = self._meeting(one, two)
-        self._publish(self.says)
-        self._run(self.says, settings=settings)
+    def _change(self, person: int, flags: Consent) -> None:
+        self.says[person] = flags
+        self.pending.add(person)
 
-    def _stale(self, client: int, one: int, two: int) -> None:
-        """Let an old export come in again, with its old time."""
-        old = self.published[one % len(self.published)]
-        self._publish(old, age_s=two * 40 + 1.0)
-        self._run(old, as_of=self.clock - two * 40 - 1.0)
+    def _night(self, rng: Random) -> None:
+        self._run(self._fresh(), rng)
 
-    def _part(self, client: int, one: int, two: int) -> None:
-        self._publish({client: self.says[client]}, new=False)
-        self._run({client: self.says[client]}, wish=Wish(part=True), settings=self._meeting(one, two))
+    def _bad_night(self, rng: Random) -> None:
+        """Let a night meet faults, lists, and its death."""
+        self._run(self._fresh(), rng, scene=self._scene(rng, faults=True, lists=True, death=rng.random() < 0.3))
 
-    def _truncated(self, client: int, one: int, two: int) -> None:
-        some = {c: f for c, f in self.says.items() if c != client}
-        self._publish(some, new=False)
-        self._run(some, truncated=True)
+    def _doubtful(self, rng: Random) -> None:
+        """Export something that has a column less, cells that cannot be read, or fewer people."""
+        export = self._fresh()
+        people = sorted(export.says)
+        wrong = rng.randrange(3)
+        if wrong == 0 or not people:
+            export = replace(export, missing=rng.randrange(4))
+        elif wrong == 1:
+            some = rng.sample(people, min(len(people), 2))
+            export = replace(export, unreadable={person: rng.randrange(4) for person in some})
+        else:
+            keep = {person: export.says[person] for person in people[: max(1, len(people) - 2)]}
+            export = replace(export, says=keep, shrunken=self.kind == "full")
+        self._run(export, rng)
 
-    def _blemished(self, client: int, one: int, two: int) -> None:
-        """Export a cell that cannot be read: that client is granted nothing."""
-        self._publish(self.says, new=False)
-        lines = self.shop.export.read_text().splitlines()
-        place = 1 + self.ids.index(client)
-        cells = lines[place].split(",")
-        cells[1 + one % 4] = "maybe"
-        lines[place] = ",".join(cells)
-        self.shop.export.write_text("\n".join([*lines, ""]))
-        os.utime(self.shop.export, (self.clock, self.clock))
-        flags = tuple(None if k == one % 4 else flag for k, flag in enumerate(self.says[client]))
-        self._run(self.says | {client: flags}, ungranted={client})
+    def _stale(self, rng: Random) -> None:
+        """Let an old export come in again as it was, in another order, format or compression perhaps."""
+        self._run(rng.choice(self.published), rng, fresh=False)
 
-    def _restrict_only(self, client: int, one: int, two: int) -> None:
-        self._publish(self.says)
-        self._run(self.says, wish=Wish(restrict_only=True), settings=self._meeting(one, two))
+    def _part(self, rng: Random) -> None:
+        """Run a part: of today, or one that was made when an old export was."""
+        old = rng.choice(self.published) if rng.random() < 0.5 else None
+        source = old.says if old else self.says
+        some = rng.sample(sorted(source), min(len(source), rng.randint(1, 3)))
+        says = {person: source[person] for person in some}
+        self._run(Export(says, old.as_of if old else self._stamp(), "part"), rng, fresh=False)
 
-    def _killed(self, client: int, one: int, two: int) -> None:
-        """Let the night die at a stage."""
-        settings = self._meeting(one, two)
-        self._publish(self.says)
-        stage = ("deciding", "sending", "folding", "reporting")[two % 4]
-        self._run(self.says, watch=Deadly(stage, 1 + one % 2), settings=settings)
+    def _desk(self, rng: Random) -> None:
+        """Let the desk send opt-outs in the shape of an export."""
+        some = rng.sample(sorted(self.ids), rng.randint(1, 2))
+        says: dict[int, Consent] = {person: (False, False, False, False) for person in some}
+        self._run(Export(says, self._stamp(), "desk"), rng, fresh=False)
 
-    def _cut(self, client: int, one: int, two: int) -> None:
-        """Let the night die while a request is in flight, perhaps after a list came in."""
-        if two % 5 == 0:
-            self.faults.waiting.append(lambda: self._list([(client, list(SCOPES)[one % len(SCOPES)])]))
-        self.faults.waiting.extend([None] * (one % 4))
-        kept: list[Copied] = []
+    def _withdraw(self, rng: Random) -> None:
+        self._opt_out(rng)
 
-        def dies() -> Fault:
-            kept.append(copied(self.settings.state.path, self.settings.state.keys))
-            self.faults.dead = True
-            return Fault.RESET_AFTER if two % 2 else Fault.RESET_BEFORE
+    def _withdraw_badly(self, rng: Random) -> None:
+        """Take a list in that the platform refuses or does not answer, or whose command dies."""
+        scene = self._scene(rng, faults=True, death=rng.random() < 0.3)
+        if self._opt_out(rng, scene=scene).code is None:
+            self.told.append("  it died; the list is handed in again")
+            self._opt_out(Random(0), rows=self.last_list)
 
-        self.faults.waiting.append(dies)
-        reports = self.settings.report.path
-        before = {path.name for path in reports.iterdir()}
-        self._publish(self.says)
-        self._run(self.says, survives=False)
-        if kept:
-            self.told.append("  and is dead")
-            kept[0].put_back()
-            for path in reports.iterdir():
-                if path.name not in before:
-                    shutil.rmtree(path)
-            self.faults.doubted.update(self.ids)  # whatever was to be sent soon may have been
+    def _repeat(self, rng: Random) -> None:
+        """Hand in a list with a row of before and a new one."""
+        if self.book.withdrawals:
+            self._opt_out(rng, again=rng.choice(self.book.withdrawals))
 
-    def _withdraw(self, client: int, one: int, two: int) -> None:
-        scope = list(SCOPES)[one % len(SCOPES)]
-        clients = [client] if two % 2 else list(dict.fromkeys([client, self.ids[two % CLIENTS]]))
-        # Now and then a list says again what another said before.
-        again = [ref for ref, one_ in self.withdrawn.items() if one_.client not in clients][: 2 * (two % 4 == 3)]
-        self._list([(one_, scope) for one_ in clients], again)
-        if two % 3 == 0:
-            self._drain(client, one, two)
+    def _drain(self, rng: Random) -> None:
+        scene = self._scene(rng, faults=rng.random() < 0.3, death=rng.random() < 0.1)
+        self.command("drain", "--wait-s", "0", scene=scene)
 
-    def _withdraw_during(self, client: int, one: int, two: int) -> None:
-        """Let a list come in while a request is in flight, one in doubt perhaps."""
-        scope = list(SCOPES)[two % len(SCOPES)]
-        settings = self._meeting(one, two) if two % 3 else self.settings
-        del list(self.faults.waiting)[one % 3 :]
-        self.faults.waiting.appendleft(lambda: self._list([(client, scope)]))
-        self.faults.waiting.extendleft([None] * (one % 3))
-        self._publish(self.says)
-        self._run(self.says, settings=settings)
-
-    def _cross(self, client: int, one: int, two: int) -> None:
-        """Let a grant be on its way, late or in doubt, when its client withdraws and is denied."""
-        self.says = self.says | {client: FLAGS[0]}
-        self._publish(self.says)
-        self.faults.to[client] = (*SLOW, *UNSURE)[two % 8]
-        self._run(self.says, settings=self._slowly(slow=two % 8 < len(SLOW)))
-        self._list([(client, list(SCOPES)[one % len(SCOPES)])])
-        self._drain(client, 0, 0)
-
-    def _regret(self, client: int, one: int, two: int) -> None:
-        """Let the CRM allow what it denied, take that back, and lose the state of both nights."""
-        self.says = self.says | {client: FLAGS[1]}
-        for flags in (FLAGS[1], FLAGS[0]):
-            self.says = self.says | {client: flags}
-            self._publish(self.says)
-            self._run(self.says)
-            if flags == FLAGS[1]:
-                self._save(client, one, two)
-        self._restore(client, one, two)
-        self.says = self.says | {client: FLAGS[1]}
-
-    def _drain(self, client: int, one: int, two: int) -> None:
-        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
-        settings = self._meeting(one, two)
-        with self._granting(frozenset()), suppress(Died):
-            drain.drain(settings, "drain", watch)
-
-    def _reconsent(self, client: int, one: int, two: int) -> None:
-        scope = list(SCOPES)[one % len(SCOPES)]
-        client = self._one_of({w.client for w in self.withdrawn.values()}, client)
-        path = self.shop.folder / "evidence.csv"
-        granted = time.time() if two % 4 else time.time() - 5000
-        path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{client},{scope},{_iso(granted)},form,f-1\n")
-        with self._granting(frozenset()), suppress(RestoredStateError):
-            found = withdrawing.reconsent(self.settings, str(path), {})
-            if found["lifted"]:
-                self.told.append(f"  lifted {scope}")
-                for k in SCOPES[scope]:
-                    self.lifted[client, k] = max(granted, self.lifted.get((client, k), 0.0))
-
-    def _forget(self, client: int, one: int, two: int) -> None:
-        settings = self._meeting(one, two)
-        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
-        with self._granting(frozenset()), suppress(Died):
-            ids = forgetting.clients(settings, [client], None)
-            # That it was asked is durable before the first request; when it is done `_check` sees.
-            asked, self.asked = self.asked, self.asked | {client}
-            try:
-                forgetting.forget(settings, ids, "R", watch)
-            except RestoredStateError:
-                self.asked = asked
-
-    def _approve(self, client: int, one: int, two: int) -> None:
-        """Approve what the last night held, or a wrong number of it."""
-        if self.held is None:
+    def _reconsent(self, rng: Random) -> None:
+        if not self.book.withdrawals:
             return
-        for what, count in self.held.summary["approvable"].items():
-            if count:
-                with self._granting(frozenset()), suppress(ConfigError, RestoredStateError):
-                    said = count + (two % 5 == 0)
-                    approving.approve(self.settings, self.held.summary["run"], what, said, reason="r", by="b")
-                    assert said == count, "a wrong number was approved"
-                    self.told.append(f"  {what}: {count}")
-                    self.small_ones_pass |= what == "clients"
-        self.held = None
+        one = rng.choice(self.book.withdrawals)
+        at = math.floor(self.machine.now) - rng.choice((0, 0, 90_000))
+        path = self._file("evidence.csv")
+        row = f"{self._shown_id(one.person)},{one.scope},{_iso(at)},form,f-{self.counter}\n"
+        path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{row}")
+        ended = self.command("reconsent", str(path), "--json")
+        if ended.out.startswith("{") and json.loads(ended.out)["lifted"]:
+            for k in SCOPES[one.scope]:
+                self.book.lifted[one.person, k] = max(float(at), self.book.lifted.get((one.person, k), 0.0))
+            self.told.append("  lifted")
 
-    def _close(self, client: int, one: int, two: int) -> None:
-        client = self._one_of(set(self.open.values()), client)
-        with self._granting(frozenset()), suppress(ConfigError):
-            withdrawing.close(self.settings, client, reason="r", by="b")
-            self.closed.add(client)
+    def _approve(self, rng: Random) -> None:
+        """Approve what is held, or a wrong number of it; perhaps late."""
+        self.machine.let_pass(rng.choice((0.0, 0.0, 80 * 3600.0)))
+        held = self._held()
+        if not held:
+            return
+        one = rng.choice(held)
+        what = rng.choice([name for name in ("grants", "revocations", "clients") if one.get(name)] or ["grants"])
+        wrong = rng.random() < 0.25
+        count = int(one.get(what) or 0) + wrong
+        if not count:
+            return
+        ended = self._approving(one["run"], what, count)
+        if wrong and ended.code == 0:
+            raise LawError("L5", f"{count} {what} were approved, and {count - 1} are held")
 
-    def _void(self, client: int, one: int, two: int) -> None:
+    def _approving(self, run: str, what: str, count: int) -> Ended:
+        ended = self.command("approve", run, f"--{what}", str(count), "--reason", "r", "--by", "b")
+        if ended.code == 0:
+            self.approved_at = self.machine.elapsed
+        return ended
+
+    def _close(self, rng: Random) -> None:
+        owed = sorted({self._owner(client) for client in self._owed()} & set(self.ids))
+        if not owed:
+            return
+        person = rng.choice(owed)
+        said = ("--client", str(self.ids[person]), "--reason", "r", "--by", "b")
+        if self.command("withdrawals", "close", *said).code == 0:
+            self.book.closed[person] = self.machine.elapsed
+
+    def _void(self, rng: Random) -> None:
         """Take a list back, as two people may."""
-        lists = sorted({digest for one_ in self.withdrawn.values() for digest in one_.lists})
-        if not lists:
+        if not self.book.withdrawals:
             return
-        digest = lists[one % len(lists)]
-        with self._granting(frozenset()), suppress(ConfigError):
-            withdrawing.void(self.settings, digest, reason="r", by="a", approved_by="b")
-            self.told.append(f"  {digest[:8]}")
-            left = {ref: w._replace(lists=w.lists - {digest}) for ref, w in self.withdrawn.items()}
-            self.voided |= {ref: self.withdrawn[ref] for ref, w in left.items() if not w.lists}
-            self.withdrawn = {ref: w for ref, w in left.items() if w.lists}
+        digest = rng.choice(self.book.withdrawals).digest
+        said = ("--list", digest, "--reason", "r", "--by", "a", "--approved-by", "b")
+        if self.command("withdrawals", "void", *said).code == 0:
+            gone = [one for one in self.book.withdrawals if one.digest == digest]
+            self.book.voided += gone
+            self.book.withdrawals = [one for one in self.book.withdrawals if one.digest != digest]
 
-    def _save(self, client: int, one: int, two: int) -> None:
-        if self.restored:  # of what such a state lacks nobody could tell later
-            return
-        state = copied(self.settings.state.path)
-        self.backup = Backup(state, dict(self.withdrawn), dict(self.lifted), self.newest, self.nights)
+    def _compare(self, rng: Random) -> None:
+        """Let somebody allow a channel on the platform itself, perhaps, and compare."""
+        person = rng.choice(sorted(self.ids))
+        if person not in self.strangers and rng.random() < 0.7:
+            channels = [rng.random() < 0.5 or None for _ in CHANNELS]
+            self.machine.platform.apply(Update(self.ids[person], Flags(*channels)))
+            for k in (k for k, flag in enumerate(channels) if flag):
+                self.drifted.add((person, k))
+        path = self._file("dump.csv")
+        self._dump(path)
+        self.command("compare", str(path))
+        self.compared = True
 
-    def _restore(self, client: int, one: int, two: int) -> None:
-        """Put the state of before back, and not the keys."""
-        if self.backup is None:
-            self._save(client, one, two)
-        if self.backup is None or self.nights == self.backup.nights or self.restored:
+    def _backfill(self, rng: Random) -> None:
+        """Send every denial again."""
+        self._run(self._fresh(), rng, verb=("backfill",), scene=self._scene(rng, faults=True, death=rng.random() < 0.3))
+
+    def _cancel_backfill(self, rng: Random) -> None:
+        self.command("backfill", "--cancel")
+
+    def _undo(self, rng: Random) -> None:
+        """Undo one of the last runs; what it would allow again is held until a person approves it."""
+        runs = sorted(self._folders())[-4:]
+        if not runs:
             return
-        if self._inbox():  # of a list that no holder of the lock has seen the anchor cannot know
-            self._drain(0, 0, 0)
+        self.book.reading = Reading(approved=self._recently_approved())
+        sent = self.command("undo", rng.choice(runs), sending=True)
+        if sent.code is not None:
+            self._undone()
+
+    def _undone(self) -> None:
+        """A person said that these are allowed again: what was said before is overtaken."""
+        for request in self.sent:
+            for k in (k for k, flag in enumerate(request.flags) if flag):
+                for person in self._owners(request.client):
+                    self.book.no.pop((person, k), None)
+
+    def _plan(self, rng: Random) -> None:
+        """Make a plan, to be applied later."""
+        export = self._fresh()
+        path, said = self._write(export, rng)
+        plan = self._file("night.plan")
+        verb = ["plan", "--part", path] if export.kind == "part" else ["plan", path]
+        if self.command(*verb, *said, "-o", str(plan)).code in (0, 6):
+            self.open_plan = plan, export
+
+    def _apply(self, rng: Random) -> None:
+        if self.open_plan is None:
+            return
+        plan, export = self.open_plan
+        self.open_plan = None
+        self.book.reading = self._reading(export)
+        ended = self.command("apply", str(plan), scene=self._scene(rng, lists=True), sending=True)
+        if ended.code is not None and self._summary() is not None:
+            self._note_read(self._reading(export))
+
+    def _backup(self, rng: Random) -> None:
+        if self.restored:
+            return
+        path = self._file("backup.tar")
+        if self.command("state", "backup", str(path)).code == 0:
+            known = frozenset(one.reference for one in self.book.withdrawals)
+            self.backups.append(Backup(path, known, self.machine.elapsed))
+
+    def _restore(self, rng: Random) -> None:
+        """Lose the state, put a backup back, and say what came in since: rightly, or wrongly first."""
+        if not self.backups or self.restored:
+            return
+        self.command("drain", "--wait-s", "0")  # what lies in the inbox no anchor knows
         if self._inbox():
             return
-        self.backup.state.put_back()
-        self.restored = self.was_restored = True
-        self.had = set(self.backup.withdrawn)
-        # Allowed, and not as it should be: a list in the backup's inbox is taken for one that came in after an erasure.
-        inbox = {path.stem for path, _, _ in self.backup.state.files if path.parent.name == "inbox"}
-        self.named |= {w.client for w in self.backup.withdrawn.values() if w.lists & inbox}
-        self.withdrawn |= {ref: w for ref, w in self.backup.withdrawn.items() if w.client not in self.forgotten}
-        self.lifted, self.newest, self.held = dict(self.backup.lifted), self.backup.newest, None
-        self.asked, self.open = self._asked() - self.forgotten, {}
-        state = self.platform.platform.state
-        self.suspect = {
-            (client, k)
-            for client, flags in state.items()
-            for k, flag in enumerate(flags)
-            if flag and client in self.ids and self.covered(client, k)
-        }
+        backup = rng.choice(self.backups)
+        shutil.rmtree(self.folder / "state")
+        ended = self.command("state", "restore", str(backup.path))
+        assert ended.code == 0, ended
+        self._put_back(backup.taken)
+        self.restored = True
+        if rng.random() < 0.7:
+            self._say_restored(rng, backup)
 
-    def _say_restored(self, client: int, one: int, two: int) -> None:
-        """Say which withdrawals the restored state lacks; those of a list that is void are named, and voided again."""
-        void = {ref: w for ref, w in self.voided.items() if ref not in self.had and w.client not in self.forgotten}
-        since = {ref: w for ref, w in self.withdrawn.items() if ref not in self.had}
-        listing = None
-        if since:
-            listing = self._listing("since.csv", [(w.client, w.scope, w.at, ref) for ref, w in since.items()])
-        with self._granting(frozenset()), suppress(ConfigError):
-            if void and self.restored:
-                said = self._listing("void.csv", [(w.client, w.scope, w.at, ref) for ref, w in void.items()])
-                (taken,) = intake.take_in([self.settings], lambda _: said, lambda count, _: count, Watch())
-                withdrawing.void(self.settings, taken.found.digest, reason="r", by="a", approved_by="b")
-            restoring.restored(self.settings, listing, "b", Watch())
-            with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
-                self.restored = bool(state.ledger.about.restored())
+    def _put_back(self, taken: float) -> None:
+        """Note that the state knows nothing of what was read since, but for lists: those are handed in again."""
+        self.forgot_states = True
+        self.open_plan = None
+        for said in (self.book.no, self.book.yes):
+            for key in [key for key, one in said.items() if one.read - self.machine.offset > taken]:
+                del said[key]
+        self.lost_since = taken
 
-    def _wait(self, client: int, one: int, two: int) -> None:
-        """Time passes until nobody lingers."""
-        self._let_land()
-        with self.shop.state() as found:
-            lingering = found.ledger.lingering()
-        time.sleep(max(0.0, max([lingering.everyone, *lingering.until]) - time.time()) + 0.005)
+    def _say_restored(self, rng: Random, backup: Backup) -> None:
+        missing = [one for one in self.book.withdrawals + self.book.voided if one.reference not in backup.withdrawals]
+        missing = [one for one in missing if one.person not in self.book.erased]
+        said = ("state", "restored", "--by", "b")
+        if missing and rng.random() < 0.5:
+            wrong = self.command(*said, "--none")
+            if wrong.code == 0:
+                raise LawError("L1", f"{len(missing)} withdrawals are missing, and --none was taken")
+        if missing:
+            path = self._listing([(one.person, one.scope, one.at, one.reference) for one in missing])
+            ended = self.command(*said, "--withdrawals-since", str(path))
+        else:
+            ended = self.command(*said, "--none")
+        self.told.append(f"  said to be whole: {ended.code}")
+        if ended.code == 0:
+            self.restored = False
+
+    def _lose(self, rng: Random) -> None:
+        """Lose the state for good, and begin anew, with every withdrawal or, wrongly, with too few of them."""
+        self.command("drain", "--wait-s", "0")
+        if self._inbox() or self.restored or self.book.asked:
+            return
+        shutil.rmtree(self.folder / "state")
+        listed = [one for one in self.book.withdrawals if one.person not in self.book.erased]
+        self._put_back(0.0)
+        self.book.no.clear()
+        self.book.yes.clear()
+        if not listed:
+            self._init("unknown", rng)
+            return
+        rows = [(one.person, one.scope, one.at, one.reference) for one in listed]
+        if len({one.person for one in listed}) > 1 and rng.random() < 0.5:
+            export = Export(dict(self.says), self._stamp(), "full")
+            path, said = self._write(export, rng)
+            short = self._listing([row for row in rows if row[0] == rows[0][0]])
+            arguments = ("--platform", "unknown", "--withdrawals", str(short))
+            if self.command("init", path, *arguments, *said).code in (0, 1, 6):
+                raise LawError("L1", f"a new state was made with {len(rows)} withdrawals lacking some")
+        self._init("unknown", rng, "--withdrawals", str(self._listing(rows)))
+
+    def _retarget(self, rng: Random) -> None:
+        """Let the platform have another address."""
+        new = self.address[:-1] + rng.choice([letter for letter in "abc" if not self.address.endswith(letter)])
+        said = ("--same-platform", "--reason", "r", "--by", "b")
+        if self.command("state", "retarget", new, *said).code == 0:
+            self.address = new
+            self._configure()
+
+    def _forget(self, rng: Random) -> None:
+        person = rng.choice(sorted(self.ids))
+        scene = self._scene(rng, faults=rng.random() < 0.4, death=rng.random() < 0.2)
+        path = self._file("erase.csv")
+        path.write_text(f"Client\n{self._shown_id(person)}\n")
+        before = set(self.book.asked)
+        self.book.asked.add(person)
+        ended = self.command("forget", str(path), "--json", scene=scene)
+        if ended.code not in (None, 0, 1, 5, 7):
+            self.book.asked = before
+
+    def _remap(self, rng: Random) -> None:
+        """Correct the map: a person of the CRM has another number on the platform than was thought."""
+        if not self.mapped:
+            return
+        person = rng.choice(sorted(self.ids))
+        self.ids[person] = max(self.ids.values()) + 7
+        if person not in self.strangers:
+            self.machine.members.add(self.ids[person])
+        self.moved.add(person)
+        self._write_map()
+
+    def _jump(self, rng: Random) -> None:
+        """Set the clock forward or back."""
+        seconds = rng.choice((-7200.0, -90_000.0, 3600.0, 3 * DAY_S, 400 * DAY_S))
+        self.machine.jump(seconds)
+        self.jumped = True
+        self.told.append(f"  the clock jumps by {seconds / 3600:+,.0f} h")
+        if abs(seconds) > 100 * DAY_S:
+            self._night(rng)
+            self.machine.jump(-seconds)
+
+    def _pass_days(self, rng: Random) -> None:
+        self.machine.let_pass(rng.choice((1, 2, 3)) * DAY_S)
+
+    def _pause(self, rng: Random) -> None:
+        if self.paused:
+            self.command("resume")
+        else:
+            self.command("pause", "--reason", "r", "--by", "b")
+        self.paused = not self.paused
+
+    def _sicken(self, rng: Random) -> None:
+        """Let every request to one client meet the same from now on, or no more."""
+        if self.sick and rng.random() < 0.5:
+            self.sick.clear()
+        else:
+            fate = rng.choice((Fate.ERROR, Fate.ERROR, Fate.REFUSED, Fate.LOST))
+            self.sick[self.ids[rng.choice(sorted(self.ids))]] = fate
+
+    def _no_export(self, rng: Random) -> None:
+        """Let a night find no export."""
+        self.command("run", str(self.folder / "missing.csv"), *self._flagged(self._stamp()))
 
     # How it happens
 
-    def _meeting(self, one: int, two: int) -> Settings:
-        """Let a request of the next run meet a fault, or none; return the settings of that run."""
-        kind = {1: SURE, 2: UNSURE, 4: SLOW}.get(two % 6)
-        if kind is None:
-            return self.settings
-        fault = kind[one % len(kind)]
-        if two < 6:
-            self.faults.waiting.extend([None] * (one % 3) + [fault])
-        else:
-            self.faults.to[self.ids[one % CLIENTS]] = fault
-        return self._slowly(slow=kind is SLOW, attempts=1 + (one == 3))
+    def _scene(
+        self, rng: Random, *, faults: bool = False, lists: bool = False, death: bool = False
+    ) -> Scene:
+        """Return what a command meets."""
+        scene = Scene(self._dispatched)
+        self.fates = []
+        if faults:
+            chance = rng.choice((0.2, 0.5, 0.9))
+            self.fates = [rng.choice(UNSURE) if rng.random() < chance else Fate.DELIVERED for _ in range(8)]
+        if lists and rng.random() < 0.7:
+            place, inner = rng.randint(1, 6), Random(rng.random())
+            where = scene.while_sending if rng.random() < 0.7 else scene.happens
+            where[place] = lambda: self._opt_out(inner, within=True)
+        if death:
+            if rng.random() < 0.5:
+                scene.dies_sending = rng.randint(1, 6)
+            else:
+                scene.dies_at = rng.randint(1, 45)
+        return scene
 
-    def _slowly(self, *, slow: bool, attempts: int = 1) -> Settings:
-        """Return the settings of a run that does not wait long for an answer, or does."""
-        timeout_s = SLOW_TIMEOUT_S if slow else TIMEOUT_S
-        if slow:
-            self.faults.doubted.update(self.ids)  # others may be too slow for it as well
-        delivery = self.settings.delivery.model_copy(update={"timeout_s": timeout_s, "attempts": attempts})
-        return self.settings.model_copy(update={"delivery": delivery})
+    def _dispatched(self, request: Request) -> Fate:
+        """Hold a request to the book, and return its fate."""
+        owners = list(self._owners(request.client))
+        self.sent.append(request)
+        self.told.append(f"    {self._shown(request)}")
+        fate = self.sick.get(request.client) or (self.fates.pop(0) if self.fates else Fate.DELIVERED)
+        if fate is not Fate.DELIVERED:
+            self.told[-1] += f" ({fate.value})"
+        for person in owners:
+            for k in (k for k, flag in enumerate(request.flags) if flag):
+                denied = self.book.denied.get((person, k), -1.0)
+                if denied > self.book.allowed.get((person, k), -1.0):
+                    self.regrants.append((self.machine.elapsed, person))
+        try:
+            self.book.rightful(request, owners, self._name)
+        except LawError as error:
+            self.broken = self.broken or error
+        return fate
 
-    def _publish(self, says: dict[int, Consent], *, age_s: float = 0.0, new: bool = True) -> None:
-        self.shop.write(says)
-        if not age_s:
-            self.clock += 1.0
-            if new:
-                self.published.append(dict(says))
-        os.utime(self.shop.export, (self.clock - age_s, self.clock - age_s))
+    broken: LawError | None = None
 
-    def _list(self, rows: list[tuple[int, str]], again: Iterable[str] = ()) -> None:
-        """Take a list in; it binds from the moment that this returns."""
-        at = int(time.time() * 1000) / 1000
-        new = {}
-        for client, scope in rows:
-            self.references += 1
-            new[f"r{self.references}"] = client, scope
-        said = [(client, scope, at, ref) for ref, (client, scope) in new.items()]
-        said += [(self.withdrawn[ref].client, self.withdrawn[ref].scope, self.withdrawn[ref].at, ref) for ref in again]
-        listing = self._listing(f"list-{self.references}.csv", said)
-        (taken,) = intake.take_in([self.settings], lambda _: listing, lambda count, _: count, Watch())
-        digest, place = taken.found.digest, self.platform.platform.entries
-        for ref, (client, scope) in new.items():
-            self.withdrawn[ref] = Withdrawal(client, scope, at, frozenset([digest]), place)
-            self.named.add(client)
-        for ref in again:
-            self.withdrawn[ref] = self.withdrawn[ref]._replace(lists=self.withdrawn[ref].lists | {digest})
+    def _acknowledged(self, request: Request) -> None:
+        for person in self._owners(request.client):
+            self.book.acknowledged(person, request, self.machine.elapsed)
+            for k, flag in enumerate(request.flags):
+                if flag is False:
+                    self.drifted.discard((person, k))
 
-    def _listing(self, name: str, rows: list[tuple[int, str, float, str]]) -> Listing:
-        path = self.shop.folder / name
-        lines = [f"{client},{scope},{_iso(at)},{ref}" for client, scope, at, ref in rows]
-        path.write_text("\n".join(["Client,scope,received_at,request_ref", *lines, ""]))
-        return Listing(str(path), basis="objection")
+    def command(self, *arguments: str, scene: Scene | None = None, within: bool = False, sending: bool = False) -> Ended:
+        """Run a command, hold the laws that are about any, and return how it ended.
+
+        One that is *sending* works by `book.reading`; any other may allow nothing.
+        """
+        if not sending and not within:
+            self.book.reading = Reading(grants=False)
+        if not within:
+            self.sent = []
+        config = "desk.toml" if self.at_the_desk else "nightly.toml"
+        began = self.machine.now, self.machine.elapsed
+        scene = None if within else scene or Scene(self._dispatched)
+        shown = " ".join(one.removeprefix(f"{self.folder}/") for one in arguments)
+        self.told.append(f"  {shown}")
+        place = len(self.told)
+        ended = self.machine.run([*arguments, "--config", str(self.folder / config)], scene)
+        self.told.insert(place, f"    ends in {ended.code}: {ended.err.strip()[:300]}")
+        if not within:
+            self.book.reading = Reading(grants=False)
+            self.fates = []
+        if self.broken:
+            error, self.broken = self.broken, None
+            raise error
+        if ended.code == 70 or "Traceback" in ended.err:
+            raise LawError("bug", ended.err[-3000:])
+        if ended.code is not None and not within:
+            self._hold(arguments, ended, *began)
+        return ended
+
+    at_the_desk = False
 
     def _run(
         self,
-        says: dict[int, Consent],
+        export: Export,
+        rng: Random,
         *,
-        as_of: float | None = None,
-        truncated: bool = False,
-        ungranted: Iterable[int] = (),
-        wish: Wish | None = None,
-        watch: Watch | None = None,
-        settings: Settings | None = None,
-        survives: bool = True,
+        fresh: bool = True,
+        scene: Scene | None = None,
+        verb: tuple[str, ...] = ("run",),
     ) -> None:
-        """Run a night, and hold it to what this export may grant."""
-        wish, as_of = wish or Wish(), self.clock if as_of is None else as_of
-        fresh = wish.part or (as_of >= self.newest and (not truncated or self.small_ones_pass))
-        none = {*ungranted, *self.forgotten, *self.asked}
-        may = {(c, k) for c, flags in says.items() for k, flag in enumerate(flags) if flag and c not in none}
-        if not fresh or self.restored or wish.restrict_only:
-            may.clear()
-        # What the platform holds and the product cannot know, it is not held to.
-        known = {(c, k) for c in self.ids for k in range(4)} if self.beginning != "unknown" else set(self.stated)
-        before = {
-            client: Flags(*(flag if (client, k) in known else None for k, flag in enumerate(flags)))
-            for client, flags in self.platform.platform.state.items()
-        }
-        place = self.platform.platform.entries
-        owing = set(self.open.values()) | {w.client for w in self.withdrawn.values()}
-        report = None
-        granted = frozenset(one for one in may if not self.covered(*one))
-        with self._granting(granted), suppress(RestoredStateError, Died):
-            report = night.run(settings or self.settings, wish, watch or Watch())
-        if report is None or not survives:
-            return
-        self.nights += 1
-        summary = report.summary
-        self.told.append(f"  exit {summary['exit']}: {'; '.join(summary['reasons'])}")
-        renumbered = "changed clients" in {one["guard"] for one in summary["guards"]}
-        if summary["export"] is not None and not wish.part and not summary["doubts"] and not renumbered:
-            self.newest = max(self.newest, as_of)
-        self.held = report if any(summary["approvable"].values()) else self.held
-        if not summary["approvals"] and not self.was_restored:
-            self._hold_guards(summary["guards"], before, place, owing)
+        """Run an export."""
+        path, said = self._write(export, rng)
+        if fresh:
+            self.published.append(export)
+        self.at_the_desk = export.kind == "desk"
+        reading = self._reading(export)
+        part = ["--part"] if export.kind == "part" else []
+        if rng.random() < 0.1 and not verb[1:] and verb == ("run",):
+            said = [*said, "--restrict-only"]
+            reading.grants = False
+        self.book.reading = reading
+        try:
+            before = self._folders()
+            ended = self.command(*verb, *part, path, *said, scene=scene, sending=True)
+        finally:
+            self.at_the_desk = False
+        if ended.code is None:
+            seen = {
+                (person, k)
+                for request in self.sent
+                for person in self._owners(request.client)
+                for k, flag in enumerate(request.flags)
+                if flag is False and export.says.get(person, (None,) * 4)[k] is False
+            }
+            self.book.read(reading, seen)
+        elif self._folders() - before:
+            summary = self._summary()
+            if summary is not None and summary["export"] is not None:
+                self._note_read(reading)
+                if fresh:
+                    self.pending -= set(export.says)
+                self._hold_counts(summary)
+        self._hold_forgotten()
 
-    def _hold_guards(
-        self, trips: list[dict[str, object]], before: dict[int, Flags], place: int, owing: set[int]
-    ) -> None:
-        """Hold what guards held to not having been sent."""
-        tripped = {one["guard"] for one in trips}
-        held = {one["channel"] for one in trips if one["guard"] == "revocations"}
-        for entry in self._since(place):
-            for k, flag in enumerate(entry.flags):
-                known = before.get(entry.client, Flags())[k]
-                surely = entry.client not in self.faults.doubted
-                if flag and entry.sequence - 1 in self.faults.timely:
-                    assert "changed clients" not in tripped, f"{self._shown(entry)}: nothing but obligations is sent"
-                    assert known is not False or not (surely and "re-grants" in tripped), (
-                        f"{self._shown(entry)}: it was held"
+    def _note_read(self, reading: Reading) -> None:
+        self.unsent_init = False
+        self.book.read(reading)
+
+    def _opt_out(
+        self,
+        rng: Random,
+        *,
+        rows: list[tuple[int, str, float, str]] | None = None,
+        again: Withdrawal | None = None,
+        scene: Scene | None = None,
+        within: bool = False,
+    ) -> Ended:
+        """Hand a list in; it binds from the moment that the command returns."""
+        if rows is None:
+            rows = []
+            at = float(math.floor(self.machine.now) - 1)
+            for person in rng.sample(sorted(self.ids), rng.choice((1, 1, 2))):
+                self.counter += 1
+                rows.append((person, rng.choice(sorted(SCOPES)), at, f"r{self.counter}"))
+            if again is not None:
+                rows.append((again.person, again.scope, again.at, again.reference))
+        self.last_list = rows
+        path = self._listing(rows)
+        ended = self.command("opt-out", str(path), "--wait-s", "0", "--json", scene=scene, within=within)
+        if ended.out.startswith("{") and (found := json.loads(ended.out)).get("list"):
+            known = {one.reference for one in self.book.withdrawals}
+            for person, scope, received, reference in rows:
+                self.book.named.add(person)
+                if reference not in known:
+                    self.book.withdrawals.append(
+                        Withdrawal(person, scope, received, found["list"], self.machine.elapsed, reference)
                     )
-                    new = "new grants" in tripped and self.beginning == "equal" and surely
-                    assert known is not None or not new, f"{self._shown(entry)}: it was held"
-                if flag is False and known and FIELDS[k].removeprefix("Allow") in held and surely:
-                    assert entry.client in owing, f"{self._shown(entry)}: the revocation was held"
+            if ended.code == 0 and not within:
+                self._hold_acknowledged(rows)
+        if not within and ended.code is not None:
+            self._hold_forgotten()
+        return ended
 
-    def _one_of(self, clients: set[int], client: int) -> int:
-        """Return one of these, chosen by *client*, or just that one where there are none."""
-        return sorted(clients)[client % len(clients)] if clients else client
+    def _listing(self, rows: Iterable[tuple[int, str, float, str]]) -> Path:
+        path = self._file("list.csv")
+        lines = [f"{self._shown_id(person)},{scope},{_iso(at)},{reference}" for person, scope, at, reference in rows]
+        path.write_text("\n".join(["Client,scope,received_at,request_ref", *lines, ""]))
+        return path
 
-    def _granting(self, may: frozenset[Channel]) -> "_Granting":
-        return _Granting(self, may)
+    # Exports
 
-    def _gone(self, client: int) -> None:
-        """Note that a client was erased."""
-        self.told.append(f"  {self.ids.index(client)} is erased")
-        self.forgotten.add(client)
-        self.named.discard(client)
-        self.withdrawn = {ref: w for ref, w in self.withdrawn.items() if w.client != client}
-        self.lifted = {key: at for key, at in self.lifted.items() if key[0] != client}
-        self.open = {number: whose for number, whose in self.open.items() if whose != client}
-        flags = self.platform.platform.state.get(client, Flags())
-        if not self.was_restored and self.beginning != "unknown" and client not in self.closed:
-            assert True not in flags, f"{self.ids.index(client)} was erased, and is allowed"
+    def _stamp(self) -> float:
+        return float(math.floor(self.machine.now) - 30)
 
-    def _since(self, place: int) -> list[Entry]:
-        return [entry for entry in self.platform.platform.log[place:] if entry.client in self.ids]
+    def _fresh(self) -> Export:
+        """Return what the CRM exports tonight."""
+        people = self.pending if self.kind == "delta" else self.ids
+        return Export({person: self.says[person] for person in sorted(people)}, self._stamp(), self.kind)
 
-    def _shown(self, entry: Entry) -> str:
-        late = "" if entry.sequence - 1 in self.faults.timely else ", late"
-        return f"{self.ids.index(entry.client)}: {''.join('-FT'[(f is not None) + bool(f)] for f in entry.flags)}{late}"
+    def _reading(self, export: Export) -> Reading:
+        """Return what the command that reads it goes by."""
+        as_of = export.as_of
+        if export.kind == "desk":
+            as_of = self.machine.now
+        elif self.as_of == "none":
+            as_of = self.contents.setdefault(repr(sorted(export.stated().items())), self.machine.now)
+        whole = export.missing is None and not (self.guards["rejects"] < len(export.unreadable))
+        shrunken = export.shrunken and self.guarded
+        grants = export.kind != "desk" and whole and not (shrunken and not self._recently_approved())
+        return Reading(export.stated(), as_of, grants and not self.restored, frozenset(export.unreadable))
 
-    def _inbox(self) -> set[str]:
-        return {path.stem for path in (self.settings.state.path / "inbox").iterdir()}
+    def _write(self, export: Export, rng: Random) -> tuple[str, list[str]]:
+        """Write an export in some format, order and number of files; return its path, and what else is to be said."""
+        people = list(export.says)
+        rng.shuffle(people)
+        self.counter += 1
+        files = rng.choice((1, 1, 1, 2)) if len(people) > 1 and export.kind not in ("desk", "part") else 1
+        how = rng.choice(("csv", "csv", "semicolon", "gzip", "parquet", "jsonl"))
+        folder = self.folder / f"export-{self.counter}"
+        folder.mkdir()
+        stamp = datetime.fromtimestamp(export.as_of, UTC).strftime("%Y%m%dT%H%M%S")
+        for number in range(files):
+            # The oldest of several files tells how old the export is.
+            age = 0.0 if number == 0 else rng.choice((0.0, 25.0))
+            made = export.as_of + age
+            stamp = datetime.fromtimestamp(made, UTC).strftime("%Y%m%dT%H%M%S")
+            columns: dict[str, list[Any]] = {"Client": [self._shown_id(person) for person in people[number::files]]}
+            for k, name in enumerate(FIELDS):
+                if k != export.missing:
+                    columns[name] = [
+                        "maybe" if export.unreadable.get(person) == k else _CELLS[export.says[person][k]]
+                        for person in people[number::files]
+                    ]
+            if self.as_of == "column":
+                columns["Exported"] = [_iso(made)] * len(columns["Client"])
+            path = folder / f"{number}-{stamp}"
+            _written(path, columns, how)
+            os.utime(path, (made, made))
+        return str(folder if files > 1 else path), self._flagged(export.as_of, desk=export.kind == "desk")
 
-    def _asked(self) -> set[int]:
-        return {client for (client,) in self._query("SELECT client FROM forgetting")}
+    def _flagged(self, as_of: float, *, desk: bool = False) -> list[str]:
+        return ["--as-of", _iso(as_of)] if self.as_of == "flag" and not desk else []
 
-    def _buried(self) -> set[int]:
-        ids = np.array(self.ids, np.int32)
-        return set(ids[erasure.tombstones(self.settings).of(ids)].tolist())
+    def _file(self, name: str) -> Path:
+        self.counter += 1
+        return self.folder / f"{self.counter}-{name}"
+
+    # Who is who
+
+    def _owners(self, client: int) -> Iterator[int]:
+        """Yield everybody whom a number of the platform means today."""
+        return (person for person, number in self.ids.items() if number == client)
+
+    def _owner(self, client: int) -> int:
+        return next(self._owners(client), -1)
+
+    def _shown_id(self, person: int) -> int:
+        return self.crm[person] if self.mapped else self.ids[person]
+
+    def _name(self, person: int) -> str:
+        return f"person {person}"
+
+    def _shown(self, request: Request) -> str:
+        who = ",".join(map(str, self._owners(request.client))) or f"nobody ({request.client})"
+        return f"{who}: {''.join('-' if flag is None else 'FT'[flag] for flag in request.flags)}"
+
+    # What the product knows
 
     def _query(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.settings.state.path / "ledger.db")) as db:
+        with closing(sqlite3.connect(self.folder / "state" / "ledger.db")) as db:
             return db.execute(query).fetchall()
 
-    def _let_land(self) -> None:
-        """Let time pass until every late request was applied."""
-        while self.faults.late:
-            time.sleep(0.01)
-            self.look(self.faults.granting)
+    def _owed(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for client, owed in self._query("SELECT client, owed FROM obligations WHERE owed != 0"):
+            found[client] = found.get(client, 0) | owed
+        return found
+
+    def _due(self) -> dict[int, int]:
+        ((number,),) = self._query("SELECT max(number) FROM snapshots")
+        table = pq.read_table(self.folder / "state" / "snapshots" / f"{number}.parquet")
+        return dict(zip(table["Client"].to_pylist(), table["Due"].to_pylist(), strict=True))
+
+    def _inbox(self) -> list[str]:
+        inbox = self.folder / "state" / "inbox"
+        return [path.stem for path in inbox.iterdir()] if inbox.is_dir() else []
+
+    def _folders(self) -> set[str]:
+        reports = self.folder / "reports"
+        return {path.name for path in reports.iterdir()} if reports.is_dir() else set()
+
+    def _summary(self) -> dict[str, Any] | None:
+        """Return what the last run's report says."""
+        for name in sorted(self._folders(), reverse=True):
+            path = self.folder / "reports" / name / "summary.json"
+            if path.exists():
+                found: dict[str, Any] = json.loads(path.read_text())
+                return found
+        return None
+
+    def _held(self) -> list[dict[str, Any]]:
+        ended = self.command("approve", "--json")
+        found: list[dict[str, Any]] = json.loads(ended.out)["held"] if ended.code == 0 else []
+        return found
+
+    def _recently_approved(self) -> bool:
+        return self.approved_at is not None and self.machine.elapsed - self.approved_at <= 4 * DAY_S
 
     # What must hold
 
-    def covered(self, client: int, channel: int) -> bool:
-        """Return whether a withdrawal covers a channel, as a person would say."""
-        return any(w.client == client and self._stands(w, channel) for w in self.withdrawn.values())
+    def _hold(self, arguments: tuple[str, ...], ended: Ended, now: float, elapsed: float) -> None:
+        """Hold the laws about any command that ended."""
+        if not (self.folder / "state" / "ledger.db").exists():
+            return
+        self._note_erased()
+        if arguments[0] in ("run", "drain", "opt-out", "backfill", "apply"):
+            self._hold_limit(arguments[0], ended, now)
+        if self.guarded and not self.jumped and not self._recently_approved():
+            lately = {person for at, person in self.regrants if at > self.machine.elapsed - DAY_S}
+            if len(lately) > self.guards["re_grants"]:
+                raise LawError("L5", f"{len(lately)} people were allowed again within a day, and nobody approved it")
+        if self.counter % 4 == 0 and arguments[:2] != ("state", "check"):
+            checked = self.machine.run(["state", "check", "--config", str(self.folder / "nightly.toml")])
+            if checked.code:
+                raise LawError("L7", f"state check ended in {checked.code}: {checked.out}{checked.err}")
 
-    def _stands(self, one: Withdrawal, channel: int) -> bool:
-        return channel in SCOPES[one.scope] and one.at >= self.lifted.get((one.client, channel), 0.0)
-
-    def look(self, may: frozenset[Channel]) -> None:
-        """Hold every request since the last look to what was allowed when it was sent."""
-        entries = self._since(self.place)
-        self.place = self.platform.platform.entries
-        denied: set[Channel] = set()  # since the list came in that withdrew it
-        for entry in entries:
-            shown, place = self._shown(entry), entry.sequence - 1
-            self.told.append(f"  {shown}")
-            timely = place in self.faults.timely
-            if not timely:
-                outstanding = self.faults.late[entry.client]
-                of = next((one for one in outstanding if self._within(entry, one)), None)
-                assert of is not None, f"{shown}: not stated by a fresh export, or withdrawn"
-                outstanding.remove(of)
-                if not outstanding:
-                    del self.faults.late[entry.client]
-            for k, flag in enumerate(entry.flags):
-                if flag is None:
-                    continue
-                self.stated.add((entry.client, k))
-                if flag and timely:
-                    assert (entry.client, k) in may, f"{shown}: not stated by a fresh export, or withdrawn"
-                    assert (entry.client, k) not in denied, f"{shown}: withdrawn, denied, and allowed again"
-                withdrawn = [w for w in self.withdrawn.values() if w.client == entry.client and w.place <= place]
-                if not flag and timely and any(self._stands(w, k) for w in withdrawn):
-                    denied.add((entry.client, k))
-            if entry.client in self.forgotten and timely:
-                # Allowed, and not as it should be: a denial stays due though the list that asked for it is void.
-                assert entry.client in self.named, f"{shown}: erased, and no list asks for it"
-
-    @staticmethod
-    def _within(entry: Entry, may: frozenset[Channel]) -> bool:
-        return all((entry.client, k) in may for k, flag in enumerate(entry.flags) if flag)
-
-    def _check(self) -> None:
-        """Hold the laws that are about what is kept and what the platform holds."""
-        asked = self._asked()
-        for client in self.asked - asked:
-            self._gone(client)
-        self.asked = asked
-        state = self.platform.platform.state
-        self.suspect = {(c, k) for c, k in self.suspect if state[c][k] is not False}
-        rows = self._query("SELECT id, client, owed, ended, source, request_ref FROM obligations")
-        there = {row[0] for row in rows}
-        vanished = {client for number, client in self.open.items() if number not in there}
-        for client in vanished & self.asked & self._buried():
-            self._gone(client)  # and asked for once more since
-        for number, client in self.open.items():
-            assert number in there, f"an obligation of {self.ids.index(client)} vanished"
-        self.open = {}
-        kept: dict[str, tuple[int, str | None]] = {}
-        for number, client, owed, ended, source, reference in rows:
-            if owed:
-                assert ended is None
-                if not (self.restored and client in self.forgotten):  # who is soon erased again
-                    self.open[number] = client
-            else:
-                assert ended in ("acknowledged", "by hand", "lifted", "overtaken", "void"), (
-                    f"an obligation ended by {ended}"
-                )
-            if source == "withdrawal":
-                kept[reference] = owed, ended
-        inbox = self._inbox()
-        for reference, one in self.withdrawn.items():
-            who = f"{self.ids.index(one.client)}, who withdrew {one.scope} ({reference})"
-            stands = [k for k in SCOPES[one.scope] if self._stands(one, k)]
-            if self.restored or not stands or one.lists & inbox:
+    def _past_limit(self, now: float) -> list[str]:
+        """Return what is owed and past its limit at a time."""
+        found = []
+        state = self.machine.platform.state
+        for one in self.book.withdrawals:
+            if one.at + 3600 * LIMIT_H >= now or one.person in self.strangers | self.book.erased | self.moved:
                 continue
-            assert reference in kept, f"nothing was ever owed to {who}"
-            owed, ended = kept[reference]
-            assert owed or ended in ("acknowledged", "by hand"), f"what is owed to {who} ended by {ended}"
-            for k in stands:
-                if ended == "acknowledged" and (one.client, k) not in self.suspect:
-                    assert state.get(one.client, Flags())[k] is False, f"{FIELDS[k]} of {who} is not denied"
-        folder = self.settings.state.path
-        assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+            if self.book.closed.get(one.person, -1.0) >= one.taken:
+                continue
+            for k in SCOPES[one.scope]:
+                key = one.person, k
+                allowed = state.get(self.ids[one.person], Flags())[k]
+                if self.book.stands(one, k) and allowed and self.book.denied.get(key, -1.0) < one.taken:
+                    found.append(f"{CHANNELS[k]} of {self._name(one.person)} ({one.reference})")
+        return found
+
+    def _hold_limit(self, command: str, ended: Ended, now: float) -> None:
+        if ended.code in _LOWER and not self.restored and (late := self._past_limit(now)):
+            raise LawError("L4", f"{command} ended in {ended.code}, and past its limit is {', '.join(late)}")
+
+    def _hold_acknowledged(self, rows: list[tuple[int, str, float, str]]) -> None:
+        """Hold a list that ended in 0 to that: what it withdraws is denied."""
+        state = self.machine.platform.state
+        for person, scope, at, reference in rows:
+            for k in SCOPES[scope]:
+                lifted = at < self.book.lifted.get((person, k), 0.0)
+                if person in self.strangers or lifted or self.book.closed.get(person) is not None:
+                    continue
+                if state.get(self.ids[person], Flags())[k] and (person, k) not in self.drifted:
+                    raise LawError("L2", f"{CHANNELS[k]} of {self._name(person)} ({reference}) is allowed: exit 0")
+
+    def _hold_forgotten(self) -> None:
+        """Hold that no no was forgotten."""
+        if self.restored or not (self.folder / "state" / "ledger.db").exists():
+            return
+        if [one for one in self._query("SELECT 1 FROM runs WHERE stage = 'open' LIMIT 1")]:
+            return  # one died, and nobody has folded it yet
+        owed, due = self._owed(), self._due()
+        inbox = set(self._inbox())
+        state = self.machine.platform.state
+        for person in self.ids:
+            if person in self.strangers | self.book.erased | self.book.asked:
+                continue
+            client = self.ids[person]
+            for k in range(4):
+                key = person, k
+                if key in self.drifted or state.get(client, Flags())[k] is not True:
+                    continue
+                listed = [one for one in self.book.withdrawals if one.person == person and self.book.stands(one, k)]
+                no = self.book.no.get(key) if self.book.says_no(key) and not self.unsent_init else None
+                if not listed and no is None:
+                    continue
+                if owed.get(client, 0) >> 2 * k & 1 or due.get(client, 0) >> 2 * k & 3 == 1:
+                    continue
+                if any(one.digest in inbox for one in listed):
+                    continue
+                closed = self.book.closed.get(person, -1.0)
+                if closed >= max([one.taken for one in listed] + [no.read - self.machine.offset if no else -1.0]):
+                    continue
+                why = f"withdrew ({listed[-1].reference})" if listed else "said no in an export"
+                raise LawError("L2", f"{self._name(person)} {why}, {CHANNELS[k]} is allowed, and nothing is owed")
+
+    def _hold_counts(self, summary: dict[str, Any]) -> None:
+        """Hold a report to what was sent."""
+        if summary["requests"] != len(self.sent):
+            raise LawError("L6", f"the report has {summary['requests']} requests, and {len(self.sent)} were made")
+
+    def _note_erased(self) -> None:
+        """Note who was erased, and hold that nothing of them is allowed."""
+        if not self.book.asked:
+            return
+        asked = {client for (client,) in self._query("SELECT client FROM forgetting")}
+        for person in sorted(self.book.asked):
+            if self.ids[person] in asked:
+                continue
+            if self._query("SELECT 1 FROM runs WHERE stage = 'open' LIMIT 1"):
+                continue
+            self.book.asked.discard(person)
+            self._erase(person)
+
+    def _erase(self, person: int) -> None:
+        self.told.append(f"  person {person} is erased")
+        book = self.book
+        book.erased.add(person)
+        book.named.discard(person)
+        book.withdrawals = [one for one in book.withdrawals if one.person != person]
+        book.voided = [one for one in book.voided if one.person != person]
+        for said in (book.no, book.yes):
+            for key in [key for key in said if key[0] == person]:
+                del said[key]
+        flags = self.machine.platform.state.get(self.ids[person], Flags())
+        drifted = any((person, k) in self.drifted for k in range(4))
+        if True in flags and person not in self.strangers and person not in book.closed and not drifted:
+            raise LawError("L8", f"person {person} is erased, and the platform still allows {flags}")
+
+    # The end
 
     def end(self) -> None:
-        """Let everything be well again, and hold that the platform is what the rules say."""
+        """Let all be well again, and hold that the platform is what the rules say."""
         self.told.append("all is well again")
-        text = self.shop.config.read_text()
-        assert GUARDS in text
-        self.shop.config.write_text(text.replace(GUARDS, NO_GUARDS))
-        self.settings = self.shop.settings
-        for _ in range(2):
-            if self.restored:
-                self._say_restored(0, 0, 0)
-            self._wait(0, 0, 0)
-            self._publish(self.says)
-            self._run(self.says, wish=Wish(retry=True))
-            self._check()
-        self._wait(0, 0, 0)
-        state = self.platform.platform.state
-        for client in set(self.ids) - self.strangers - self.forgotten:
-            flags = state.get(client, Flags())
-            for k, says in enumerate(self.says[client]):
-                who = f"{FIELDS[k]} of {self.ids.index(client)} is {flags[k]}"
-                if self.covered(client, k):
-                    assert flags[k] is not True, f"{who} and withdrawn"
-                elif says is False:
-                    assert flags[k] is False, f"{who}, and the CRM says no"
-                elif says and not self.was_restored and ((client, k) in self.stated or (client, k) not in self.assumed):
-                    assert flags[k] is True, f"{who}, and the CRM says yes"
-        assert not set(self.shop.owed()) - self.strangers, "something is still owed"
-        place = self.platform.platform.entries
-        self._publish(self.says)
-        self._run(self.says)
-        again = [self._shown(entry) for entry in self._since(place) if entry.client not in self.strangers]
-        assert not again, f"a second night of the same sends {again}"
+        self.sick.clear()
+        if self.paused:
+            self._pause(Random(0))
+        if self.restored:
+            return  # nobody can say what it lacks
+        self.machine.let_pass(8 * DAY_S)
+        self.guards, self.guarded = _UNGUARDED, False
+        self._configure()
+        rng = Random(0)
+        for _ in range(3):
+            self.pending = set(self.ids)
+            self._run(replace(self._fresh(), kind=self.kind), rng)
+            for one in self._held():
+                for what in ("revocations", "clients"):
+                    if one.get(what):
+                        self._approving(one["run"], what, int(one[what]))
+            self.command("drain", "--wait-s", "0")
+            self.machine.let_pass(2 * DAY_S)
+        self._hold_all()
+        checked = self.command("state", "check")
+        if checked.code:
+            raise LawError("L7", f"state check ended in {checked.code}: {checked.out}{checked.err}")
+        saved = self.command("state", "backup", str(self._file("last.tar")))
+        if saved.code:
+            raise LawError("L7", f"no backup can be made: {saved.err}")
+
+    def _hold_all(self) -> None:
+        state = self.machine.platform.state
+        for person in sorted(set(self.ids) - self.strangers):
+            flags = state.get(self.ids[person], Flags())
+            for k, says in enumerate(self.says[person]):
+                who = f"{CHANNELS[k]} of {self._name(person)} is {flags[k]}"
+                if (person, k) in self.drifted or (person in self.book.closed):
+                    continue
+                if person in self.book.erased:
+                    if flags[k] is True:
+                        raise LawError("L3", f"{who}, and is erased")
+                elif self.book.withdrawn(person, k):
+                    if flags[k] is True:
+                        raise LawError("L3", f"{who}, and withdrew")
+                elif says is False and flags[k] is not False:
+                    raise LawError("L3", f"{who}, and the CRM says no")
+                elif says is None and self.book.says_no((person, k)) and flags[k] is True:
+                    raise LawError("L3", f"{who}, and the last that the CRM said was no")
+
+    # Set by what happens
+
+    unsent_init = False
+    compared = False
+    lost_since = 0.0
+    last_list: list[tuple[int, str, float, str]] = []  # noqa: RUF012 - replaced, never changed
+
+    @property
+    def drifted(self) -> set[Channel]:
+        """Channels that somebody allowed on the platform itself."""
+        return self.__dict__.setdefault("_drifted", set())
+
+    @property
+    def moved(self) -> set[int]:
+        """People whose number the map corrected."""
+        return self.__dict__.setdefault("_moved", set())
 
 
-class _Granting:
-    """Holds the requests of a block to what may be granted in it."""
-
-    def __init__(self, world: World, may: frozenset[Channel]) -> None:
-        self._world, self._may = world, may
-
-    def __enter__(self) -> None:
-        self._world.look(self._may)  # what was applied late since the last one
-        self._world.faults.granting = self._may
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        world = self._world
-        world.platform.capacity()  # what has arrived is served by now, whoever has given up on it
-        world.faults.waiting.clear()
-        world.faults.to.clear()
-        world.faults.dead = False
-        broken, world.faults.broken = world.faults.broken, None
-        if kind is None or issubclass(kind, (Died, ConfigError, RestoredStateError)):
-            world.look(self._may)
-            if broken:
-                raise broken
+_CELLS = {True: "true", False: "false", None: ""}
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _written(path: Path, columns: dict[str, list[Any]], how: str) -> None:
+    """Write a table in a format; what format it is, its content tells."""
+    if how == "parquet":
+        pq.write_table(pa.table({name: [str(cell) for cell in cells] for name, cells in columns.items()}), path)
+        return
+    rows = list(zip(*columns.values(), strict=True))
+    if how == "jsonl":
+        text = "".join(json.dumps(dict(zip(columns, map(str, row), strict=True))) + "\n" for row in rows)
+    else:
+        out = io.StringIO()
+        writer = csv.writer(out, delimiter=";" if how == "semicolon" else ",", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        text = out.getvalue()
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if how == "gzip" else text.encode())
+
