@@ -49,7 +49,7 @@ class Reading:
     """The export that a command works by, as the person who made it knows it.
 
     *grants* is whether anything of it may be allowed at all, *ungranted* is who is not; *approved* when a person said
-    that exactly this is to be sent.
+    that exactly this is to be sent, *dated* when it says how old it is.
     """
 
     says: Mapping[int, Consent] = field(default_factory=dict)
@@ -57,6 +57,7 @@ class Reading:
     grants: bool = True
     ungranted: frozenset[int] = frozenset()
     approved: bool = False
+    dated: bool = True
 
 
 class Book:
@@ -139,5 +140,5 @@ class Book:
                 stated |= bool(says) and person not in reading.ungranted
             if not reading.approved and not (stated and reading.grants):
                 raise LawError("L1", f"{CHANNELS[k]} of {name(whose[0])} is allowed, and no fresh export says so")
-            if not reading.approved and request.at - reading.as_of > self._max_age_s + DAY_S:
+            if reading.dated and not reading.approved and request.at - reading.as_of > self._max_age_s + DAY_S:
                 raise LawError("L1", f"{CHANNELS[k]} of {name(whose[0])} is allowed by an export that is too old")
