@@ -15,6 +15,7 @@ from sync_job.consent.channels import (
     BLANK,
     DENIED,
     LAST_ID,
+    LOW_BITS,
     NOTHING,
     SHIFTS,
     Bytes,
@@ -614,7 +615,7 @@ def test_a_client_that_waits_counts_as_waiting_alone(ungranted: bool) -> None:
 
 def _cases(says: Bytes, state: Bytes, due: Bytes, withdrawn: Bytes, may_grant: npt.NDArray[np.bool_]) -> Cases:
     none = np.zeros(len(says), np.uint8)
-    return Cases(says, state, due, withdrawn, none, may_grant, none)
+    return Cases(says, state, due, withdrawn, none, np.where(may_grant, LOW_BITS, 0).astype(np.uint8), none)
 
 
 def _everyone() -> tuple[Bytes, Bytes]:

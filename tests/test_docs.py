@@ -238,7 +238,7 @@ def test_every_guard_and_doubt_has_something_to_do() -> None:
 def test_files_of_a_report_have_the_columns_that_are_documented(tmp_path: Path) -> None:
     """held.csv and blocked.csv, by their first line."""
     ids, byte = np.array([5], np.int32), np.array([2], np.uint8)
-    lists.write_held(tmp_path / "held.csv", Held(ids, byte, byte), "re-grants")
+    lists.write_held(tmp_path / "held.csv", Held(ids, byte, byte, np.zeros(1, np.uint8), np.zeros(1)), "re-grants")
     lists.write_blocked(tmp_path / "blocked.csv", Blocked(ids, np.array([1], np.uint8)))
     for name in ("held.csv", "blocked.csv"):
         (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", OPERATING, re.MULTILINE)

@@ -119,9 +119,9 @@ def test_each_doubt_says_its_numbers() -> None:
     """In words that stand behind "the export may not grant"."""
     found = _doubts(Seen(NOW - 40 * HOUR, 9_000, 10_000, 101), Before(NOW - 30 * HOUR, replayed=True, clients=10_000))
     assert [one.why for one in found] == [
-        "it is 10.0 h older than the last applied export",
+        "it is 10.0 h older than the newest export that was read",
         "it is 40.0 h old, more than max_age_h = 36",
-        "this content was applied before, and another one since",
+        "this content was read before, and another one since",
         "it has 9,000 clients, 1,000 fewer than the last accepted one, more than 200: was it cut short?",
         "101 of its rows are rejects, more than 100",
     ]

@@ -26,9 +26,8 @@ def _table(world: World, place: int) -> Table:
 
 def _holdings(world: World) -> Holdings:
     ids = [client for client in sorted(world) if world[client][1] or world[client][2]]
-    return Holdings(
-        np.array(ids, np.int32), *(np.array([world[client][place] for client in ids], np.uint8) for place in (1, 2))
-    )
+    state, due = (np.array([world[client][place] for client in ids], np.uint8) for place in (1, 2))
+    return Holdings(np.array(ids, np.int32), state, due)
 
 
 def _same(one: Holdings, other: Holdings) -> bool:

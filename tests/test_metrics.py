@@ -24,7 +24,7 @@ from sync_job.config import load
 from sync_job.consent.channels import CHANNELS
 from sync_job.errors import BusyError, ConfigError, Exit, NoStateError, StateDamagedError, exit_of
 from sync_job.ledger import lock
-from sync_job.ledger.applied import Application
+from sync_job.ledger.applied import ReadExport
 from sync_job.report import metrics
 from sync_job.report.metrics import FAMILIES, MOST_ANSWERS, OTHER, PREFIX
 from sync_job.runs import measuring
@@ -794,7 +794,9 @@ def test_an_export_that_comes_back_is_read_first_again(shop: Measured, cli: Cli)
         applied = state.ledger.applied
 
         def apply(number: int, digest: str) -> None:
-            applied.apply(Application(f"r{number}", "full", digest, None, 1, 0, 0, 1e10 + number))
+            applied.record(
+                ReadExport(f"r{number}", "full", digest, None, None, 1, 0, 0, applied=True, at=1e10 + number)
+            )
 
         for number, digest in enumerate("abbab"):
             apply(number, digest)

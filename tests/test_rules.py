@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sync_job.consent.channels import ALLOWED, BLANK, DENIED, NOTHING, SHIFTS, Bytes
+from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LOW_BITS, NOTHING, SHIFTS, Bytes
 from sync_job.consent.rules import (
     FREE,
     Cases,
@@ -249,7 +249,7 @@ def test_chosen_channels_keep_their_values() -> None:
 
 def _cases(columns: list[Bytes], may_grant: npt.NDArray[np.bool_]) -> Cases:
     says, state, due, withdrawn, owed, let = columns
-    return Cases(says, state, due, withdrawn, owed, may_grant, let)
+    return Cases(says, state, due, withdrawn, owed, np.where(may_grant, LOW_BITS, 0).astype(np.uint8), let)
 
 
 def _random_bytes(random: np.random.Generator, many: int, highest: int) -> Bytes:

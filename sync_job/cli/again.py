@@ -99,7 +99,7 @@ def undo(
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Take back what a run sent, where the platform still holds it; a run like any, guarded as any.
+    """Deny what a run granted, if the platform still allows it. It grants nothing, and the guards apply.
 
     Example: consent-sync undo 12 --check --config nightly.toml
     """
@@ -108,7 +108,7 @@ def undo(
     from sync_job.runs import undo as runs
     from sync_job.runs.decide import Wish
 
-    settings = runs.guarded(options.load(config))
+    settings = options.load(config)
     read = runs.reading(settings, name)
     wish = Wish(restrict_only=restrict_only, limit=limit, until=options.time_of_day(until), part=True)
     if check:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sync_job.consent.channels import (
     ALLOWED,
+    LOW_BITS,
     NOTHING,
     SHIFTS,
     Bytes,
@@ -24,10 +25,11 @@ from sync_job.consent.channels import (
     spread,
     stated,
 )
+from sync_job.consent.dates import Seconds
 from sync_job.consent.guards import Tally
 from sync_job.consent.known import Holdings, Known, nobody
 from sync_job.consent.rows import Lane, Rows, joined, owed_first
-from sync_job.consent.rules import FREE, Cases, Change, Hold, Rulings, approved, decide_all, keep, of_kind
+from sync_job.consent.rules import FREE, Cases, Change, Hold, Rulings, approved, decide_all, keep, of_kind, older
 from sync_job.consent.tables import CHUNK, Table
 
 
@@ -52,18 +54,24 @@ class Counts:
 class Terms:
     """What a diff may do: whether the run may grant, and which clients may not be granted anything in it.
 
-    *restate* is whether denials are stated again; *ungranted* has ascending ids. *hold* is what the guards hold but
-    for what *approved* has, as a byte; *only_owed*: nothing but obligations may be sent. *absent* is what is taken as
-    the statement of clients that a full export no longer has.
+    *as_of* is when the export was made (epoch seconds): it grants nothing to whom a newer denial was stated.
+    *restate* is whether denials are stated again. *ungranted* and *owing* have ascending ids: the first are granted
+    nothing by this export, the second nothing as long as a denial is owed to them, which the guards disregard.
+    *hold* is what the guards hold except for what *approved* has, as a byte; *only_owed*: nothing but obligations may
+    be sent. *absent* is what is taken as the statement of clients that a full export no longer has.
+    *planned* (ascending) were planned in an earlier leg, and count as that.
     """
 
     may_grant: bool = True
+    as_of: float = np.inf
     restate: bool = True
     ungranted: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+    owing: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
     hold: Hold = FREE
     approved: Table = field(default_factory=nobody)
     only_owed: bool = False
     absent: int = NOTHING
+    planned: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 class Sending(NamedTuple):
@@ -109,7 +117,8 @@ def _quick(terms: Terms) -> Bytes:
     """
     statement, state = (part.astype(np.uint8) for part in np.divmod(np.arange(1 << 16), 256))
     nothing = np.zeros(1 << 16, np.uint8)
-    cases = Cases(statement, state, nothing, nothing, nothing, np.full(1 << 16, terms.may_grant), nothing)
+    may_grant = np.full(1 << 16, LOW_BITS if terms.may_grant else 0, np.uint8)
+    cases = Cases(statement, state, nothing, nothing, nothing, may_grant, nothing)
     rulings = decide_all(cases, terms.hold)
     changes = send(rulings.target, state, nothing, nothing != 0, restate=terms.restate).changes
     found = np.where(changes | rulings.held, _LOOK, 0).astype(np.uint8)
@@ -121,12 +130,37 @@ def _quick(terms: Terms) -> Bytes:
 class Held(NamedTuple):
     """What was not let through, ascending by client: as a byte what the export says of each held channel.
 
-    *change* has the `Change` of each channel, so that a new grant is told from a re-grant.
+    *change* has the `Change` of each channel, so that a new grant is told from a re-grant; *older* the low bit of each
+    channel that is held because the export is not newer than the newest denial, which was stated at *denied_at*.
     """
 
     client: Ids
     stated: Bytes
     change: Bytes
+    older: Bytes
+    denied_at: Seconds
+
+    def at(self, which: Mask) -> "Held":
+        """Return what is held of the chosen clients."""
+        return Held(
+            self.client[which],
+            self.stated[which],
+            self.change[which],
+            self.older[which],
+            self.denied_at[which],
+        )
+
+    def approvable(self) -> "Held":
+        """Return what a person may let through: all but what is older than a denial."""
+        kept = ~spread(self.older)
+        left = self._replace(stated=self.stated & kept, change=self.change & kept)
+        return left.at(left.stated != 0)
+
+
+def nothing_held() -> Held:
+    """Return that all was let through."""
+    none = np.zeros(0, np.uint8)
+    return Held(np.zeros(0, np.int32), none, none, none, np.zeros(0, np.float64))
 
 
 class Blocked(NamedTuple):
@@ -155,7 +189,7 @@ class _Gathered:
     tally: Tally
     rows: dict[int, list[Rows]] = field(default_factory=lambda: {lane: [] for lane in Lane})
     absent: list[Ids] = field(default_factory=list)
-    held: list[tuple[Ids, Bytes, Bytes]] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     blocked: list[tuple[Ids, Bytes]] = field(default_factory=list)
 
 
@@ -171,7 +205,9 @@ def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
         where = slots.of(holdings.client[chunk])
         state[where], due[where] = holdings.state[chunk], holdings.due[chunk]
     quick = _quick(terms)
-    found = _Gathered(Counts(stated=statements.clients()), Tally(snapshot=len(holdings), allowed=_allowed(holdings)))
+    counts = Counts(stated=statements.clients(), planned=len(terms.planned))
+    counts.planned_unstated = int(np.count_nonzero(statements.of(terms.planned) == 0))
+    found = _Gathered(counts, Tally(snapshot=len(holdings), allowed=_allowed(holdings)))
     # Slots ascend with their clients: those of a chunk lie side by side.
     closer = np.concatenate([slots.of(covered), slots.of(known.owed.client)])
     closer.sort(kind="stable")
@@ -200,7 +236,6 @@ def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
             ids = slots.clients(start, looked)
             seen = says[looked] != 0, means[looked], holds[looked], owes[looked], owed.of(ids)
             _decide(ids, *seen, known, terms, now, found)
-    counts = found.counts
     counts.absent = sum(len(ids) for ids in found.absent)
     counts.unchanged = counts.stated - (
         counts.planned - counts.planned_unstated + counts.waiting + counts.blocked + counts.held
@@ -211,9 +246,7 @@ def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
         counts,
         _all_ids(found.absent),
         found.tally,
-        Held(*(np.concatenate(parts) for parts in zip(*found.held, strict=True)))
-        if found.held
-        else Held(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.uint8)),
+        Held(*(np.concatenate(parts) for parts in zip(*found.held, strict=True))) if found.held else nothing_held(),
         Blocked(*(np.concatenate(parts) for parts in zip(*found.blocked, strict=True)))
         if found.blocked
         else Blocked(np.zeros(0, np.int32), np.zeros(0, np.uint8)),
@@ -239,10 +272,14 @@ def _decide(
     found: _Gathered,
 ) -> None:
     """Add to *found* what is sent of these clients, and how all of them were decided."""
-    # A client to whom a denial is owed is sent denials alone: a grant that is refused must not delay it.
-    may_grant = np.full(len(ids), terms.may_grant)
-    may_grant &= ~np.isin(ids, terms.ungranted, assume_unique=True) & (owed == 0)
     covered, let_through = known.withdrawn.of(ids), terms.approved.of(ids)
+    denied_at = known.holdings.denied_at(ids)
+    older_ = older(terms.as_of, holds, owes, denied_at)
+    by_export = terms.may_grant & ~np.isin(ids, terms.ungranted, assume_unique=True)
+    asked_for = np.where(by_export, LOW_BITS & ~older_, 0).astype(np.uint8)
+    # A client to whom a denial is owed is sent denials alone: a grant that is refused must not delay it.
+    owing = np.isin(ids, terms.owing, assume_unique=True) | (owed != 0)
+    may_grant = np.where(owing, 0, asked_for).astype(np.uint8)
     rulings = decide_all(Cases(says, holds, owes, covered, owed, may_grant, let_through), terms.hold)
     target, held = rulings.target, rulings.held
     acknowledged = known.lingering.of(ids, now)[1]
@@ -259,9 +296,10 @@ def _decide(
         planned = goes & (sending.changes != 0)
     counts = found.counts
     rest = is_stated.copy()
-    counts.planned += int(np.count_nonzero(planned))
-    counts.planned_unstated += int(np.count_nonzero(planned & ~rest))
-    rest &= ~planned
+    fresh = ~np.isin(ids, terms.planned, assume_unique=True)
+    counts.planned += int(np.count_nonzero(planned & fresh))
+    counts.planned_unstated += int(np.count_nonzero(planned & fresh & ~rest))
+    rest &= ~planned & fresh
     counts.waiting += int(np.count_nonzero(rest & later))
     rest &= ~later
     counts.blocked += int(np.count_nonzero(rest & (rulings.blocked != 0)))
@@ -274,15 +312,19 @@ def _decide(
     not_let = held & (denied(says) | allowed(says))
     which = not_let != 0
     if which.any():
-        found.held.append((ids[which], keep(says[which], not_let[which]), keep(rulings.change[which], not_let[which])))
+        by_age = older_ & not_let & allowed(says) & np.where(by_export, LOW_BITS, 0).astype(np.uint8)
+        held_ = Held(ids, keep(says, not_let), keep(rulings.change, not_let), by_age, denied_at)
+        found.held.append(held_.at(which))
     which = rulings.blocked != 0
     if which.any():
         found.blocked.append((ids[which], rulings.blocked[which]))
     # Where a grant is held and a denial due, it is the denial that the row carries.
     carried = np.where(planned, sending.changes & ~rulings.held & ~approved(says, let_through), np.uint8(0))
-    _count(found.tally, rulings, carried)
-    by_export = carried & rulings.differs & ~covered & ~owed
-    found.tally.changed += int(np.count_nonzero((by_export != 0) & is_stated & ((holds | owes) != 0)))
+    # What may not be granted now, because a denial is owed, may be later in the run: the guards count it as asked for.
+    later_on = np.where(owing, asked_for & ~covered & ~approved(says, let_through), 0) & _grants(rulings)
+    _count(found.tally, rulings, carried | later_on)
+    changed = (carried & rulings.differs & ~covered & ~owed) | later_on
+    found.tally.changed += int(np.count_nonzero((changed != 0) & is_stated & ((holds | owes) != 0)))
     sent, changes = sending.sent[planned], sending.changes[planned]
     lane = lanes(holds[planned], sent, changes)
     # An old withdrawal that is merely restated must not carry a grant ahead of other clients' denials.
@@ -290,6 +332,11 @@ def _decide(
     rows = Rows(ids[planned], holds[planned], owes[planned], sent, lane)
     for one in np.unique(lane):
         found.rows[int(one)].append(rows.at(lane == one))
+
+
+def _grants(rulings: Rulings) -> Bytes:
+    """Return the channels, one low bit each, of which the export asks for a grant."""
+    return of_kind(rulings.change, Change.NEW_GRANT) | of_kind(rulings.change, Change.RE_GRANT)
 
 
 def _count(tally: Tally, rulings: Rulings, carried: Bytes) -> None:

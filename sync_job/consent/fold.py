@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import DENIED, NOTHING, SHIFTS, Bytes, Ids, Mask, denied
+from sync_job.consent.dates import NEVER, Dates, Seconds
 from sync_job.consent.known import Holdings, Lingering
-from sync_job.consent.rows import Rows
+from sync_job.consent.rows import Rows, changed
 
 
 class Outcome(IntEnum):
@@ -135,8 +136,12 @@ def fold(
     started: float,
     now: float,
     linger_s: float,
+    stated: Seconds | None = None,
 ) -> Folded:
     """Return the holdings and the lingering clients after *rows* ended so.
+
+    *stated* has, per row, when the denials that it changes were stated (epoch seconds): however the row ended, they
+    date its client from now on.
 
     *started* is when the leg was planned, *now* when it is folded, in epoch seconds, and *lingering* who lingered
     then. Folding the same twice, by the same *lingering*, is folding it once: a row's result depends on the row and on
@@ -145,10 +150,13 @@ def fold(
     """
     order = np.argsort(rows.client, kind="stable")
     rows, endings = rows.at(order), endings.at(order)
+    dates = Dates.never(len(rows))
+    if stated is not None:
+        dates = Dates.of(np.where(denied(rows.sent) & changed(rows), stated[order], NEVER))
     lingers = lingering.of(rows.client, started)[0]
     state, due = fold_rows(rows, endings, lingers)
     return Folded(
-        holdings.replaced(Holdings(rows.client, state, due)),
+        holdings.replaced(Holdings(rows.client, state, due, dates)),
         _linger_on(lingering, rows.client, endings, lingers, now=now, linger_s=linger_s),
     )
 

@@ -1,4 +1,8 @@
-"""Whether an export is proven to be fresh: an old file must not undo a newer opt-out, so in doubt it grants nothing."""
+"""Whether an export is proven to be fresh: an old file must not undo a newer opt-out, so in doubt it grants nothing.
+
+This judges an export as a whole. Whether it is newer than the newest denial of a client is decided per client, in
+`rules.older`.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +10,7 @@ from typing import Literal
 
 from sync_job.consent.guards import Guard, Thresholds, Trip, at_most
 
-# full: states every client; delta: changed clients only; part: a piece, such as repaired rejects, of no age
+# full: states every client; delta: clients that changed; part: a piece of a full export, such as repaired rejects
 Kind = Literal["full", "delta", "part"]
 
 
@@ -25,20 +29,29 @@ class Doubt(StrEnum):
 
 @dataclass(frozen=True)
 class Seen:
-    """What an export shows of itself: as-of in epoch seconds (none where it has none), clients, rows, rejects."""
+    """What an export shows of itself: clients, rows, rejects, and when it was made.
+
+    *as_of* is the time of its oldest file and *newest* of its newest one, in epoch seconds, None if nothing tells.
+    """
 
     as_of: float | None
     clients: int
     rows: int
     rejects: int
+    newest: float | None = None
+
+    @property
+    def made(self) -> float | None:
+        """When the newest of it was made."""
+        return self.as_of if self.newest is None else self.newest
 
 
 @dataclass(frozen=True)
 class Before:
-    """What was applied before.
+    """What was read before, whether or not something spoke against it.
 
-    The newest as-of, whether this content was and another one since, and how many clients the last accepted full
-    export had; none where there is none.
+    The newest as-of of the exports that this one must not be older than, whether its content was read before and
+    another one of its kind since, and how many clients the last accepted full export had; None if there is none.
     """
 
     as_of: float | None = None
@@ -74,17 +87,17 @@ def judge(
     found = []
     if dated and seen.as_of is None:
         found.append(Finding(Doubt.UNDATED, "nothing in the export says when it was made"))
-    if dated and seen.as_of is not None:
-        if before.as_of is not None and seen.as_of < before.as_of:
-            by_h = (before.as_of - seen.as_of) / 3600
-            found.append(Finding(Doubt.OLDER, f"it is {by_h:,.1f} h older than the last applied export"))
+    if dated and seen.as_of is not None and seen.made is not None:
+        if before.as_of is not None and seen.made < before.as_of:
+            by_h = (before.as_of - seen.made) / 3600
+            found.append(Finding(Doubt.OLDER, f"it is {by_h:,.1f} h older than the newest export that was read"))
         if now - seen.as_of > max_age_s:
             age_h = (now - seen.as_of) / 3600
             found.append(Finding(Doubt.AGED, f"it is {age_h:,.1f} h old, more than max_age_h = {max_age_s / 3600:g}"))
     if before.replayed and not (
-        dated and seen.as_of is not None and before.as_of is not None and seen.as_of > before.as_of
+        dated and seen.made is not None and before.as_of is not None and seen.made > before.as_of
     ):
-        found.append(Finding(Doubt.REPLAYED, "this content was applied before, and another one since"))
+        found.append(Finding(Doubt.REPLAYED, "this content was read before, and another one since"))
     if full and before.clients is not None and not accepted:
         fewer = before.clients - seen.clients
         most = at_most(limits.shrinkage, limits.shrinkage_share, before.clients)

@@ -1,13 +1,19 @@
-"""The guards: how large a change an export may make before a person has to approve it. Judged once a run.
+"""The guards: how large a change exports may make within a day before a person has to approve it.
 
-Opt-outs by people are never held. A guard compares a count of clients with the larger of a floor and a share.
+Opt-outs by people are never held. A guard compares a count of clients, with what was sent in the last day, with the
+larger of a floor and a share. It is judged whenever an export is decided, so again after each list.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from sync_job.consent.channels import CHANNELS, SHIFTS
-from sync_job.consent.rules import FREE, Hold
+import numpy as np
+
+from sync_job.consent.channels import CHANNELS, DENIED, LOW_BITS, SHIFTS, Bytes, allowed, denied, stated
+from sync_job.consent.fold import Endings, Outcome
+from sync_job.consent.rows import Lane, Rows
+from sync_job.consent.rules import FREE, Hold, approved
 
 
 class Guard(StrEnum):
@@ -75,17 +81,72 @@ class Tally:
         return self.stating - self.known
 
 
+# A night that begins a little earlier than the last one is a night later all the same.
+DAY_S = 23 * 3600.0
+
+
+class Sent(NamedTuple):
+    """What exports have changed, in clients, beyond what a person approved: delivered grants, and all denials."""
+
+    new_grants: int = 0
+    re_grants: int = 0
+    revocations: tuple[int, ...] = (0, 0, 0, 0)
+    changed: int = 0
+    unknown: int = 0
+
+
+NOTHING_SENT = Sent()
+
+
+def sent(rows: Rows, endings: Endings, let_through: Bytes) -> Sent:
+    """Return what *rows* of an export changed by how they ended; *let_through* is what was approved of each, as a byte.
+
+    A grant that was not delivered, and is not in doubt, will be asked for again. A denial is owed however it ended,
+    so it is asked for once.
+    """
+    by_export = rows.lane > Lane.WITHDRAWAL
+    counted = np.where(by_export, LOW_BITS & ~approved(rows.sent, let_through), 0).astype(np.uint8)
+    got = (endings.outcome == Outcome.DELIVERED) | (endings.doubt != 0)
+    grants = (
+        counted & np.where(got, allowed(rows.sent), 0) & ~allowed(rows.due) & ~(allowed(rows.state) & ~stated(rows.due))
+    )
+    again = grants & (denied(rows.state) | denied(rows.due))
+    revoked = counted & denied(rows.sent) & allowed(rows.state) & ~denied(rows.due)
+    changes = grants | (counted & denied(rows.sent) & ~denied(rows.state) & ~denied(rows.due))
+    known = (rows.state | rows.due) != 0
+    return Sent(
+        int(np.count_nonzero(grants & ~again)),
+        int(np.count_nonzero(again)),
+        tuple(int(np.count_nonzero(revoked & (DENIED << shift))) for shift in SHIFTS),
+        int(np.count_nonzero((changes != 0) & known)),
+        int(np.count_nonzero((changes != 0) & ~known)),
+    )
+
+
+def with_sent(tally: Tally, day: Sent) -> Tally:
+    """Return *tally* with what was sent in the last day counted too."""
+    return replace(
+        tally,
+        new_grants=tally.new_grants + day.new_grants,
+        re_grants=tally.re_grants + day.re_grants,
+        revocations=[one + more for one, more in zip(tally.revocations, day.revocations, strict=True)],
+        changed=tally.changed + day.changed,
+    )
+
+
 @dataclass(frozen=True)
 class Past:
     """What earlier exports were like.
 
     *usual_grants* is the median of new grants in the last nights, *lost* the lost clients at the last applied export
-    of this kind (none where there is none), *first* whether none was applied since `init`.
+    of this kind (None if there is none), *first* whether none was read since `init`, *day* what was sent in the last
+    day.
     """
 
     usual_grants: float = 0.0
     lost: int | None = None
     first: bool = False
+    day: Sent = NOTHING_SENT
 
 
 @dataclass(frozen=True)
@@ -118,12 +179,14 @@ def at_most(floor: float, share: float, base: float) -> int:
 
 
 def judge(tally: Tally, past: Past, limits: Thresholds, *, full: bool, accepted: bool = False) -> Judgement:
-    """Return what may not be sent of an export without a person's approval.
+    """Return what may not be sent of an export without a person's approval, by what it asks for and the last day's.
 
     *full* is whether it states every client: then shares are of the clients that state a channel, else, where only
     changed clients are expected, of the snapshot. *accepted*: a person said that the ids are right.
     """
+    tally = with_sent(tally, past.day)
     trips = []
+    unknown = tally.unknown + past.day.unknown
     base = tally.stating if full else max(tally.stating, tally.snapshot)
 
     def check(guard: Guard, count: int, allowed: int, channel: str = "") -> bool:
@@ -141,14 +204,14 @@ def judge(tally: Tally, past: Past, limits: Thresholds, *, full: bool, accepted:
         max(usual, at_most(limits.new_grants, limits.new_grants_share, tally.snapshot)),
     )
     revocations = 0
-    for channel, shift, count, allowed in zip(CHANNELS, SHIFTS, tally.revocations, tally.allowed, strict=True):
-        most = at_most(limits.revocations, limits.revocations_share, allowed)
+    for channel, shift, count, base_ in zip(CHANNELS, SHIFTS, tally.revocations, tally.allowed, strict=True):
+        most = at_most(limits.revocations, limits.revocations_share, base_)
         revocations |= check(Guard.REVOCATIONS, count, most, channel) << shift
     only_owed = False
     if not past.first and not accepted:
         known = tally.known if full else base
         only_owed = check(Guard.CHANGED, tally.changed, at_most(limits.changed, limits.changed_share, known))
-        only_owed |= check(Guard.UNKNOWN, tally.unknown, at_most(limits.unknown, limits.unknown_share, base))
+        only_owed |= check(Guard.UNKNOWN, unknown, at_most(limits.unknown, limits.unknown_share, base))
     if past.lost is not None:
         check(Guard.LOST, tally.lost, past.lost + at_most(limits.lost, limits.lost_share, base))
     return Judgement(tuple(trips), Hold(new_grants, re_grants, revocations), only_owed)

@@ -7,18 +7,25 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import Bytes, Ids, Mask
+from sync_job.consent.dates import NEVER, Dates, Seconds
 from sync_job.consent.tables import Table, tabulate
-
-Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holdings:
-    """What is known and owed, one row a client in ascending order: int32 ids, and State and Due as bytes."""
+    """What is known and owed, one row per client in ascending order: int32 ids, State and Due as bytes (uint8).
+
+    *dates* has when the newest denial of each client was stated; if it is omitted, none ever was.
+    """
 
     client: Ids
     state: Bytes
     due: Bytes
+    dates: Dates = field(default_factory=lambda: Dates.never(0))
+
+    def __post_init__(self) -> None:
+        if len(self.dates) != len(self.client):
+            object.__setattr__(self, "dates", Dates.never(len(self.client)))
 
     def __len__(self) -> int:
         return len(self.client)
@@ -34,8 +41,22 @@ class Holdings:
         state[here], due[here] = self.state[place[here]], self.due[place[here]]
         return state, due
 
+    def denied_at(self, ids: Ids) -> Seconds:
+        """Return when the newest denial of each of *ids* was stated, in epoch seconds, NEVER if none was."""
+        here, place = self._here(ids)
+        found = np.full(len(ids), NEVER)
+        found[here] = self.dates.times[self.dates.places[place[here]]]
+        return found
+
+    def at(self, which: Mask) -> "Holdings":
+        """Return the holdings of the chosen clients."""
+        return Holdings(self.client[which], self.state[which], self.due[which], self.dates.at(which))
+
     def replaced(self, rows: "Holdings") -> "Holdings":
-        """Return the holdings with *rows* in place of what they held; clients with nothing left are dropped."""
+        """Return the holdings with *rows* in place of what they held; clients with nothing left are dropped.
+
+        The later date of a denial stays.
+        """
         if not len(rows):
             return self
         kept = np.ones(len(self), np.bool_)
@@ -44,10 +65,12 @@ class Holdings:
         full = (rows.state | rows.due) != 0
         client = np.concatenate([self.client[kept], rows.client[full]])
         order = np.argsort(client, kind="stable")
+        dates = np.maximum(rows.dates.seconds(), self.denied_at(rows.client))
         return Holdings(
             client[order],
             np.concatenate([self.state[kept], rows.state[full]])[order],
             np.concatenate([self.due[kept], rows.due[full]])[order],
+            self.dates.replaced(kept, dates[full], order),
         )
 
     def _here(self, ids: Ids) -> tuple[Mask, npt.NDArray[np.intp]]:

@@ -56,6 +56,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
     )
 
 
+def last_of_each(before: Rows, rows: Rows) -> Rows:
+    """Return *rows*, and those of *before* whose client is in none of them."""
+    if not len(before):
+        return rows
+    return joined([before.at(~np.isin(before.client, rows.client)), rows])
+
+
 def owed_first(rows: Rows, owed: Obligations) -> Rows:
     """Return *rows* with those of clients to whom a denial is owed in its lane, before all others, by their limits."""
     limits = owed.first(rows.client)

@@ -10,7 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LOW_BITS, NOTHING, SHIFTS, Bytes, Mask, spread, stated
+from sync_job.consent.channels import (
+    ALLOWED,
+    BLANK,
+    DENIED,
+    LOW_BITS,
+    NOTHING,
+    SHIFTS,
+    Bytes,
+    allowed,
+    denied,
+    spread,
+    stated,
+)
+from sync_job.consent.dates import Seconds
 
 
 class Rule(IntEnum):
@@ -146,8 +159,8 @@ class Rulings(NamedTuple):
 class Cases(NamedTuple):
     """What many clients are decided by, an entry a client.
 
-    *statement*, *state*, *due* as bytes; *withdrawn* and *owed* have the low bit of each such channel; *may_grant* is
-    one truth a client; *approved* has, as a byte, what a person let through though a guard holds it.
+    *statement*, *state*, *due* as bytes; *withdrawn*, *owed* and *may_grant* have the low bit of each such channel;
+    *approved* has, as a byte, what a person let through though a guard holds it.
     """
 
     statement: Bytes
@@ -155,14 +168,13 @@ class Cases(NamedTuple):
     due: Bytes
     withdrawn: Bytes
     owed: Bytes
-    may_grant: Mask
+    may_grant: Bytes
     approved: Bytes
 
 
 def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
     """Return what `decide` says of every channel of every client."""
     target, held, blocked, differs, change = (np.zeros(len(cases.statement), np.uint8) for _ in range(5))
-    granting = cases.may_grant.astype(np.uint16) << 8
     let_through = approved(cases.statement, cases.approved)
     for place, shift in enumerate(SHIFTS):
         case = ((cases.statement >> shift) & 3).astype(np.uint16)
@@ -170,7 +182,7 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
         case |= ((cases.due >> shift) & 3).astype(np.uint16) << 4
         case |= ((cases.withdrawn >> shift) & 1).astype(np.uint16) << 6
         case |= ((cases.owed >> shift) & 1).astype(np.uint16) << 7
-        case |= granting
+        case |= ((cases.may_grant >> shift) & 1).astype(np.uint16) << 8
         case |= ((let_through >> shift) & 1).astype(np.uint16) << 9
         ruled = _table(hold, place)[case]
         target |= (ruled & 3) << shift
@@ -179,6 +191,18 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
         differs |= ((ruled >> 4) & 1) << shift
         change |= (ruled >> _CHANGE & 3) << shift
     return Rulings(target, held, blocked, differs, change)
+
+
+def older(as_of: float, state: Bytes, due: Bytes, denied_at: Seconds) -> Bytes:
+    """Return the channels, one low bit each, that an *allowed* stated at *as_of* may not grant, for it is not newer.
+
+    *denied_at* is when the newest denial of each client was stated, both in epoch seconds. What is older grants
+    nothing. What was stated at the same time may grant another channel, but not one that is denied or due to be,
+    unless the grant was decided before (it is due).
+    """
+    overturned = denied(due) | (denied(state) & ~allowed(due))
+    before = np.where(as_of < denied_at, LOW_BITS, np.uint8(0))
+    return np.asarray(np.where(as_of == denied_at, overturned, before), np.uint8)
 
 
 def approved(statement: Bytes, values: Bytes) -> Bytes:

@@ -7,6 +7,7 @@ several rows of one client mean together.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -81,6 +82,14 @@ class Table:
         """Return the clients that have a byte, in ascending order, and their bytes."""
         held = np.flatnonzero(self.values)
         return self.slots.clients(0, held), self.values[held]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what the table holds, which is the same for the same clients and bytes."""
+        hasher = hashlib.sha256(f"{self.slots.lowest} {self.slots.ids is None} ".encode())
+        if self.slots.ids is not None:
+            hasher.update(np.ascontiguousarray(self.slots.ids).data)
+        hasher.update(np.ascontiguousarray(self.values).data)
+        return hasher.hexdigest()
 
     def over(self, *others: Ids) -> Table:
         """Return the same table with a slot for each id of *others* as well; each of these is sorted and unique.

@@ -52,8 +52,8 @@ class Export:
     """What an export states, and how it was read.
 
     rows = clients in good rows + duplicates + rejects, beside rows of *others*, which `[export.where]` leaves out;
-    *in_rejects_only* are clients of whom only rejected rows
-    speak: their explicit denials count all the same. *ungranted* (ascending ids) are clients with a rejected row.
+    *in_rejects_only* are clients of whom only rejected rows speak: their explicit denials count all the same.
+    *ungranted* (ascending ids) are clients with a rejected row, or with one in a stale file.
     """
 
     statements: Table
@@ -67,8 +67,10 @@ class Export:
     tokens: Tokens
     reasons: Counter[str]
     missing: tuple[str, ...]
-    as_of: float | None = None  # epoch seconds
-    digest: str = ""  # of the content, whatever its files are called
+    as_of: float | None = None  # when its oldest file was made, in epoch seconds; a stale one counts if all are
+    newest: float | None = None  # when its newest file was made
+    stale: list[tuple[str, float]] = field(default_factory=list)  # files that grant nothing, and when each was made
+    digest: str = ""  # of the statements, whatever files, order and format they come in
     raw: list[RawRow] = field(default_factory=list)
     others: int = 0
     left_out: list[str] = field(default_factory=list)  # files that were there, and are not the newest
@@ -93,6 +95,7 @@ class Export:
             "tokens": {name: dict(counter.most_common(50)) for name, counter in self.tokens.items()},
             "missing_columns": list(self.missing),
             "as_of": self.as_of,
+            "stale": [name for name, _ in self.stale],
             "digest": self.digest,
             "left_out": self.left_out,
             "inputs": [vars(one) for one in self.inputs],
@@ -146,6 +149,19 @@ class _Gathering:
     raw: list[RawRow] = field(default_factory=list)
     others: int = 0
     operators: Counter[str] = field(default_factory=Counter)
+    stale: list[Ids] = field(default_factory=list)  # clients of files that are too old to grant
+    _of_file: list[Ids] | None = None
+
+    def begin_file(self, *, keeps: bool) -> None:
+        """Begin a file; whether it *keeps* its clients, because it may turn out too old to grant."""
+        self.newest = UNTIMED
+        self._of_file = [] if keeps else None
+
+    def end_file(self, *, stale: bool) -> None:
+        """End a file, which is too old to grant if it is *stale*."""
+        if stale and self._of_file:
+            self.stale += self._of_file
+        self._of_file = None
 
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""
@@ -153,6 +169,8 @@ class _Gathering:
         self.others += block.others
         self.operators.update(block.operators)
         self.table.add(block.ids, block.values, block.times)
+        if self._of_file is not None:
+            self._of_file.append(block.ids)
         self.newest = max(self.newest, block.newest)
         self.raw += [row._replace(line=row.line + line) for row in block.raw]
         for name, counter in block.tokens.items():
@@ -177,12 +195,13 @@ def load(
     sink: RejectSink = ignore,
     progress: Progress = no_progress,
     wanted: int | None = None,
+    not_before: float | None = None,
 ) -> Export:
     """Return the export at *where*: a file, a glob or a folder.
 
     *kind* is what it is taken for, by default what the settings say; *as_of* when it was made, where the settings
     leave that to the caller; *now* holds its age against the future, all in epoch seconds. The raw rows of the client
-    *wanted* go with it.
+    *wanted* go with it. Of several files, those that were made before *not_before* grant nothing.
 
     On a *first_look* every mapped column must be there; later a missing channel states nothing, and the caller
     grants nothing in that run. *sink* gets the rejects in the order of the file.
@@ -206,7 +225,9 @@ def load(
     dated_by = settings.as_of.removeprefix("column:") if settings.as_of.startswith("column:") else ""
     total, done = sum(source.size_bytes for source in found), 0
     operator = ""
+    made: list[tuple[str, float]] = []
     for source in found:
+        gathering.begin_file(keeps=len(found) > 1 and settings.as_of != "none")
         with sources.unchanged(source):
             wanted_names = [*_mapped(settings), dated_by, *settings.where]
             head = (
@@ -240,6 +261,13 @@ def load(
             digest = hasher.hexdigest() if head else sources.digest(source.place)
             more = gathering.rows - rows_before
             ready.compare(source, digest, more + gathering.others - others_before)
+        # A file without the column may be older than all of those with it.
+        newest = UNTIMED if dated_by in missing else gathering.newest
+        file_as_of = age.as_of(settings.as_of, [source], newest, as_of, zone)
+        if file_as_of is not None:
+            made.append((source.name, file_as_of))
+            age.check(where, file_as_of, now)
+        gathering.end_file(stale=file_as_of is None or (not_before is not None and file_as_of < not_before))
         about = named.about() if named else {}
         about |= {"columns": head_names, "partition": dict(source.partition)}
         inputs.append(Input(source.name, source.format, source.size_bytes, digest, more, source.compression, **about))
@@ -253,10 +281,10 @@ def load(
     export = _finish(gathering, inputs, tuple(sorted(missing)))
     export.id_map = mapped.about if mapped else None
     export.left_out = ready.left_out
-    # A file without the column may be older than all of those with it.
-    newest = UNTIMED if dated_by in missing else gathering.newest
-    export.as_of = age.as_of(settings.as_of, found, newest, as_of, zone)
-    age.check(where, export.as_of, now)
+    if len(made) == len(found):  # else nothing tells how old the oldest is
+        fresh = [one for one in made if not_before is None or one[1] >= not_before]
+        export.as_of, export.newest = min(when for _, when in fresh or made), max(when for _, when in made)
+        export.stale = [one for one in made if one not in fresh] if fresh else []
     return export
 
 
@@ -306,7 +334,7 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
     statements, conflicting = table.finish()
     # What parsing took is not needed any more, and pyarrow would keep it for the next time.
     pa.default_memory_pool().release_unused()
-    ungranted = [ids for ids, _, _ in gathering.partial]
+    ungranted = [ids for ids, _, _ in gathering.partial] + gathering.stale
     return Export(
         statements=statements,
         inputs=inputs,
@@ -319,7 +347,7 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
         tokens={name: gathering.tokens[name] for name in FIELDS if name in gathering.tokens},
         reasons=gathering.reasons,
         missing=missing,
-        digest=hashlib.sha256("".join(sorted(one.sha256 for one in inputs)).encode()).hexdigest(),
+        digest=statements.digest(),
         raw=gathering.raw,
         others=gathering.others,
     )

@@ -1,8 +1,8 @@
-"""What exports were applied, what of them the guards held, and what a person approved.
+"""Which exports were read, what of them was sent, what the guards held, and what a person approved.
 
-An export is applied when its plan was made and nothing spoke against its freshness. Contents are numbered when they
-are first applied, so that an old one is known again. What was held is kept as a set, so that an approval means just
-that set and not the next one.
+An export is *applied* if nothing spoke against its freshness. Of every export that was decided by, also of one that was
+doubted, stay its time and the digest of what it states, so that an older one is known again. The grants that were held
+are kept as a set, so that an approval means that set and not the next one; held denials are obligations.
 """
 
 import json
@@ -13,59 +13,71 @@ from typing import Any
 
 import numpy as np
 
-from sync_job.consent.channels import LOW_BITS, Bytes, Ids, allowed, denied, spread, stated
+from sync_job.consent.channels import Ids, allowed, blank, spread, stated
 from sync_job.consent.diff import Held
 from sync_job.consent.freshness import Before, Kind
-from sync_job.consent.guards import Past
+from sync_job.consent.guards import DAY_S, Past, Sent
 from sync_job.consent.tables import Table, tabulate
 from sync_job.errors import ConfigError
 from sync_job.ledger import files, tables
 from sync_job.ledger.store import Store
 
 SCHEMA = """
-CREATE TABLE contents (
-    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, digest TEXT NOT NULL, run TEXT NOT NULL, UNIQUE (kind, digest)
-);
-CREATE TABLE applied (
-    run TEXT PRIMARY KEY, kind TEXT NOT NULL, digest TEXT NOT NULL, as_of REAL, clients INTEGER NOT NULL,
-    lost INTEGER NOT NULL, new_grants INTEGER NOT NULL, at REAL NOT NULL
+CREATE TABLE exports (
+    run TEXT PRIMARY KEY, kind TEXT NOT NULL, digest TEXT NOT NULL, as_of REAL, newest REAL, clients INTEGER NOT NULL,
+    lost INTEGER NOT NULL, new_grants INTEGER NOT NULL, applied INTEGER NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE sent (
+    run TEXT NOT NULL, leg INTEGER NOT NULL, at REAL NOT NULL, new_grants INTEGER NOT NULL, re_grants INTEGER NOT NULL,
+    sms INTEGER NOT NULL, email INTEGER NOT NULL, push INTEGER NOT NULL, cheque INTEGER NOT NULL,
+    changed INTEGER NOT NULL, unknown INTEGER NOT NULL, PRIMARY KEY (run, leg)
 ) WITHOUT ROWID;
 CREATE TABLE accepted (digest TEXT PRIMARY KEY, clients INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE holds (
     run TEXT PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL, clients INTEGER NOT NULL,
-    grants INTEGER NOT NULL, revocations INTEGER NOT NULL, guards TEXT NOT NULL
+    grants INTEGER NOT NULL, guards TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE approvals (
     number INTEGER PRIMARY KEY, run TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, digest TEXT NOT NULL,
     reason TEXT NOT NULL, by TEXT NOT NULL, at REAL NOT NULL, until REAL NOT NULL
 );
 CREATE TABLE approved (
-    client INTEGER NOT NULL, approval INTEGER NOT NULL, value INTEGER NOT NULL, since REAL NOT NULL,
+    client INTEGER NOT NULL, approval INTEGER NOT NULL, value INTEGER NOT NULL,
     PRIMARY KEY (client, approval)
 ) WITHOUT ROWID
 """
+SKEW_S = 15 * 60.0  # by how much clocks may differ
 APPROVED_S = 72 * 3600.0  # how long an approval holds: over a weekend, not into another week
 _NIGHTS = 14  # that say what is usual
 _HOLDS_KEPT_S = 14 * 86400.0
 
 
 @dataclass(frozen=True)
-class Application:
-    """An export that was applied: its content's digest, as-of (epoch seconds, none if unknown) and counts."""
+class ReadExport:
+    """An export that a run decided by: the digest of its statements, when it was made, and counts.
+
+    *as_of* is the time of its oldest file, *newest* of its newest (epoch seconds, None if unknown); *at* when it was
+    decided by.
+    """
 
     run: str
     kind: Kind
     digest: str
     as_of: float | None
+    newest: float | None
     clients: int
     lost: int
     new_grants: int
+    applied: bool
     at: float
 
 
 @dataclass(frozen=True)
 class HeldSet:
-    """What a run held: how many clients' grants and revocations, of which export, by which guards."""
+    """What a run held: how many clients' grants and denials, of which export, by which guards.
+
+    *revocations* are those that still wait.
+    """
 
     run: str
     at: float
@@ -100,80 +112,115 @@ class Applied(Store):
 
     # Exports
 
-    def apply(self, one: Application) -> None:
-        """Note that an export was applied; a part has no number and is no measure for others."""
+    def record(self, one: ReadExport) -> None:
+        """Note that a run decides by an export, before anything of it is sent."""
+        made, counts = (one.as_of, one.newest), (one.clients, one.lost, one.new_grants)
         with self._writing():
             self._db.execute(
-                "INSERT OR REPLACE INTO applied VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (one.run, one.kind, one.digest, one.as_of, one.clients, one.lost, one.new_grants, one.at),
+                "INSERT OR REPLACE INTO exports VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (one.run, one.kind, one.digest, *made, *counts, one.applied, one.at),
             )
-            if one.kind != "part":
-                self._db.execute(
-                    "INSERT OR IGNORE INTO contents (kind, digest, run) VALUES (?, ?, ?)",
-                    (one.kind, one.digest, one.run),
-                )
-            if one.kind == "full":
+            if one.kind == "full" and one.applied:
                 self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, one.at))
 
-    def before(self, kind: Kind, digest: str) -> Before:
-        """Return what an export of this kind and content is held against."""
-        if kind == "part":
-            return Before()
-        ((as_of,),) = self._rows("SELECT max(as_of) FROM applied WHERE kind != 'part'")
-        ((later,),) = self._rows(
-            "SELECT count(*) FROM contents WHERE kind = ? AND number > "
-            "(SELECT number FROM contents WHERE kind = ? AND digest = ?)",
+    def before(self, kind: Kind, digest: str, now: float) -> Before:
+        """Return what an export of this kind and content is judged by.
+
+        A full export must not be older than the newest full one that was read, nor a part; a delta not older than the
+        newest full one or delta. A time from the future is no time.
+        """
+        ((as_of,),) = self._rows(
+            "SELECT max(coalesce(newest, as_of)) FROM exports WHERE coalesce(newest, as_of) <= ?2 "
+            "AND (kind = 'full' OR (kind = 'delta' AND ?1 = 'delta'))",
             kind,
-            kind,
-            digest,
+            now + SKEW_S,
         )
+        seen = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY at DESC, run DESC", kind)
+        replayed = kind != "part" and seen[:1] != [(digest,)] and (digest,) in seen
         clients = self._rows("SELECT clients FROM accepted ORDER BY at DESC LIMIT 1")
-        return Before(as_of, bool(later), int(clients[0][0]) if clients else None)
+        return Before(as_of, replayed, int(clients[0][0]) if clients else None)
+
+    def current_at(self, digest: str, now: float) -> float:
+        """Return until when an export of unknown age was current, in epoch seconds.
+
+        That is *now*, unless another export was read since this content was: then it is when this one was read last.
+        """
+        rows = self._rows("SELECT digest, at FROM exports ORDER BY at DESC, run DESC")
+        seen = [at for said, at in rows if said == digest]
+        return now if not seen or rows[0][0] == digest else min(seen[0], now)
+
+    def oldest_part(self, kind: Kind, now: float) -> float | None:
+        """Return when the oldest file of the newest full export was made, None if that is unknown."""
+        rows = self._rows(
+            "SELECT as_of FROM exports WHERE kind = 'full' AND coalesce(newest, as_of) <= ? "
+            "ORDER BY coalesce(newest, as_of) DESC LIMIT 1",
+            now + SKEW_S,
+        )
+        return rows[0][0] if rows else None
 
     def is_last(self, kind: Kind, digest: str) -> bool:
-        """Return whether the last applied export of this kind had the same content."""
-        rows = self._rows("SELECT digest FROM applied WHERE kind = ? ORDER BY at DESC LIMIT 1", kind)
+        """Return whether the last export of this kind that was read states the same."""
+        rows = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY at DESC, run DESC LIMIT 1", kind)
         return bool(rows) and rows[0][0] == digest
 
     def read(self) -> tuple[float, float] | None:
         """Return when the last applied export was applied first and last: how long it is the same; none before any."""
         rows = self._rows(
-            "WITH newest AS (SELECT kind, digest FROM applied WHERE kind != 'part' ORDER BY at DESC LIMIT 1) "
-            "SELECT min(a.at), max(a.at) FROM applied a, newest n WHERE a.kind = n.kind AND a.at > (SELECT "
-            "coalesce(max(b.at), -1) FROM applied b WHERE b.kind = n.kind AND b.digest != n.digest)"
+            "WITH newest AS (SELECT kind, digest FROM exports WHERE kind != 'part' AND applied ORDER BY at DESC "
+            "LIMIT 1) SELECT min(a.at), max(a.at) FROM exports a, newest n WHERE a.applied AND a.kind = n.kind AND "
+            "a.at > (SELECT coalesce(max(b.at), -1) FROM exports b WHERE b.applied AND b.kind = n.kind AND "
+            "b.digest != n.digest)"
         )
         return (rows[0][0], rows[0][1]) if rows and rows[0][0] is not None else None
 
-    def past(self, kind: Kind) -> Past:
-        """Return what earlier exports were like, for the guards."""
+    def past(self, kind: Kind, now: float) -> Past:
+        """Return what earlier exports were like, for the guards, and what was sent of them in the last day."""
         grants = [
             row[0]
             for row in self._rows(
-                "SELECT a.new_grants FROM applied a JOIN runs r ON a.run = r.run WHERE r.kind != 'init' "
-                "ORDER BY a.at DESC LIMIT ?",
+                "SELECT e.new_grants FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' AND e.applied "
+                "ORDER BY e.at DESC LIMIT ?",
                 _NIGHTS,
             )
         ]
-        lost = self._rows("SELECT lost FROM applied WHERE kind = ? ORDER BY at DESC LIMIT 1", kind)
+        lost = self._rows("SELECT lost FROM exports WHERE kind = ? AND applied ORDER BY at DESC LIMIT 1", kind)
+        read = self._rows("SELECT 1 FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' LIMIT 1")
         return Past(
             usual_grants=float(statistics.median(grants)) if grants else 0.0,
             lost=int(lost[0][0]) if lost else None,
-            first=not grants,
+            first=not read,
+            day=self._day(now),
         )
+
+    def sent(self, run: str, leg: int, one: Sent, now: float) -> None:
+        """Note what a leg changed by an export; the caller has begun the transaction."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run, leg, now, one.new_grants, one.re_grants, *one.revocations, one.changed, one.unknown),
+        )
+        self._db.execute("DELETE FROM sent WHERE at < ?", (now - 2 * DAY_S,))
+
+    def _day(self, now: float) -> Sent:
+        ((new, again, *revoked, changed, unknown),) = self._rows(
+            "SELECT total(new_grants), total(re_grants), total(sms), total(email), total(push), total(cheque), "
+            "total(changed), total(unknown) FROM sent WHERE at > ?",
+            now - DAY_S,
+        )
+        return Sent(int(new), int(again), tuple(int(one) for one in revoked), int(changed), int(unknown))
 
     # What was held, and approved
 
     def hold(self, state: Path, one: HeldSet, held: Held) -> None:
-        """Keep what a run held, for `approve`; sets that nobody approved in two weeks are dropped."""
+        """Keep the grants that a run held, for `approve`; sets that nobody approved in two weeks are dropped."""
         folder = state / "held"
         files.make_folder(folder)
-        tables.write_held(folder / f"{one.run}.parquet", held)
-        values = (one.run, one.at, one.kind, one.digest, one.clients, one.grants, one.revocations)
+        tables.write_held(folder / f"{one.run}.parquet", held.approvable())
+        values = (one.run, one.at, one.kind, one.digest, one.clients, one.grants)
         with self._writing():
             self._db.execute(
-                "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*values, json.dumps(one.guards))
+                "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, json.dumps(one.guards))
             )
-            self._db.execute("DELETE FROM holds WHERE at < ?", (one.at - _HOLDS_KEPT_S,))
+            self._db.execute(f"DELETE FROM holds WHERE at < ? AND NOT {_WAITING}", (one.at - _HOLDS_KEPT_S,))
         self._sweep(folder)
 
     def _sweep(self, folder: Path) -> None:
@@ -183,18 +230,22 @@ class Applied(Store):
             if path.stem not in kept:
                 files.remove(path)
 
-    def narrow(self, run: str, statements: Table) -> None:
-        """Note that *run* has read another export: what earlier ones held is over, and each approval that it undoes.
+    def narrow(self, run: str, kind: Kind, statements: Table) -> None:
+        """Note that *run* has read another export: the grants that earlier ones held are over.
 
-        An approval is for what the export said then. Who is denied meanwhile, and allowed again later, is a new case.
+        So is each approval of a grant that the export does not state, which a full one has to state again, and others
+        must not deny. Who is denied meanwhile, and allowed again later, is a new case. Held denials still wait.
         """
         with self._writing():
-            self._db.execute("DELETE FROM holds WHERE run != ?", (run,))
+            self._db.execute("UPDATE holds SET grants = 0, clients = 0 WHERE run != ?", (run,))
+            self._db.execute(f"DELETE FROM holds WHERE run != ? AND NOT {_WAITING}", (run,))
             rows = self._db.execute("SELECT client, approval, value FROM approved").fetchall()
             if rows:
                 says = statements.of(np.array([row[0] for row in rows], np.int32))
                 values = np.array([row[2] for row in rows], np.uint8)
                 still = stated(values) & ~stated(values ^ says)
+                if kind != "full":
+                    still |= stated(values) & (~stated(says) | blank(says))
                 kept = (values & spread(still)).tolist()
                 self._db.executemany(
                     "UPDATE approved SET value = ? WHERE client = ? AND approval = ?",
@@ -205,12 +256,12 @@ class Applied(Store):
 
     def held(self, run: str) -> HeldSet | None:
         """Return what a run held, none if it held nothing."""
-        rows = self._rows("SELECT * FROM holds WHERE run = ?", run)
+        rows = self._rows(f"SELECT {_HELD} FROM holds WHERE run = ?", run)
         return _held_set(rows[0]) if rows else None
 
     def held_runs(self) -> list[HeldSet]:
         """Return what runs held that may still be approved, the oldest first."""
-        return [_held_set(row) for row in self._rows("SELECT * FROM holds ORDER BY at")]
+        return [_held_set(row) for row in self._rows(f"SELECT {_HELD} FROM holds ORDER BY at")]
 
     def approve(
         self, state: Path, one: HeldSet, what: str, count: int, *, reason: str, by: str, now: float
@@ -239,21 +290,21 @@ class Applied(Store):
                 (one.run, what, count, one.digest, reason, by, now, now + APPROVED_S),
             )
             number = int(cursor.lastrowid or 0)
-            # Once: what is delivered by it must be asked about anew.
-            self._db.execute(f"UPDATE holds SET {what} = 0 WHERE run = ?", (one.run,))
-            if what == "clients":
-                if one.kind == "full":
-                    self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, now))
+            if what == "revocations":
+                # From now on they are owed like any other denial: the next run or drain sends them.
+                self._db.execute("UPDATE obligations SET held = NULL WHERE held = ?", (one.run,))
             else:
+                # Once: what is delivered by it must be asked about anew.
+                self._db.execute(f"UPDATE holds SET {what} = 0 WHERE run = ?", (one.run,))
+            if what == "clients" and one.kind == "full":
+                self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, now))
+            if what == "grants":
                 held = tables.read_held(state / "held" / f"{one.run}.parquet")
-                chosen = _values(held, what)
-                which = chosen != 0
+                value = held.stated & spread(allowed(held.stated))
+                rows = zip(held.client[value != 0].tolist(), value[value != 0].tolist(), strict=True)
                 self._db.executemany(
-                    "INSERT INTO approved VALUES (?, ?, ?, ?)",
-                    (
-                        (client, number, value, one.at)
-                        for client, value in zip(held.client[which].tolist(), chosen[which].tolist(), strict=True)
-                    ),
+                    "INSERT INTO approved (approval, client, value) VALUES (?, ?, ?)",
+                    ((number, *row) for row in rows),
                 )
         return Approval(number, one.run, what, count, reason, by, now, now + APPROVED_S)
 
@@ -275,16 +326,6 @@ class Applied(Store):
         )
         return _table(rows)
 
-    def held_since(self, ids: Ids, now: float) -> dict[int, float]:
-        """Return since when what was approved of these clients had been held, for those there are."""
-        rows = self._rows(
-            "SELECT client, min(since) FROM approved JOIN approvals ON approval = number "
-            "WHERE until > ? GROUP BY client",
-            now,
-        )
-        wanted = set(ids.tolist()) if rows else set()
-        return {client: since for client, since in rows if client in wanted}
-
     def delivered(self, ids: Ids) -> None:
         """Forget what was approved of these clients, who got it; the caller has begun the transaction."""
         if self._rows("SELECT 1 FROM approved LIMIT 1"):
@@ -294,34 +335,18 @@ class Applied(Store):
         """Forget these clients; the caller has begun the transaction."""
         self._db.executemany("DELETE FROM approved WHERE client = ?", ((client,) for client in ids.tolist()))
 
-    def move(self) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering.
 
-        What runs held is over: an approval means just that set, and the next run holds it anew. Of clients that become
-        one, no grant stays approved: nobody has looked at what it means for both.
-        """
-        self._db.execute("DELETE FROM holds")
-        merges = "client IN (SELECT client FROM temp.merged)"
-        self._move(
-            "approved",
-            "approval, value, since",
-            settle="ON CONFLICT DO UPDATE SET value = value | excluded.value, since = min(since, excluded.since)",
-        )
-        self._db.execute(f"UPDATE approved SET value = value & {int(LOW_BITS)} WHERE {merges}")
-        self._db.execute("DELETE FROM approved WHERE value = 0")
-
-
+# Denials that a run held and that still wait.
+_WAITING = "EXISTS (SELECT 1 FROM obligations o WHERE o.held = holds.run AND o.owed != 0)"
+_HELD = (
+    "run, at, kind, digest, clients, grants, (SELECT count(DISTINCT client) FROM obligations o WHERE o.held = "
+    "holds.run AND o.owed != 0), guards"
+)
 _HELD_COLUMNS = ("run", "at", "kind", "digest", "clients", "grants", "revocations", "guards")
 
 
 def _held_set(row: tuple[Any, ...]) -> HeldSet:
     return HeldSet(**dict(zip(_HELD_COLUMNS, row, strict=True)) | {"guards": json.loads(row[-1])})
-
-
-def _values(held: Held, what: str) -> Bytes:
-    """Return, as a byte, the grants or the revocations among what is held."""
-    chosen = allowed(held.stated) if what == "grants" else denied(held.stated)
-    return np.asarray(held.stated & spread(chosen), np.uint8)
 
 
 def _table(rows: list[tuple[int, int]]) -> Table:
@@ -332,8 +357,3 @@ def _table(rows: list[tuple[int, int]]) -> Table:
     merged = np.zeros(len(unique), np.uint8)
     np.bitwise_or.at(merged, place, values)
     return tabulate(unique, unique, merged)
-
-
-def counts(held: Held) -> tuple[int, int]:
-    """Return of how many clients grants, and of how many revocations are held."""
-    return int(np.count_nonzero(allowed(held.stated))), int(np.count_nonzero(denied(held.stated)))

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypedDict
 import numpy as np
 
 from sync_job.consent.channels import NOBODY, Bytes, Ids
+from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Lingering
 from sync_job.consent.renumber import IdMap, moves
 from sync_job.consent.settlement import OwedSince, Settlement
@@ -265,12 +266,14 @@ class Ledger(Store):
         owed: OwedSince | None = None,
         started: float = 0.0,
         in_doubt: Ids = NOBODY,
+        stated: float | None = None,
+        sent: Sent = NOTHING_SENT,
     ) -> int:
         """Make the next snapshot the one that counts: the commit point of a leg. Return its number.
 
         With it, in the same step, obligations are closed or made as *settlement* says, and refused rows wait. *owed*
-        has since when and until when each of its revocations is owed, *started* is when the leg was planned,
-        *in_doubt* the clients of which an attempt is.
+        has since when and until when each of its revocations is owed, *started* is when the leg was planned, *stated*
+        when its export stated what it sends, *in_doubt* the clients of which an attempt is. *sent* is for the guards.
         """
         with self._writing():
             number = self._count_snapshot(digest, clients, now)
@@ -286,8 +289,9 @@ class Ledger(Store):
                 ),
             )
             if settlement is not None and owed is not None:
-                self.obligations.settle(settlement, owed, run, started=started)
+                self.obligations.settle(settlement, owed, run, started=started, stated=stated)
                 self.applied.delivered(settlement.delivered)
+                self.applied.sent(run, leg, sent, now)
             self.backfills.doubt(in_doubt)
         return number
 
@@ -328,7 +332,7 @@ class Ledger(Store):
         owed a denial before; *buried* is how many tombstones there are afterwards.
         """
         self.renumberings.begin(one, map_, moves(map_), self.named())
-        for part in (self.withdrawals, self.obligations, self.applied):
+        for part in (self.withdrawals, self.obligations):
             part.move()
         self.forgetting.move(erase, one.at)
         self.obligations.owe("erasure", *owe, one.at, limit_at)

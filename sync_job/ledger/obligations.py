@@ -1,7 +1,8 @@
 """Obligations in the ledger: denials we owe, since when and until when; and the rows that wait for their next try.
 
-An obligation ends when its last channel is acknowledged, by hand with a reason, when a fresh export allows again what
-an export revoked, or with the list, the withdrawal or the client that it comes from. It never just goes away.
+An obligation ends when its last channel is acknowledged, by hand with a reason, when a newer export allows again what
+an export denied, or with the list, the withdrawal or the client that it comes from. It never just goes away. One that a
+guard holds is not sent until a person approves it, and counts against its limit all the same.
 """
 
 from dataclasses import dataclass, fields
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import Bytes, Ids, Mask
+from sync_job.consent.channels import SHIFTS, Bytes, Ids, Mask
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -20,11 +21,12 @@ SCHEMA = """
 CREATE TABLE obligations (
     id INTEGER PRIMARY KEY, client INTEGER NOT NULL, channels INTEGER NOT NULL, owed INTEGER NOT NULL,
     source TEXT NOT NULL, started REAL NOT NULL, limit_at REAL NOT NULL, list INTEGER, run TEXT, withdrawn_at REAL,
-    request_ref TEXT, acknowledged REAL, closed REAL, ended TEXT, reason TEXT, by TEXT
+    request_ref TEXT, acknowledged REAL, closed REAL, ended TEXT, reason TEXT, by TEXT, stated REAL, held TEXT
 );
 CREATE INDEX obligations_owed ON obligations (client) WHERE owed != 0;
 CREATE INDEX obligations_by_list ON obligations (list);
 CREATE INDEX obligations_by_client ON obligations (client);
+CREATE INDEX obligations_held ON obligations (held) WHERE held IS NOT NULL;
 CREATE TABLE waiting (
     client INTEGER PRIMARY KEY, sent INTEGER NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
     next_at REAL NOT NULL, not_found INTEGER NOT NULL
@@ -45,7 +47,8 @@ class Owed:
     """Who is owed a denial, ascending by client, and of which channels (the low bit of each); times in epoch seconds.
 
     *due*: to be sent now; otherwise it waits for its next try. *parked*: the platform knows no such client.
-    *revoked*: the channels that are owed for a revocation by an export, and for nothing else.
+    *revoked*: the channels that are owed because of an export, and for nothing else. *held*: those that a guard holds,
+    and which are not sent. *stated* is when the newest of the denials was stated.
     """
 
     client: Ids
@@ -55,6 +58,8 @@ class Owed:
     due: Mask
     parked: Mask
     revoked: Bytes
+    held: Bytes
+    stated: Floats
 
     def at(self, which: Mask) -> "Owed":
         """Return the chosen ones."""
@@ -83,8 +88,8 @@ class Obligations(Store):
         """Return what is owed at *now*, all of a client's obligations together."""
         rows = self._columns(
             "SELECT o.client, o.owed, o.started, o.limit_at, o.source = 'revocation', coalesce(w.next_at, 0), "
-            "coalesce(w.not_found, 0) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
-            "WHERE o.owed != 0 ORDER BY o.client",
+            "coalesce(w.not_found, 0), o.held IS NOT NULL, coalesce(o.stated, o.started) "
+            "FROM obligations o LEFT JOIN waiting w ON w.client = o.client WHERE o.owed != 0 ORDER BY o.client",
             client=np.int32,
             owed=np.uint8,
             started=np.float64,
@@ -92,11 +97,13 @@ class Obligations(Store):
             revocation=np.bool_,
             next_at=np.float64,
             not_found=np.bool_,
+            held=np.bool_,
+            stated=np.float64,
         )
         ids = rows["client"]
         if not len(ids):
             none, when, which = np.zeros(0, np.uint8), np.zeros(0, np.float64), np.zeros(0, np.bool_)
-            return Owed(np.zeros(0, np.int32), none, when, when, which, which, none)
+            return Owed(np.zeros(0, np.int32), none, when, when, which, which, none, none, when)
         starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
         revoked: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], rows["owed"], 0).astype(np.uint8), starts)
         others: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], 0, rows["owed"]).astype(np.uint8), starts)
@@ -108,6 +115,8 @@ class Obligations(Store):
             rows["next_at"][starts] <= now,
             rows["not_found"][starts].copy(),
             revoked & ~others,
+            np.bitwise_or.reduceat(np.where(rows["held"], rows["owed"], 0).astype(np.uint8), starts),
+            np.maximum.reduceat(rows["stated"], starts),
         )
 
     def waiting(self) -> Waiting:
@@ -122,24 +131,62 @@ class Obligations(Store):
         )
         return Waiting(*(np.ascontiguousarray(rows[one.name]) for one in fields(Waiting)))
 
-    def settle(self, found: Settlement, owed: OwedSince, run: str, *, started: float) -> None:
+    def settle(
+        self, found: Settlement, owed: OwedSince, run: str, *, started: float, stated: float | None = None
+    ) -> None:
         """Close what was acknowledged, owe what was revoked and was not, and let refused rows wait.
 
-        *started* is when the leg was planned. The caller has begun the transaction: it is the commit point's.
+        *started* is when the leg was planned, *stated* when its export stated what it revokes. The caller has begun
+        the transaction: it is the commit point's.
         """
         open_now = self._open()
         self._acknowledge(found, open_now)
         revoked = found.revoked
         fresh = revoked.channels & ~self._open().of(revoked.client)
         which = np.flatnonzero(fresh)
-        self._add("revocation", revoked.client[which], fresh[which], owed.started[which], owed.limit_at[which], run=run)
+        since = owed.started[which], owed.limit_at[which]
+        self._add("revocation", revoked.client[which], fresh[which], *since, run=run, stated=stated)
         self._refuse(found.refused, started)
         if self._rows("SELECT 1 FROM waiting LIMIT 1"):
             self._delete_waiting(found.delivered)
 
-    def _open(self) -> Table:
+    def hold(
+        self, run: str, client: Ids, channels: Bytes, *, stated: float | None, started: float, limit_at: float
+    ) -> None:
+        """Owe denials that a guard of *run* holds: they are not sent, and count against their limit.
+
+        What an earlier run held of them is this run's from now on, since when it was held.
+        """
+        fresh, again = channels & ~self._open().of(client), channels & self.held().of(client)
+        ids, bits = client[again != 0], again[again != 0]
+        with self._writing():
+            self._db.executemany(
+                "UPDATE obligations SET held = ? WHERE client = ? AND owed & ? != 0 AND held IS NOT NULL",
+                ((run, *row) for row in zip(ids.tolist(), bits.tolist(), strict=True)),
+            )
+            for shift in SHIFTS:  # one obligation per channel: each is approved, sent or overtaken by itself
+                which = np.flatnonzero(fresh & (1 << shift))
+                since, until = np.full(len(which), started), np.full(len(which), limit_at)
+                owed = np.full(len(which), 1 << shift, np.uint8)
+                self._add("revocation", client[which], owed, since, until, run=run, stated=stated, held=run)
+
+    def release(self, client: Ids, channels: Bytes) -> None:
+        """Let denials that were held be sent: an export states them again, and no guard holds it."""
+        with self._writing():
+            self._db.executemany(
+                "UPDATE obligations SET held = NULL WHERE client = ? AND owed & ? != 0 AND held IS NOT NULL",
+                zip(client.tolist(), channels.tolist(), strict=True),
+            )
+
+    def held(self) -> Table:
+        """Return the channels, a low bit each, of the denials that guards hold, by client."""
+        return self._open("AND held IS NOT NULL")
+
+    def _open(self, which: str = "") -> Table:
         rows = self._columns(
-            "SELECT client, owed FROM obligations WHERE owed != 0 ORDER BY client", client=np.int32, owed=np.uint8
+            f"SELECT client, owed FROM obligations WHERE owed != 0 {which} ORDER BY client",
+            client=np.int32,
+            owed=np.uint8,
         )
         ids = rows["client"]
         if not len(ids):
@@ -166,13 +213,15 @@ class Obligations(Store):
         started: Floats,
         limit_at: Floats,
         *,
-        run: str,
+        run: str | None,
+        stated: float | None = None,
+        held: str | None = None,
     ) -> None:
         self._db.executemany(
-            "INSERT INTO obligations (client, channels, owed, source, started, limit_at, run) "
-            "VALUES (?1, ?2, ?2, ?5, ?3, ?4, ?6)",
+            "INSERT INTO obligations (client, channels, owed, source, started, limit_at, run, stated, held) "
+            "VALUES (?1, ?2, ?2, ?5, ?3, ?4, ?6, ?7, ?8)",
             (
-                (*row, source, run)
+                (*row, source, run, stated, held)
                 for row in zip(client.tolist(), channels.tolist(), started.tolist(), limit_at.tolist(), strict=True)
             ),
         )

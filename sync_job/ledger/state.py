@@ -11,7 +11,7 @@ import numpy as np
 
 from sync_job.consent.backfill import Again, Mark
 from sync_job.consent.channels import NOBODY, Ids
-from sync_job.consent.diff import Held
+from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import StateError
@@ -126,6 +126,8 @@ class State:
         owed: OwedSince | None = None,
         started: float = 0.0,
         in_doubt: Ids = NOBODY,
+        stated: float | None = None,
+        sent: Sent = NOTHING_SENT,
     ) -> int:
         """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
         number = self.ledger.next_snapshot()
@@ -141,6 +143,8 @@ class State:
             owed=owed,
             started=started,
             in_doubt=in_doubt,
+            stated=stated,
+            sent=sent,
         )
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
@@ -194,8 +198,7 @@ class State:
                 files.remove(path)  # nobody can approve it any more, and it may have ids from before a renumbering
                 continue
             held = tables.read_held(path)
-            kept = ~np.isin(held.client, ids)
-            tables.write_held(path, Held(held.client[kept], held.stated[kept], held.change[kept]))
+            tables.write_held(path, held.at(~np.isin(held.client, ids)))
         if one := self.ledger.backfills.open():
             what = self.mark(one)
             kept = ~np.isin(what.client, ids)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sync_job.consent.backfill import Mark
+from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings
 from sync_job.consent.rows import Rows
@@ -19,6 +20,8 @@ from sync_job.ledger import files
 VERSION = 1
 _KEY = b"consent-sync"
 _ROW_GROUP = 1 << 20
+
+_TYPES = {"Client": pa.int32(), "Since": pa.uint16()}  # every other column holds bytes
 
 _Columns = dict[str, npt.NDArray[Any]]
 
@@ -54,7 +57,7 @@ def _read(path: Path, kind: str, names: tuple[str, ...]) -> tuple[_Columns, dict
         if about["seal"] != _seal(about):
             raise ValueError("what it says of itself does not match its digest")
         rows = file.metadata.num_rows
-        types = {name: pa.int32() if name == "Client" else pa.uint8() for name in names}
+        types = {name: _TYPES.get(name, pa.uint8()) for name in names}
         # Before anything is reserved: damaged numbers may name more rows than there is memory.
         if about["rows"] != rows or any(file.schema_arrow.field(name).type != types[name] for name in names):
             raise ValueError("its rows and columns are not those that were written")
@@ -73,14 +76,23 @@ def _read(path: Path, kind: str, names: tuple[str, ...]) -> tuple[_Columns, dict
 
 def write_snapshot(path: Path, holdings: Holdings) -> str:
     """Make the snapshot durable, and return the digest of its content."""
-    columns: _Columns = {"Client": holdings.client, "State": holdings.state, "Due": holdings.due}
-    _write(path, columns, {"kind": "snapshot"})
+    columns = _of_snapshot(holdings)
+    _write(path, columns, {"kind": "snapshot", "times": holdings.dates.times[1:].tolist()})
     return _digest(columns)
 
 
 def digest_of(holdings: Holdings) -> str:
     """Return the digest that `write_snapshot` would return."""
-    return _digest({"Client": holdings.client, "State": holdings.state, "Due": holdings.due})
+    return _digest(_of_snapshot(holdings))
+
+
+def _of_snapshot(holdings: Holdings) -> _Columns:
+    return {
+        "Client": holdings.client,
+        "State": holdings.state,
+        "Due": holdings.due,
+        "Since": holdings.dates.places,
+    }
 
 
 def read_snapshot(path: Path, digest: str | None = None) -> Holdings:
@@ -89,10 +101,13 @@ def read_snapshot(path: Path, digest: str | None = None) -> Holdings:
     Raises:
         StateDamagedError: when it is not what was written, or not the one with *digest*.
     """
-    columns, about = _read(path, "snapshot", ("Client", "State", "Due"))
+    columns, about = _read(path, "snapshot", ("Client", "State", "Due", "Since"))
     if digest is not None and about["digest"] != digest:
         raise files.damaged(path, "it is another snapshot than the ledger names")
-    return Holdings(columns["Client"], columns["State"], columns["Due"])
+    times = np.array([NEVER, *about["times"]])
+    if columns["Since"].max(initial=0) >= len(times):
+        raise files.damaged(path, "it names a time that it does not have")
+    return Holdings(columns["Client"], columns["State"], columns["Due"], Dates(columns["Since"], times))
 
 
 def write_held(path: Path, held: Held) -> None:
@@ -107,7 +122,9 @@ def read_held(path: Path) -> Held:
         StateDamagedError: when it is not what was written.
     """
     columns, _ = _read(path, "held", ("Client", "Stated", "Change"))
-    return Held(columns["Client"], columns["Stated"], columns["Change"])
+    none = np.zeros(len(columns["Client"]), np.uint8)
+    never = np.full(len(none), NEVER)
+    return Held(columns["Client"], columns["Stated"], columns["Change"], none, never)
 
 
 def write_mark(path: Path, run: str, what: Mark) -> None:

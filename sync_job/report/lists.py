@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from sync_job.consent.channels import ALLOWED, CHANNELS, DENIED, FIELDS, SHIFTS, Bytes, Ids, flags
+from sync_job.consent.channels import ALLOWED, CHANNELS, DENIED, FIELDS, SHIFTS, Bytes, Ids, Mask, flags
 from sync_job.consent.diff import Blocked, Held
 from sync_job.errors import StorageError
 
@@ -105,7 +106,7 @@ _CHANGES = pa.array(["", "new grant", "re-grant", "revocation"])
 
 
 def write_held(path: Path, held: Held, guards: str) -> None:
-    """Write what was not let through, a row a client and channel, and why; none for nothing held."""
+    """Write what was not let through, a row per client and channel, and why; no file if nothing is held."""
     parts = []
     for place, (channel, shift) in enumerate(zip(CHANNELS, SHIFTS, strict=True)):
         stated, change = (held.stated >> shift) & 3, (held.change >> shift) & 3
@@ -120,7 +121,7 @@ def write_held(path: Path, held: Held, guards: str) -> None:
                             "channel": pa.repeat(channel, count),
                             "stated": pa.repeat(word, count),
                             "change": _CHANGES.take(pa.array(change[which].astype(np.int32))),
-                            "held_by": pa.repeat(guards, count),
+                            "held_by": _held_by(held, (held.older >> shift) & 1 == 1, which, guards),
                             "order": pa.array(np.full(count, place, np.int8)),
                         }
                     )
@@ -128,6 +129,17 @@ def write_held(path: Path, held: Held, guards: str) -> None:
     if parts:
         table = pa.concat_tables(parts).sort_by([("Client", "ascending"), ("order", "ascending")])
         _write(path, table.drop_columns("order"))
+
+
+def _held_by(held: Held, older: Mask, which: Mask, guards: str) -> pa.Array:
+    """Return what holds each chosen row: a newer denial, with its time, or else the guards."""
+    times, place = np.unique(held.denied_at[which], return_inverse=True)
+    words = [guards, *(f"not newer than the denial of {_moment(one)}" for one in times.tolist())]
+    return pa.array(words).take(pa.array(np.where(older[which], place + 1, 0)))
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds > 0 else "an unknown time"
 
 
 def write_blocked(path: Path, blocked: Blocked, *, mapped: bool = False) -> None:

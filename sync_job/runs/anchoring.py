@@ -1,12 +1,12 @@
 """Keeps the anchor beside the keys, and says what a state that does not match it may still do."""
 
 import time
+from dataclasses import replace
 
 import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.channels import denied, deny
-from sync_job.consent.known import Holdings
 from sync_job.errors import RestoredStateError, StateError
 from sync_job.ledger import anchor
 from sync_job.ledger.anchor import Anchor, Standing
@@ -107,7 +107,7 @@ def deny_again(state: State, settings: Settings) -> None:
     now = time.time()
     state.ledger.about.note_everyone_lingers(now + settings.delivery.linger_s)
     holdings = state.holdings()
-    again = Holdings(holdings.client, holdings.state, deny(holdings.due, denied(holdings.state)))
+    again = replace(holdings, due=deny(holdings.due, denied(holdings.state)))
     if one := state.ledger.backfills.open():
         state.end_backfill(one, "restored", now, again)  # what it made due cannot be told from this any more
     else:

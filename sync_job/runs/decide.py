@@ -8,16 +8,17 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sync_job.config import Settings
 from sync_job.consent import backfill, freshness, guards
 from sync_job.consent.backfill import Again, Mark
-from sync_job.consent.channels import CHANNELS, DENIED, SHIFTS, Bytes, Ids, allowed
+from sync_job.consent.channels import CHANNELS, DENIED, SHIFTS, Bytes, Ids, allowed, denied
 from sync_job.consent.diff import Diff, Held, Terms, diff
 from sync_job.consent.freshness import Doubt, Kind
 from sync_job.consent.guards import Guard, Judgement, Tally, Thresholds, Trip
@@ -28,7 +29,7 @@ from sync_job.errors import ConfigError, Exit
 from sync_job.exports import loader, sources
 from sync_job.exports.blocks import Rejects
 from sync_job.exports.loader import Export
-from sync_job.ledger.applied import Application, HeldSet, counts
+from sync_job.ledger.applied import HeldSet, ReadExport
 from sync_job.ledger.ledger import Ledger
 from sync_job.report import counts as tallies
 from sync_job.report import lists
@@ -79,11 +80,18 @@ def look(settings: Settings) -> None:
 
 
 def read(
-    settings: Settings, watch: Watch, folder: Path | None, *, wish: Wish, first_look: bool
+    settings: Settings,
+    watch: Watch,
+    folder: Path | None,
+    *,
+    wish: Wish,
+    first_look: bool,
+    not_before: float | None = None,
 ) -> tuple[Export, list[tuple[str, str]]]:
     """Return the export, and the keys by which its rejects are known again.
 
-    Rejects and clients whose rows disagree are listed in *folder*.
+    Rejects and clients whose rows disagree are listed in *folder*. Of several files those that are too old, or were
+    made before *not_before*, grant nothing.
     """
     if not settings.export.path:
         raise ConfigError("No export: name it on the command line, or set [export] path.")
@@ -94,6 +102,8 @@ def read(
         if file:
             file.write(found.table)
 
+    now = time.time()
+    oldest = now - 3600 * settings.export.max_age_h
     try:
         export = loader.load(
             settings.export,
@@ -102,9 +112,10 @@ def read(
             first_look=first_look,
             kind=kind_of(settings, wish),
             as_of=wish.as_of,
-            now=time.time(),
+            now=now,
             sink=keep,
             progress=watch.at,
+            not_before=max(oldest, not_before or oldest),
         )
     finally:
         if file:
@@ -118,8 +129,9 @@ def read(
 class Case:
     """An export and everything that it is decided by, but for what each leg finds known.
 
-    *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing waits;
-    *again* is what is sent once more.
+    *made* and *newest* are when its oldest and its newest file were made (epoch seconds, None if unknown), *stated*
+    when what it denies was stated; after *fresh_until* it grants nothing. *forgotten* is how many of its clients were
+    erased, and are in its statements no more; with *retry* nothing waits; *again* is what is sent once more.
     """
 
     settings: Settings
@@ -129,9 +141,14 @@ class Case:
     clients: int
     ungranted: Ids
     terms: Terms
+    made: float | None = None
+    newest: float | None = None
+    stated: float = 0.0
+    fresh_until: float = np.inf
     forgotten: int = 0
     retry: bool = False
     again: Again | None = None
+    first: bool | None = None  # whether no export was read since `init`
     tally: Tally = field(default_factory=Tally)
     judgement: Judgement = field(default_factory=Judgement)
     doubts: list[freshness.Finding] = field(default_factory=list)
@@ -168,8 +185,9 @@ def known(
     """
     owed = ledger.obligations.owed(now)
     if less is not None and len(less.client):
-        channels = owed.channels & ~tabulate(less.client, less.client, less.channels).of(owed.client)
-        owed = replace(owed, channels=channels).at(channels != 0)
+        gone = tabulate(less.client, less.client, less.channels).of(owed.client)
+        channels = owed.channels & ~gone
+        owed = replace(owed, channels=channels, held=owed.held & ~gone).at(channels != 0)
     waiting = ledger.obligations.waiting()
     due = owed.due.copy()
     if says is not None and len(owed.client):
@@ -179,11 +197,13 @@ def known(
     if retry:
         due |= ~np.isin(owed.client, waiting.client[tried])
     waits = (waiting.next_at > now) & (tried | (not retry)) & ~np.isin(waiting.client, owed.client[due])
+    free = owed.channels & ~owed.held
+    due &= free != 0
     return (
         Known(
             holdings,
             ledger.withdrawals.in_force(),
-            Obligations(owed.client[due], owed.channels[due], owed.limit_at[due]),
+            Obligations(owed.client[due], free[due], owed.limit_at[due]),
             lingering,
             tabulate(waiting.client[waits], waiting.client[waits], waiting.sent[waits]),
         ),
@@ -192,15 +212,15 @@ def known(
 
 
 def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
-    """Return the revocations that are owed and that the export, being fresh, has taken back: they end by that."""
+    """Return the denials owed because of an export that this one, being newer, allows: they end by that."""
     owed = ledger.obligations.owed(now)
     channels = np.where(
         np.isin(owed.client, case.ungranted, assume_unique=True),
         0,
         owed.revoked & allowed(case.statements.of(owed.client)),
     ).astype(np.uint8)
-    # A part has no age: nobody can tell whether what it says is newer than what is owed.
-    if not case.terms.may_grant or case.judgement.only_owed or case.kind == "part":
+    channels[owed.stated >= case.terms.as_of] = 0
+    if not case.terms.may_grant or case.judgement.only_owed:
         channels[:] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
 
@@ -209,21 +229,25 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     """Return the case of an export, with its freshness judged and noted; the guards come with the plan."""
     kind = kind_of(settings, wish)
     full = kind == "full"
-    accepted = ledger.applied.is_accepted(export.digest, now)
-    doubts = (
-        []
-        if kind == "part"
-        else freshness.judge(
-            freshness.Seen(export.as_of, export.clients, export.rows, export.rejects),
-            ledger.applied.before(kind, export.digest),
-            dated=settings.export.as_of != "none",
-            max_age_s=3600 * settings.export.max_age_h,
-            now=now,
-            full=full,
-            accepted=accepted,
-            limits=thresholds(settings),
-        )
+    applied = ledger.applied
+    dated = settings.export.as_of != "none" or export.as_of is not None
+    max_age_s = 3600 * settings.export.max_age_h
+    doubts = freshness.judge(
+        freshness.Seen(export.as_of, export.clients, export.rows, export.rejects, export.newest),
+        applied.before(kind, export.digest, now),
+        dated=dated,
+        max_age_s=max_age_s,
+        now=now,
+        full=full,
+        accepted=applied.is_accepted(export.digest, now),
+        limits=thresholds(settings),
     )
+    for name, made in export.stale:
+        findings.add(
+            Exit.HELD,
+            f"{name} is {(now - made) / 3600:,.1f} h old: its clients are granted nothing. Leave it out, or export it "
+            "again",
+        )
     if export.missing:
         missing = ", ".join(map(repr, export.missing))
         doubts.append(freshness.Finding(Doubt.COLUMN, f"it has no column {missing}"))
@@ -251,14 +275,32 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
     mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
     denies = full and settings.export.absent == "deny" and not doubts
+    current_at = applied.current_at(export.digest, now)
+    as_of = export.as_of if dated and export.as_of is not None else current_at
     terms = Terms(
         may_grant=not why,
+        as_of=as_of,
         restate=settings.endpoint.restate == "denials",
-        approved=ledger.applied.approved(now),
+        approved=applied.approved(now),
         absent=mapped if denies else 0,
     )
-    said = export.statements, export.clients, export.ungranted
-    return Case(settings, kind, export.digest, *said, terms, retry=wish.retry, again=wish.again, doubts=doubts)
+    newest = export.newest if export.newest is not None else export.as_of
+    return Case(
+        settings,
+        kind,
+        export.digest,
+        export.statements,
+        export.clients,
+        export.ungranted,
+        terms,
+        made=export.as_of if dated else None,
+        newest=newest if dated else None,
+        stated=min(now, newest) if dated and newest is not None else current_at,
+        fresh_until=as_of + max_age_s if dated else np.inf,
+        retry=wish.retry,
+        again=wish.again,
+        doubts=doubts,
+    )
 
 
 def drop_forgotten(case: Case, forgotten: Ids) -> None:
@@ -270,7 +312,7 @@ def drop_forgotten(case: Case, forgotten: Ids) -> None:
 
 def plan(case: Case, known_now: Known, owing: Ids, now: float) -> Diff:
     """Return what has to be sent now, within what was judged; *owing* are granted nothing."""
-    terms = replace(case.terms, ungranted=union(case.ungranted, owing))
+    terms = replace(case.terms, ungranted=case.ungranted, owing=owing)
     found = diff(case.statements, known_now, terms, now)
     found.counts.forgotten = case.forgotten
     found.counts.stated += case.forgotten
@@ -293,13 +335,40 @@ class Planned(NamedTuple):
 def first_plan(
     case: Case, ledger: Ledger, holdings: Holdings, lingering: Lingering, since: float, now: float
 ) -> Planned:
-    """Return the plan of the first leg of an export, and judge with it, for the whole run, what the guards hold."""
-    look = partial(known, ledger, holdings, lingering, now, since=since, says=case.statements, retry=case.retry)
+    """Return the plan of the first leg of an export, within what the guards let through."""
+    found, taken_back, known_now, owing = _planned(case, ledger, holdings, lingering, since, now, retry=case.retry)
+    if case.again is None or case.judgement.only_owed:
+        return Planned(found, taken_back)
+    # After the guards: what is only sent again is no change, and must not make one look small or large.
+    marked = backfill.mark(case.statements, known_now, union(case.ungranted, owing), case.again)
+    again = replace(known_now, holdings=backfill.marked(known_now.holdings, marked))
+    return Planned(plan(case, again, owing, now), taken_back, marked)
+
+
+def next_plan(
+    case: Case, ledger: Ledger, holdings: Holdings, lingering: Lingering, since: float, now: float
+) -> Planned:
+    """Return the plan of a later leg of an export: what may be granted only now is judged by the guards as well."""
+    found, taken_back, _, _ = _planned(case, ledger, holdings, lingering, since, now)
+    return Planned(found, taken_back)
+
+
+def _planned(
+    case: Case,
+    ledger: Ledger,
+    holdings: Holdings,
+    lingering: Lingering,
+    since: float,
+    now: float,
+    *,
+    retry: bool = False,
+) -> tuple[Diff, Channels, Known, Ids]:
+    look = partial(known, ledger, holdings, lingering, now, since=since, says=case.statements, retry=retry)
     known_now, owing = look()
     found = _guarded(case, known_now, owing, ledger, now)
     taken_back = overtaken(case, ledger, now)
     if len(taken_back.client):
-        # The export, being fresh, allows again what is owed a denial: that ends, and the plan is made without it.
+        # The export, being newer, allows again what is owed a denial: that ends, and the plan is made without it.
         known_now, owing = look(less=taken_back)
         found = _guarded(case, known_now, owing, ledger, now)
         held = tabulate(found.held.client, found.held.client, allowed(found.held.stated)).of(taken_back.client)
@@ -309,18 +378,15 @@ def first_plan(
             taken_back = Channels(taken_back.client[left != 0], left[left != 0])
             known_now, owing = look(less=taken_back)
             found = plan(case, known_now, owing, now)
-    if case.again is None or case.judgement.only_owed:
-        return Planned(found, taken_back)
-    # After the guards: what is only sent again is no change, and must not make one look small or large.
-    marked = backfill.mark(case.statements, known_now, union(case.ungranted, owing), case.again)
-    again = replace(known_now, holdings=backfill.marked(known_now.holdings, marked))
-    return Planned(plan(case, again, owing, now), taken_back, marked)
+    return found, taken_back, known_now, owing
 
 
 def _guarded(case: Case, known_now: Known, owing: Ids, ledger: Ledger, now: float) -> Diff:
     case.terms = replace(case.terms, hold=FREE, only_owed=False)
     found = plan(case, known_now, owing, now)
-    past = ledger.applied.past(case.kind)
+    past = ledger.applied.past(case.kind, now)
+    case.first = past.first if case.first is None else case.first
+    past = replace(past, first=case.first)
     case.tally = found.tally
     case.judgement = guards.judge(
         found.tally,
@@ -337,9 +403,11 @@ def _guarded(case: Case, known_now: Known, owing: Ids, ledger: Ledger, now: floa
 
 
 def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float) -> None:
-    """Note in *findings* how the clients were decided, and which guards tripped."""
+    """Note in *findings* how the clients were decided, and which guards tripped; again for each leg."""
     for trip in case.judgement.trips:
-        findings.add(Exit.HELD, _said(trip))
+        findings.add_once(Exit.HELD, _said(trip))
+    if why := _older(found.held):
+        findings.add_once(Exit.HELD, why)
     doubtful = [one.trip for one in case.doubts if one.trip]
     findings.guards = [
         {"guard": str(one.guard), "channel": one.channel, "count": one.count, "at_most": one.at_most}
@@ -362,7 +430,19 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
         }
     findings.approvals = [one.shown() for one in ledger.applied.approvals(now)]
     findings.decided = tallies.decided(found.counts)
-    findings.changes = tallies.changes(found.rows)
+
+
+def _older(held: Held) -> str:
+    """Return, in words, of how many clients something is held because the export is not newer than their denial."""
+    which = held.older != 0
+    count = int(np.count_nonzero(which))
+    if not count:
+        return ""
+    last = datetime.fromtimestamp(float(held.denied_at[which].max()), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"{count:,} client{'' if count == 1 else 's'} denied something no earlier than this export was made (the last "
+        f"at {last}): what it allows them is held (held.csv). A newer export that allows it is sent"
+    )
 
 
 def _said(trip: Trip) -> str:
@@ -380,24 +460,36 @@ def held_set(case: Case, held: Held, run: str, now: float) -> HeldSet | None:
     trips = [trip for trip in case.judgement.trips if trip.guard is not Guard.LOST]
     if not trips and not approvable:
         return None
-    grants, revocations = (0, 0) if case.judgement.only_owed else counts(held)
-    if not case.terms.may_grant:
-        grants = 0  # An approval does not make an export fresh.
+    approvable_ = held.approvable()
+    grants, revocations = (
+        int(np.count_nonzero(value)) for value in (allowed(approvable_.stated), denied(approvable_.stated))
+    )
+    if not case.terms.may_grant or case.judgement.only_owed:
+        grants = 0  # An approval does not make an export fresh, nor its ids right.
     said = [str(trip) for trip in (*approvable, *trips)]
     return HeldSet(run, now, case.kind, case.digest, case.clients, grants, revocations, said)
 
 
-def application(case: Case, found: Diff, run: str, as_of: float | None, now: float) -> Application | None:
-    """Return what is to be noted of an export that is applied; none where something speaks against it."""
-    if case.judgement.only_owed or [one for one in case.doubts if one.doubt is not Doubt.RESTORED]:
-        return None
-    new = 0 if case.judgement.hold.new_grants else found.tally.new_grants
-    return Application(run, case.kind, case.digest, as_of, case.clients, found.tally.lost, new, now)
+def held_denials(held: Held) -> Channels:
+    """Return the denials that are held: they are owed, though nothing of them is sent."""
+    channels = denied(held.stated)
+    return Channels(held.client[channels != 0], channels[channels != 0])
 
 
-def noted(one: Application | None) -> dict[str, Any] | None:
-    """Return an application as it is kept with a plan."""
-    return None if one is None else vars(one)
+def restated(case: Case, found: Diff, ledger: Ledger) -> Channels:
+    """Return the denials that an earlier run held, that this export states again, and that no guard holds now."""
+    ids, held = ledger.obligations.held().items()
+    still = tabulate(found.held.client, found.held.client, denied(found.held.stated)).of(ids)
+    channels = np.asarray(held & denied(case.statements.of(ids)) & ~still, np.uint8)
+    return Channels(ids[channels != 0], channels[channels != 0])
+
+
+def record(case: Case, found: Diff, run: str, now: float) -> ReadExport:
+    """Return what is to be noted of an export that a run decides by."""
+    doubted = case.judgement.only_owed or any(one.doubt is not Doubt.RESTORED for one in case.doubts)
+    new = 0 if case.judgement.hold.new_grants else case.tally.new_grants
+    counted = case.clients, found.tally.lost, new
+    return ReadExport(run, case.kind, case.digest, case.made, case.newest, *counted, applied=not doubted, at=now)
 
 
 def rules(settings: Settings) -> str:

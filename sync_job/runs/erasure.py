@@ -132,7 +132,7 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     buried.add(ids, time.time())
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
-    state.erase(ids, Holdings(holdings.client[stays], holdings.state[stays], holdings.due[stays]), time.time())
+    state.erase(ids, holdings.at(stays), time.time())
     reports = kept.folders(settings.report.path, *state.ledger.about.targets())
     without(settings, [(folder, _then(state, kept.number(folder), ids)) for folder in reports])
     if not state.ledger.unfinished():

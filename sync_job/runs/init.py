@@ -9,13 +9,14 @@ import numpy as np
 
 from sync_job.config import Settings
 from sync_job.consent.channels import Bytes, Ids, allowed, blank, denied
+from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.known import Holdings, no_lingering
 from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports.lists import List
 from sync_job.exports.loader import Export
 from sync_job.ledger import anchor, files, inbox, lock
-from sync_job.ledger.applied import Application
+from sync_job.ledger.applied import ReadExport
 from sync_job.ledger.state import State
 from sync_job.runs import decide, dump, erasure, intake, logs, night, notifying, report
 from sync_job.runs.decide import Wish
@@ -35,8 +36,17 @@ class Start(NamedTuple):
     grants: int
 
 
-def start(platform: str | Table, statements: Table, ungranted: Ids, withdrawn: Table | None = None) -> Start:
+def start(
+    platform: str | Table,
+    statements: Table,
+    ungranted: Ids,
+    withdrawn: Table | None = None,
+    *,
+    stated: float = NEVER,
+) -> Start:
     """Return the first snapshot of a platform that is unknown, empty, equal to the export, or as a dump says.
+
+    Every denial in it is taken as *stated* when the export was made (epoch seconds).
 
     *unknown*: what the export allows is taken as held and what it denies is due, so that the first run sends every
     denial and nothing else: an error under-contacts. Nobody is granted a channel that is *withdrawn* (low bits).
@@ -61,7 +71,9 @@ def start(platform: str | Table, statements: Table, ungranted: Ids, withdrawn: T
     denials = denied(says) if not isinstance(platform, Table) and platform != EQUAL else np.zeros_like(says)
     due = (denials | (grants << 1)).astype(np.uint8)
     full = (state | due) != 0
-    return Start(Holdings(ids[full], state[full], due[full]), int(np.count_nonzero(grants)))
+    ids, state, due = ids[full], state[full], due[full]
+    dates = Dates.of(np.where(denied(state) | denied(due), stated, NEVER))
+    return Start(Holdings(ids, state, due, dates), int(np.count_nonzero(grants)))
 
 
 def _without_blanks(says: Bytes) -> Bytes:
@@ -108,7 +120,8 @@ def init(
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)
     if isinstance(held, Table):
         held.values[held.slots.of(erasure.among(settings, held))] = 0
-    first = start(held, export.statements, export.ungranted, _withdrawn(listed))
+    stated = min(started, export.newest if export.newest is not None else started)
+    first = start(held, export.statements, export.ungranted, _withdrawn(listed), stated=stated)
     if first.grants:
         watch.end()  # a person may be asked at the same terminal
         approved = approve(first.grants)
@@ -127,7 +140,7 @@ def init(
         if listed:
             inbox.put(folder, listed.table, digest=listed.digest, source=listed.source, now=started)
             intake.absorb(state, settings)
-        state.ledger.applied.apply(_application(export, settings, findings.run, first, started))
+        state.ledger.applied.record(_record(export, settings, findings.run, first, started))
         state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)
         findings.made = {
             "state": str(folder.absolute()),
@@ -140,11 +153,14 @@ def init(
         return made
 
 
-def _application(export: Export, settings: Settings, run: str, first: Start, now: float) -> Application:
+def _record(export: Export, settings: Settings, run: str, first: Start, now: float) -> ReadExport:
     """Return what the first export is a measure of for those to come."""
     ids, says = export.statements.items()
     lost = int(np.count_nonzero(blank(says) & allowed(first.holdings.of(ids)[0])))
-    return Application(run, settings.export.kind, export.digest, export.as_of, export.clients, lost, 0, now)
+    made = export.as_of, export.newest
+    return ReadExport(
+        run, settings.export.kind, export.digest, *made, export.clients, lost, new_grants=0, applied=True, at=now
+    )
 
 
 def _withdrawn(listed: List | None) -> Table | None:

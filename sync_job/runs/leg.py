@@ -13,6 +13,8 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
+from sync_job.consent import guards
+from sync_job.consent.dates import Seconds
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.rows import Lane, Rows, each
@@ -24,6 +26,7 @@ from sync_job.delivery.verdict import Codes
 from sync_job.errors import Exit
 from sync_job.ledger import handover, inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
+from sync_job.ledger.obligations import Owed
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts
 from sync_job.runs import anchoring, limits, logs
@@ -109,7 +112,8 @@ def deliver(
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
     # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
-    commit(state, settings, run, leg, rows, started, excused=stopped is not None and stopped.exit_code is Exit.CONFIG)
+    excused = stopped is not None and stopped.exit_code is Exit.CONFIG
+    commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
@@ -260,24 +264,56 @@ async def _look(state: State, stop: Stop, manner: Manner) -> None:
 
 
 def folded(
-    holdings: Holdings, lingering: Lingering, rows: Rows, endings: Endings, started: float, linger_s: float
+    holdings: Holdings,
+    lingering: Lingering,
+    rows: Rows,
+    endings: Endings,
+    started: float,
+    linger_s: float,
+    stated: Seconds,
 ) -> Folded:
     """Return what the snapshot becomes by a leg that was planned at *started*."""
-    return fold(holdings, lingering, rows, endings, started=started, now=time.time(), linger_s=linger_s)
+    return fold(holdings, lingering, rows, endings, started=started, now=time.time(), linger_s=linger_s, stated=stated)
+
+
+def stated_at(rows: Rows, owed: Owed, stated: float | None, started: float) -> Seconds:
+    """Return when the denials of each row were stated, in epoch seconds.
+
+    What an export denies was *stated* when it was made, what is owed when the newest of it was. What else a withdrawal
+    denies is dated by when the leg was planned (*started*): it is not newer than that.
+    """
+    found = np.full(len(rows), started if stated is None else stated)
+    listed = rows.lane <= Lane.WITHDRAWAL
+    found[listed] = started
+    if listed.any() and len(owed.client):
+        ids = rows.client[listed]
+        place = np.minimum(np.searchsorted(owed.client, ids), len(owed.client) - 1)
+        found[listed] = np.where(owed.client[place] == ids, owed.stated[place], started)
+    return found
 
 
 def commit(
-    state: State, settings: Settings, run: str, leg: Leg, rows: Rows, started: float, *, excused: bool = False
+    state: State,
+    settings: Settings,
+    run: str,
+    leg: Leg,
+    rows: Rows,
+    started: float,
+    stated: float | None = None,
+    *,
+    excused: bool = False,
 ) -> None:
     """Fold what the leg's journal knows into the next snapshot: the commit point.
 
-    *excused*: what was refused is not to blame, and does not wait for its next try.
+    *stated* is when the export stated what it sends. *excused*: what was refused is not to blame, and does not wait
+    for its next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
         endings, settled, not_found = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
-    after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s)
+    dates = stated_at(rows, state.ledger.obligations.owed(now), stated, started)
+    after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s, dates)
     settlement = settle(rows, endings, settled, not_found, lingering, started)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
@@ -290,20 +326,18 @@ def commit(
         lingering=after.lingering,
         now=now,
         settlement=settlement,
-        owed=_owed_since(state, settings, settlement, started, now),
+        owed=_owed_since(settings, settlement, started),
         started=started,
         in_doubt=rows.client[endings.doubt != 0],
+        stated=stated,
+        sent=guards.sent(rows, endings, state.ledger.applied.approved(now).of(rows.client)),
     )
     anchoring.keep(state, settings)
 
 
-def _owed_since(state: State, settings: Settings, settlement: Settlement, started: float, now: float) -> OwedSince:
-    """Return since when the revocations that were not acknowledged are owed: a held one from when it was held."""
-    ids = settlement.revoked.client
-    since = np.full(len(ids), started)
-    held = state.ledger.applied.held_since(ids, now)
-    for place, client in enumerate(ids.tolist() if held else ()):
-        since[place] = held.get(client, started)
+def _owed_since(settings: Settings, settlement: Settlement, started: float) -> OwedSince:
+    """Return since when and until when the revocations that were not acknowledged are owed."""
+    since = np.full(len(settlement.revoked.client), started)
     return OwedSince(since, limits.of(settings, since))
 
 

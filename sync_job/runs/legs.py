@@ -1,16 +1,27 @@
 """The legs of one run, one after the other: what is owed first, and a new one whenever a list came in."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.rows import Lane, Rows, denials_alone, obligations, still_so, without_withdrawn
+from sync_job.consent.rows import (
+    Lane,
+    Rows,
+    denials_alone,
+    joined,
+    last_of_each,
+    obligations,
+    still_so,
+    without_withdrawn,
+)
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
 from sync_job.errors import Exit
 from sync_job.ledger.state import State
+from sync_job.report import counts
 from sync_job.runs import decide, intake, leg
 from sync_job.runs.decide import Wish
 from sync_job.runs.leg import Manner
@@ -23,6 +34,10 @@ def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
     ledger = state.ledger
     known, _ = decide.known(ledger, state.holdings(), ledger.lingering(), now, retry=retry)
     return obligations(known.holdings, known.owed, known.lingering, now)
+
+
+# Takes each new plan of an export, and when it was made.
+Decided = Callable[[decide.Planned, float], None]
 
 
 class Legs:
@@ -45,6 +60,8 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
+        self._stated: float | None = None  # when the export stated what is sent of it
+        self._planned = joined([])  # the last row of each client, of all legs
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -64,8 +81,12 @@ class Legs:
             if not intake.absorb(self.state, self.settings):
                 return False
 
-    def export(self, rows: Rows, case: decide.Case) -> None:
-        """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in."""
+    def export(self, rows: Rows, case: decide.Case, decided: Decided) -> None:
+        """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
+
+        *decided* makes durable what each new plan decides besides its rows.
+        """
+        self._stated = case.stated
         self._number = max(self._number, 1)
         while True:
             rows = rows.at(~np.isin(rows.client, self._given_up))
@@ -78,18 +99,19 @@ class Legs:
                 return
             now = time.time()
             ledger = self.state.ledger
-            known, owing = decide.known(
-                ledger,
-                self.state.holdings(),
-                ledger.lingering(),
-                now,
-                since=self.findings.started,
-                says=case.statements,
+            case.terms = replace(case.terms, planned=np.sort(self._planned.client))
+            found = decide.next_plan(
+                case, ledger, self.state.holdings(), ledger.lingering(), self.findings.started, now
             )
-            rows = decide.plan(case, known, owing, now).rows
+            decided(found, now)
+            rows = found.diff.rows
 
-    def planned(self, rows: Rows) -> None:
-        """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile."""
+    def planned(self, rows: Rows, stated: float) -> None:
+        """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile.
+
+        *stated* is when its export stated what it sends, in epoch seconds.
+        """
+        self._stated = stated
         self._number = max(self._number, 1)
         while True:
             # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
@@ -124,8 +146,12 @@ class Legs:
         manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
         findings, number = self.findings, self._number
         self._number += 1
+        if len(rows):
+            self._planned = last_of_each(self._planned, rows)
+            findings.changes = counts.changes(self._planned)
+        about = findings.kept() | {"stated": self._stated}
         stopped, delivery = leg.deliver(
-            self.state, self.settings, findings.run, number, rows, findings.kept(), self._watch, manner
+            self.state, self.settings, findings.run, number, rows, about, self._watch, manner
         )
         findings.deliveries.append(delivery)
         if self._left is not None:

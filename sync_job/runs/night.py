@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.diff import Diff
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
@@ -21,6 +21,7 @@ from sync_job.runs import (
     decide,
     erasure,
     intake,
+    limits,
     logs,
     measuring,
     notifying,
@@ -105,22 +106,18 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     decide.drop_forgotten(case, forgotten)
     if len(forgotten):  # rejects and the like were listed before anybody could tell
         erasure.without(settings, [(folder, forgotten)])
-    as_of = export.as_of
     del export
     found, taken_back, mark = decide.first_plan(
         case, ledger, state.holdings(), ledger.lingering(), findings.started, now
     )
     if case.again:
         backfills.make_due(state, case, found, mark, findings, wish.approved, now)
-    if len(taken_back.client):
-        ledger.obligations.overtake(*taken_back, now)
-    decide.note(case, found, ledger, findings, now)
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
-    _note(state, case, found, findings, as_of, now)
+    ledger.applied.record(decide.record(case, found, findings.run, now))
+    ledger.applied.narrow(findings.run, case.kind, case.statements)
+    _decided(legs, case, decide.Planned(found, taken_back), now)
     if case.kind == "full":
         lists.write_clients(folder / "absent.csv", found.absent)
-    lists.write_held(folder / "held.csv", found.held, _guards(case))
-    lists.write_blocked(folder / "blocked.csv", found.blocked, mapped=settings.export.id_map is not None)
     if same and not len(found.rows):
         findings.reasons.append("the same file as last time, with nothing left to send")
         if wish.require_new:
@@ -130,19 +127,30 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     if wish.sample is not None:
         rows = backfills.sample(rows, wish.sample, legs, findings)
     laps.lap("decide")
-    legs.export(rows, case)
+    legs.export(rows, case, partial(_decided, legs, case))
     laps.lap("deliver")
 
 
-def _note(state: State, case: decide.Case, found: Diff, findings: Findings, as_of: float | None, now: float) -> None:
-    """Note that the export is applied, and what of it is held, before anything of it is sent."""
-    applied = state.ledger.applied
-    if case.kind != "part":
-        applied.narrow(findings.run, case.statements)
-    if one := decide.application(case, found, findings.run, as_of, now):
-        applied.apply(one)
-    if held := decide.held_set(case, found.held, findings.run, now):
-        applied.hold(state.folder, held, found.held)
+def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float) -> None:
+    """Make durable what was decided besides the rows of a leg, before any of them is sent, and list it.
+
+    What an export denies is owed from here on, also if a guard holds it.
+    """
+    state, settings, findings = legs.state, legs.settings, legs.findings
+    ledger, found, folder = state.ledger, planned.diff, report.folder_of(settings, findings.run)
+    if len(planned.taken_back.client):
+        ledger.obligations.overtake(*planned.taken_back, now)
+    released, held = decide.restated(case, found, ledger), decide.held_denials(found.held)
+    if len(released.client):
+        ledger.obligations.release(*released)
+    if len(held.client):
+        limit_at = float(limits.of(settings, np.array([now]))[0])
+        ledger.obligations.hold(findings.run, *held, stated=case.stated, started=now, limit_at=limit_at)
+    if one := decide.held_set(case, found.held, findings.run, now):
+        ledger.applied.hold(state.folder, one, found.held)
+    decide.note(case, found, ledger, findings, now)
+    lists.write_held(folder / "held.csv", found.held, _guards(case))
+    lists.write_blocked(folder / "blocked.csv", found.blocked, mapped=settings.export.id_map is not None)
 
 
 def _guards(case: decide.Case) -> str:

@@ -1,22 +1,25 @@
 """What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
 
+import base64
 import time
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.channels import allowed
+from sync_job.consent.channels import Bytes, Ids, allowed
 from sync_job.consent.rows import Rows
 from sync_job.consent.tables import tabulate
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import inbox, lock, tables
-from sync_job.ledger.applied import Application
+from sync_job.ledger.applied import ReadExport
 from sync_job.ledger.state import State
+from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, night
+from sync_job.runs import anchoring, backfills, decide, erasure, limits, night
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -59,10 +62,10 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
             )
         case = decide.judge(settings, findings, export, ledger, wish, started)
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
-        as_of = export.as_of
         del export
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
+        findings.changes = tallies.changes(found.rows)
         owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
@@ -75,7 +78,10 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "base": tables.digest_of(holdings),
         "renumberings": renumberings,
         "last": last,
-        "application": decide.noted(decide.application(case, found, "", as_of, started)),
+        "record": vars(decide.record(case, found, "", started)),
+        "stated": case.stated,
+        "held": _packed(decide.held_denials(found.held)),
+        "fresh_until": None if case.fresh_until == np.inf else case.fresh_until,
     }
     if out is not None:
         tables.write_plan(out, found.rows, about)
@@ -149,16 +155,16 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             findings.add(Exit.HELD, "the plan leaves out what was held when it was made")
         # The rejects of its export are those that the plan's reader saw; none is new by being applied.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
-        if about["application"]:
-            state.ledger.applied.apply(Application(**about["application"] | {"run": findings.run, "at": time.time()}))
-        _overtake(state, rows)
+        state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": time.time()}))
+        _overtake(state, rows, about["stated"])
+        _hold(state, settings, findings.run, decide.Channels(*_unpacked(about["held"])), about["stated"])
         legs = Legs(
             state, settings, findings, watch, Wish(until=until), hands_over=backfills.hands_over(state, "apply")
         )
         try:
             laps = Stopwatch()
             if not legs.owed():
-                legs.planned(rows)
+                legs.planned(rows, about["stated"])
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:
@@ -177,14 +183,34 @@ def _without_forgotten(rows: Rows, state: State, settings: Settings) -> Rows:
     return rows.at(~gone)
 
 
-def _overtake(state: State, rows: Rows) -> None:
-    """End what is owed for revocations that the plan's export has taken back, as a run of it would have."""
+def _packed(held: decide.Channels) -> str:
+    """Return held denials as they are kept with a plan."""
+    return base64.b64encode(zlib.compress(held.client.tobytes() + held.channels.tobytes())).decode()
+
+
+def _unpacked(kept: str) -> tuple[Ids, Bytes]:
+    content = zlib.decompress(base64.b64decode(kept))
+    count = len(content) // 5
+    return np.frombuffer(content, np.int32, count), np.frombuffer(content, np.uint8, count, 4 * count)
+
+
+def _hold(state: State, settings: Settings, run: str, held: decide.Channels, stated: float) -> None:
+    """Owe the denials that the plan left out, because a guard held them: the export may not say them again."""
+    if len(held.client):
+        now = time.time()
+        limit_at = float(limits.of(settings, np.array([now]))[0])
+        state.ledger.obligations.hold(run, *held, stated=stated, started=now, limit_at=limit_at)
+
+
+def _overtake(state: State, rows: Rows, stated: float) -> None:
+    """End what is owed for denials that the plan's export, being newer, allows, as a run of it would have."""
     ledger, now = state.ledger, time.time()
     owed = ledger.obligations.owed(now)
     order = np.argsort(rows.client, kind="stable")
     ids = rows.client[order]
     grants = tabulate(ids, ids, allowed(rows.sent[order]))
     channels = owed.revoked & grants.of(owed.client) & ~ledger.withdrawals.in_force().of(owed.client)
+    channels[owed.stated >= stated] = 0
     which = channels != 0
     if which.any():
         ledger.obligations.overtake(owed.client[which], channels[which], now)

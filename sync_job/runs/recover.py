@@ -38,7 +38,7 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
         for leg in state.legs(run.run):
             rows, about = tables.read_plan(leg.plan)
             if not state.ledger.is_committed(run.run, leg.number):
-                legs.commit(state, settings, run.run, leg, rows, about["planned"])
+                legs.commit(state, settings, run.run, leg, rows, about["planned"], about.get("stated"))
             findings.take(about)
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         if run.stage == "open":
@@ -108,7 +108,9 @@ def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[st
                     shutil.copy(path, scratch)
                 with Reading(Path(scratch) / "journal.db", len(rows), time.time()) as journal:
                     endings = journal.endings()
+            owed = state.ledger.obligations.owed(time.time())
+            dates = legs.stated_at(rows, owed, about.get("stated"), about["planned"])
             holdings, lingering = legs.folded(
-                holdings, lingering, rows, endings, about["planned"], settings.delivery.linger_s
+                holdings, lingering, rows, endings, about["planned"], settings.delivery.linger_s, dates
             )
     return holdings, lingering, dead

@@ -81,6 +81,11 @@ class Findings:
         self.reasons.append(reason)
         self.said.append((code, reason))
 
+    def add_once(self, code: Exit, reason: str) -> None:
+        """Note a reason, unless it is noted already."""
+        if (code, reason) not in self.said:
+            self.add(code, reason)
+
     def kept(self) -> Summary:
         """Return what is written with the plan, so that the report of a run that died can be made from it."""
         kept = (

@@ -1,5 +1,6 @@
-"""`undo` of a run: an ordinary guarded run of what the platform held before, by that run's results."""
+"""`undo` of a run: denies what that run granted, by its results; it never grants anything."""
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_job.config import Settings
-from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, Mask, denied, deny, spread, stated
+from sync_job.consent.channels import ALL_BLANK, NOBODY, Bytes, Ids, Mask, allowed, denied, spread, stated
 from sync_job.consent.tables import tabulate
 from sync_job.errors import ConfigError
 from sync_job.exports import sources
@@ -20,21 +21,11 @@ from sync_job.runs import look, report
 from sync_job.runs.night import Read
 
 
-class Before(NamedTuple):
-    """Clients of a run, ascending: what each held before it, and what it was sent last and may have taken, as bytes.
-
-    What was due to be denied before the run is taken for denied: it had been decided.
-    """
+class Taken(NamedTuple):
+    """Clients of a run, ascending, and what each was sent last by it and may have taken, as a byte."""
 
     client: Ids
-    state: Bytes
     sent: Bytes
-
-
-def guarded(settings: Settings) -> Settings:
-    """Return the settings of an undo: as no export says who is allowed again, a person has to, with their number."""
-    guards = settings.guards.model_copy(update={"re_grants": 0, "re_grants_share": 0.0})
-    return settings.model_copy(update={"guards": guards})
 
 
 def reading(settings: Settings, name: str) -> Read:
@@ -59,25 +50,24 @@ def reading(settings: Settings, name: str) -> Read:
 
 
 def _export(settings: Settings, path: Path, out: Path | None) -> Export:
-    """Return what the results in *path* say was before, of what the platform still holds as that run sent it.
+    """Return a denial of everything that the results in *path* granted, and that the platform may still allow.
 
-    What was *nothing* before cannot be said to the platform; it is listed in *out*.
+    What the run denied is left alone: the next right export heals it, through the guards. It is listed in *out*.
     """
-    was = before(path)
+    was = taken(path)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
-        holds = state.holdings().of(was.client)[0]
-    changed = spread(stated(was.sent) & ~stated(holds ^ was.sent) & stated(was.state ^ was.sent))
-    says = was.state & changed
-    says = (says | (np.uint8(ALL_BLANK) & ~spread(stated(says)))).astype(np.uint8)
-    nothing = stated(changed) & ~stated(was.state)
-    which = changed != 0
+        holds, due = state.holdings().of(was.client)
+    granted = allowed(was.sent) & (allowed(holds) | allowed(due))
+    says = (granted | (np.uint8(ALL_BLANK) & ~spread(granted))).astype(np.uint8)
+    left = denied(was.sent)
     if out is not None:
-        lists.write_channels(out / "not_undone.csv", was.client[nothing != 0], nothing[nothing != 0])
+        lists.write_channels(out / "not_undone.csv", was.client[left != 0], left[left != 0])
+    which = granted != 0
+    ids, unsaid, now = was.client[which], int(np.count_nonzero(left)), time.time()
+    statements = tabulate(ids, ids, says[which])
     digest = sources.digest(sources.LocalFile(path))
-    ids = was.client[which]
-    unsaid = int(np.count_nonzero(nothing))
     return Export(
-        statements=tabulate(ids, ids, says[which]),
+        statements=statements,
         inputs=[Input(str(path), path.suffix[1:], path.stat().st_size, digest, len(was.client))],
         rows=len(ids),
         rejects=0,
@@ -86,38 +76,36 @@ def _export(settings: Settings, path: Path, out: Path | None) -> Export:
         ungranted=NOBODY,
         in_rejects_only=0,
         tokens={},
-        reasons=Counter({"of whom nothing had been known: not_undone.csv": unsaid}) if unsaid else Counter(),
+        reasons=Counter({"denied by that run, and left alone: not_undone.csv": unsaid}) if unsaid else Counter(),
         missing=(),
-        digest=digest,
+        as_of=now,
+        newest=now,
+        digest=statements.digest(),
     )
 
 
-def before(path: Path) -> Before:
-    """Return what each client of a results file held before the run, and was sent last in it.
+def taken(path: Path) -> Taken:
+    """Return what each client of a results file was sent last in it.
 
     What the platform surely did not take does not count: what it holds of that it has from somebody else.
     """
+    columns = ["Client", "leg", "sent", "outcome", "denials", "doubt"]
     parts = [
-        (
-            batch.column("Client").to_numpy(),
-            batch.column("leg").to_numpy(),
-            deny(results.letters_of(batch.column("state")), denied(results.letters_of(batch.column("due")))),
-            _taken(batch),
-        )
-        for batch in results.reading(path, ["Client", "leg", "state", "due", "sent", "outcome", "denials", "doubt"])
+        (batch.column("Client").to_numpy(), batch.column("leg").to_numpy(), _taken(batch))
+        for batch in results.reading(path, columns)
     ]
     if not parts:
-        return Before(NOBODY, np.zeros(0, np.uint8), np.zeros(0, np.uint8))
-    client, leg, state, sent = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Taken(NOBODY, np.zeros(0, np.uint8))
+    client, leg, sent = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((leg, client))
-    client, state, sent = client[order], state[order], sent[order]
+    client, sent = client[order], sent[order]
     ids, first, rows = np.unique(client, return_index=True, return_counts=True)
     last = np.zeros(len(ids), np.uint8)
     for later in range(int(rows.max())):
         here = rows > later
         told = sent[first[here] + later]
         last[here] = last[here] & ~spread(stated(told)) | told
-    return Before(ids.astype(np.int32), state[first], last)
+    return Taken(ids.astype(np.int32), last)
 
 
 def _taken(batch: pa.RecordBatch) -> Bytes:

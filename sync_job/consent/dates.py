@@ -1,0 +1,84 @@
+"""When the newest denial of each client was stated: two bytes per client, an index into a short table of times.
+
+An *allowed* is sent only if what states it is newer. Most denials share the time of their export, so the table has a
+few entries per night; if it would outgrow two bytes, neighbouring times become the later one of both, which denies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_job.consent.channels import Mask
+
+Places = npt.NDArray[np.uint16]
+Seconds = npt.NDArray[np.float64]
+
+NEVER = -np.inf  # the date of a denial that was never stated
+_MOST = 1 << 16
+_THINNED = 1 << 15  # entries that are left when the table was full
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dates:
+    """One date per client: *places* (uint16) in *times* (float64, epoch seconds), of which the first is NEVER."""
+
+    places: Places
+    times: Seconds
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @classmethod
+    def never(cls, count: int) -> "Dates":
+        """Return that none of *count* clients was ever denied anything."""
+        return cls(np.zeros(count, np.uint16), np.array([NEVER]))
+
+    @classmethod
+    def of(cls, seconds: Seconds) -> "Dates":
+        """Return these dates, in epoch seconds; if there are too many for the table, some become later ones."""
+        if len(np.unique(seconds)) >= _MOST:
+            thin = _thinned(seconds)
+            seconds = thin[np.searchsorted(thin, seconds)]
+        return cls.never(0).joined_to(seconds)
+
+    def seconds(self) -> Seconds:
+        """Return the dates in epoch seconds."""
+        return np.asarray(self.times[self.places])
+
+    def at(self, which: Mask | npt.NDArray[np.intp]) -> "Dates":
+        """Return the chosen dates."""
+        return Dates(self.places[which], self.times)
+
+    def joined_to(self, seconds: Seconds) -> "Dates":
+        """Return the dates *seconds* in a table that also has every time of this one, at the same place."""
+        fresh = np.setdiff1d(seconds, self.times)
+        times = np.concatenate([self.times, fresh])
+        order = np.argsort(times, kind="stable")
+        places = order[np.searchsorted(times[order], seconds)].astype(np.uint16)
+        return Dates(places, times)
+
+    def replaced(self, kept: Mask, more: Seconds, order: npt.NDArray[np.intp]) -> "Dates":
+        """Return the dates that are *kept*, then *more*, in this *order*; times that nobody has any more go."""
+        used = np.zeros(len(self.times), np.bool_)
+        used[0] = True
+        used[self.places[kept]] = True
+        old, seconds = self, more
+        if int(np.count_nonzero(used)) + len(np.setdiff1d(more, self.times)) > _MOST:
+            thin = _thinned(np.concatenate([self.times[used], more]))
+            old = Dates.never(0).joined_to(thin[np.minimum(np.searchsorted(thin, self.times), len(thin) - 1)])
+            old = Dates(old.places[self.places], old.times)
+            seconds = thin[np.searchsorted(thin, more)]
+        elif not used.all():
+            renamed = (np.cumsum(used) - 1).astype(np.uint16)
+            old = Dates(np.where(used[self.places], renamed[self.places], 0).astype(np.uint16), self.times[used])
+        new = old.joined_to(seconds)
+        return Dates(np.concatenate([old.places[kept], new.places])[order], new.times)
+
+
+def _thinned(seconds: Seconds) -> Seconds:
+    """Return some of the times, NEVER and the last among them, so that each has one that is not earlier."""
+    times = np.unique(seconds)
+    times = times[times > NEVER]
+    step = -(-len(times) // _THINNED)
+    return np.unique(np.concatenate([[NEVER], times[step - 1 :: step], times[-1:]]))
