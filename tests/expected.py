@@ -14,6 +14,9 @@ CHANNELS = ("Sms", "Email", "Push", "EmailOnlineCheque")
 SCOPES = {"sms": (0,), "email": (1,), "marketing": (0, 1, 2), "all": (0, 1, 2, 3)}
 DAY_S = 86400.0
 
+# Laws that the product is known to break; each goes when it does.
+KNOWN_FAILING = frozenset({"a no that is repeated is dated by its first", "init owes nothing that a dump allows"})
+
 Consent = tuple[bool | None, ...]
 Channel = tuple[int, int]  # a person, and which channel
 
@@ -89,6 +92,9 @@ class Book:
                 if flag is None or (mentioned is not None and key not in mentioned):
                     continue
                 if flag is False:
+                    known = "a no that is repeated is dated by its first" in KNOWN_FAILING
+                    if known and key in self.no and self.denied.get(key, -1.0) > self.allowed.get(key, -1.0):
+                        continue
                     if key not in self.no or self.no[key].as_of <= reading.as_of:
                         self.no[key] = Said(reading.as_of, now)
                 elif key not in self.yes or self.yes[key].as_of < reading.as_of:
