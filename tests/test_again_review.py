@@ -12,7 +12,6 @@ from sync_job.consent.backfill import Again
 from sync_job.errors import BusyError, ConfigError, Exit, ExportError
 from sync_job.ledger import handover, lock
 from sync_job.runs import (
-    approving,
     backfills,
     backups,
     decide,
@@ -22,10 +21,8 @@ from sync_job.runs import (
     planning,
     renumber,
     restoring,
-    undo,
 )
 from sync_job.runs.decide import Wish
-from sync_job.runs.report import Report
 from sync_job.runs.watch import Watch
 from sync_job.standin.background import Standin, running
 from sync_job.standin.faults import Fault
@@ -41,12 +38,6 @@ def platform() -> Iterator[Standin]:
     """Run a stand-in that answers at once and rightly."""
     with running() as found:
         yield found
-
-
-def undone(shop: Shop, name: str) -> Report:
-    """Undo a run, as the command does."""
-    settings = undo.guarded(shop.settings)
-    return night.run(settings, Wish(part=True), Watch(), "undo", undo.reading(settings, name))
 
 
 def lost(shop: Shop) -> None:
@@ -67,39 +58,6 @@ def test_a_plan_is_not_applied_after_a_backfill_of_a_newer_export(tmp_path: Path
     with pytest.raises(ConfigError, match="another run read an export"):
         planning.apply(shop.settings, tmp_path / "p", Watch())
     assert holds(platform.platform)[1] == NO
-
-
-def test_an_undo_grants_nobody_by_itself(tmp_path: Path, platform: Standin) -> None:
-    """No export says that they are allowed again, and later ones may deny them: a person says so, with the number."""
-    shop = Shop(tmp_path, platform.url)
-    shop.write({1: YES, 2: YES, 3: YES})
-    shop.init("equal")
-    shop.write({1: NO, 2: YES, 3: (True, False, True, True)})
-    sync_job.run(shop.settings)
-    report = undone(shop, "2")
-    assert report.exit_code is Exit.HELD
-    assert holds(platform.platform)[1] == NO
-    approving.approve(shop.settings, report.summary["run"], "grants", 2, reason="wrong", by="operations")
-    assert undone(shop, "2").exit_code is Exit.OK
-    assert holds(platform.platform) == {1: YES, 3: (None, True, None, None)}
-
-
-def test_an_undo_knows_what_was_decided_and_what_was_taken(tmp_path: Path) -> None:
-    """A denial that was due before is no change of that run; one that the platform refused is not that run's."""
-    refused = {1}
-    with running(Options(script=lambda number, client: Fault.REFUSE if client in refused else None)) as platform:
-        shop = Shop(tmp_path, platform.url)
-        shop.write({1: YES, 2: YES, 3: YES})
-        shop.init("equal")
-        shop.write({1: NO, 2: YES, 3: YES})
-        sync_job.run(shop.settings)  # 2: refused
-        refused.clear()
-        shop.write({1: NO, 2: NO, 3: YES})
-        night.run(shop.settings, Wish(retry=True), Watch())  # 3: delivers what 2 had decided
-        for name in ("2", "3"):
-            found = planning.plan(shop.settings, Watch(), None, Wish(part=True), undo.reading(shop.settings, name))
-            assert found["decided"]["stated"] == (1 if name == "3" else 0)
-        assert holds(platform.platform)[1] == NO
 
 
 def test_a_list_that_is_too_short_makes_no_backup_whole(tmp_path: Path, platform: Standin) -> None:
@@ -142,6 +100,7 @@ def test_a_backfill_is_no_way_around_the_guard_on_new_grants(tmp_path: Path) -> 
             everybody |= set(range(100 + 10 * number, 110 + 10 * number))
             shop.write(dict.fromkeys(sorted(everybody), YES))
             sync_job.run(shop.settings)
+            shop.a_day_later()
         found = planning.plan(shop.settings, Watch(), None, Wish(again=ALL))
         assert found["granted"] == 60
         backfill(shop, ALL, approved=60)

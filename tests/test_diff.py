@@ -24,6 +24,7 @@ from sync_job.consent.channels import (
     parse_letters,
     unpack,
 )
+from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.diff import Counts, Diff, Terms, diff, lanes, send
 from sync_job.consent.guards import Tally
 from sync_job.consent.known import Holdings, Known, Lingering, Obligations
@@ -53,6 +54,8 @@ class Client(NamedTuple):
     limit: float = 0.0
     approved: int = 0
     refused: int = 0
+    owing: bool = False
+    denied_at: float = NEVER
 
 
 class Planned(NamedTuple):
@@ -83,7 +86,8 @@ def _table(clients: dict[int, int]) -> Table:
 
 def _holdings(population: Population) -> Holdings:
     ids = sorted(client for client, all_ in population.items() if all_.state or all_.due)
-    return Holdings(_ids(ids), _bytes(population[i].state for i in ids), _bytes(population[i].due for i in ids))
+    dates = Dates.of(np.array([population[i].denied_at for i in ids], np.float64))
+    return Holdings(_ids(ids), _bytes(population[i].state for i in ids), _bytes(population[i].due for i in ids), dates)
 
 
 def _obligations(population: Population) -> Obligations:
@@ -100,6 +104,7 @@ def _diff(
     hold: Hold = FREE,
     only_owed: bool = False,
     absent: int = NOTHING,
+    as_of: float = np.inf,
 ) -> Diff:
     lingerers = sorted(client for client, all_ in population.items() if all_.until)
     lingering = Lingering(
@@ -119,8 +124,10 @@ def _diff(
         ),
         Terms(
             may_grant=may_grant,
+            as_of=as_of,
             restate=restate,
             ungranted=ungranted,
+            owing=_ids(sorted(client for client, all_ in population.items() if all_.owing)),
             hold=hold,
             approved=_table({client: all_.approved for client, all_ in population.items() if all_.approved}),
             only_owed=only_owed,
@@ -143,6 +150,7 @@ class Asked(NamedTuple):
     hold: Hold = FREE
     only_owed: bool = False
     absent: int = NOTHING
+    as_of: float = np.inf
 
 
 class Channel(NamedTuple):
@@ -156,12 +164,16 @@ class Channel(NamedTuple):
     approved: bool
     refused: int
     ruling: Ruling
+    older: bool  # what would be granted was not stated after the newest denial
+    later: bool  # what may be granted once nothing is owed any more
 
 
 def _channels(client: Client, asked: Asked) -> list[Channel]:
     gone = not client.says and (client.state or client.due)
     means = asked.absent if gone else client.says
-    granting = asked.may_grant and not client.ungranted and not client.owed
+    granting = asked.may_grant and not client.ungranted
+    owing = client.owing or client.owed != 0
+    denied_at = client.denied_at if client.state or client.due else NEVER
     columns = (means, client.state, client.due, client.withdrawn, client.owed, client.approved, client.refused)
     found = []
     for shift, (says, state, due, withdrawn, owed, approved, refused) in zip(
@@ -171,16 +183,22 @@ def _channels(client: Client, asked: Asked) -> list[Channel]:
         kinds |= {Change.RE_GRANT} if asked.hold.re_grants else set()
         kinds |= {Change.REVOCATION} if asked.hold.revocations >> shift & 1 else set()
         is_approved = approved == says != NOTHING
+        overturns = due == DENIED or (state == DENIED and due != ALLOWED)
+        older = asked.as_of < denied_at or (asked.as_of == denied_at and overturns)
         ruling = decide(
             says,
             state,
             due,
             withdrawn=withdrawn == 1,
-            may_grant=granting,
+            may_grant=granting and not older and not owing,
             owed=owed == 1,
             held=frozenset() if is_approved else frozenset(kinds),
         )
-        found.append(Channel(says, state, due, withdrawn, owed, is_approved, refused, ruling))
+        later = granting and not older and owing and not withdrawn and not is_approved
+        later = later and ruling.change in (Change.NEW_GRANT, Change.RE_GRANT)
+        found.append(
+            Channel(says, state, due, withdrawn, owed, is_approved, refused, ruling, granting and older, later)
+        )
     return found
 
 
@@ -198,7 +216,7 @@ class Expected(NamedTuple):
     counts: Counts
     tally: Tally
     absent: list[int]
-    held: list[tuple[int, int, int]]
+    held: list[tuple[int, int, int, int, float]]
     blocked: list[tuple[int, int]]
 
 
@@ -263,7 +281,10 @@ def _count(
     if any(stated):
         says = pack([one.says * said for one, said in zip(channels, stated, strict=True)])
         change = pack([one.ruling.change * said for one, said in zip(channels, stated, strict=True)])
-        expected.held.append((client, says, change))
+        older = pack(
+            [int(one.older and is_held and one.says == ALLOWED) for one, is_held in zip(channels, held, strict=True)]
+        )
+        expected.held.append((client, says, change, older, all_.denied_at if all_.state or all_.due else NEVER))
     if any(blocked):
         expected.blocked.append((client, pack([int(one) for one in blocked])))
     counts.planned += planned
@@ -292,6 +313,7 @@ def _tally(tally: Tally, all_: Client, channels: list[Channel], changing: list[b
         one.ruling.change if does and one.ruling.target == one.says and not one.approved else Change.NONE
         for one, does in zip(channels, changing, strict=True)
     ]
+    counted = [one.ruling.change if one.later else count for one, count in zip(channels, counted, strict=True)]
     tally.new_grants += Change.NEW_GRANT in counted
     tally.re_grants += Change.RE_GRANT in counted
     for place in range(4):
@@ -300,11 +322,14 @@ def _tally(tally: Tally, all_: Client, channels: list[Channel], changing: list[b
         is_known
         and all_.says != 0
         and any(
-            does
-            and not one.approved
-            and not one.withdrawn
-            and not one.owed
-            and one.ruling.target not in (one.state, one.due)
+            (
+                does
+                and not one.approved
+                and not one.withdrawn
+                and not one.owed
+                and one.ruling.target not in (one.state, one.due)
+            )
+            or one.later
             for one, does in zip(channels, changing, strict=True)
         )
     )
@@ -338,12 +363,22 @@ CLIENTS = st.builds(
     limit=st.sampled_from([5.0, 6.0, 7.0]),
     approved=st.just(0) | _byte(NOTHING, DENIED, ALLOWED),
     refused=st.just(0) | _byte(NOTHING, DENIED, ALLOWED),
+    owing=st.sampled_from([False, False, True]),
+    denied_at=st.sampled_from([NEVER, NEVER, 10.0, 20.0, 30.0]),
 )
 NEAR = st.integers(1, 12)
 FAR = st.sampled_from([1, 2, 900, 1000, 500_000, 1 << 27, 1 << 30, LAST_ID - 1, LAST_ID])
 POPULATIONS = st.sampled_from([NEAR, FAR]).flatmap(lambda ids: st.dictionaries(ids, CLIENTS, max_size=9))
 HOLDS = st.just(FREE) | st.builds(Hold, st.booleans(), st.booleans(), _byte(0, 1))
-ASKED = st.builds(Asked, st.booleans(), st.booleans(), HOLDS, st.booleans(), st.sampled_from([0, 0, 0x55, 0x11]))
+ASKED = st.builds(
+    Asked,
+    st.booleans(),
+    st.booleans(),
+    HOLDS,
+    st.booleans(),
+    st.sampled_from([0, 0, 0x55, 0x11]),
+    st.sampled_from([np.inf, 20.0]),
+)
 
 
 @settings(max_examples=250, deadline=None)
@@ -374,7 +409,7 @@ def test_ids_far_apart_are_decided_as_ids_close_together(population: Population,
         close_by.counts,
         close_by.tally,
         [client * by for client in close_by.absent],
-        [(client * by, says, change) for client, says, change in close_by.held],
+        [(client * by, says, change, older, at) for client, says, change, older, at in close_by.held],
         [(client * by, channels) for client, channels in close_by.blocked],
     )
 

@@ -5,7 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LOW_BITS, NOTHING, SHIFTS, Bytes
+from sync_job.consent.channels import ALLOWED, BLANK, DENIED, LOW_BITS, NOTHING, SHIFTS, Bytes, pack
+from sync_job.consent.dates import NEVER
 from sync_job.consent.rules import (
     FREE,
     Cases,
@@ -19,6 +20,7 @@ from sync_job.consent.rules import (
     decide_all,
     keep,
     of_kind,
+    older,
 )
 
 # The rule table, case by case: a letter for each pair of State and Due, in the order of PAIRS. A digit is the rule that
@@ -171,10 +173,10 @@ def _assert_ruled(cases: Cases, hold: Hold) -> None:
         says, state, due, let = (
             (part >> shift) & 3 for part in (cases.statement, cases.state, cases.due, cases.approved)
         )
-        covered, owed = ((part >> shift) & 1 for part in (cases.withdrawn, cases.owed))
+        covered, owed, may_grant = ((part >> shift) & 1 for part in (cases.withdrawn, cases.owed, cases.may_grant))
         let_through = ((let != NOTHING) & (let == says)).astype(np.uint8)
         table = _table(frozenset(kind for kind, is_held in kinds if is_held))
-        ruled = table[says, state, due, covered, owed, cases.may_grant.astype(np.uint8), let_through]
+        ruled = table[says, state, due, covered, owed, may_grant, let_through]
         for place in range(5):
             expected[place] |= ruled[:, place] << shift
     for got, wanted in zip(decide_all(cases, hold), expected, strict=True):
@@ -245,6 +247,15 @@ def test_chosen_channels_keep_their_values() -> None:
         0b10_00_00_11,
         0,
     ]
+
+
+@pytest.mark.parametrize(("as_of", "expected"), [(9.0, 0b01010101), (10.0, 0b00000101), (11.0, 0)])
+def test_what_is_not_newer_than_a_denial_may_not_grant(as_of: float, expected: int) -> None:
+    """An older statement grants nothing; one of the same time no channel that is denied, unless its grant is due."""
+    state = np.array([pack([DENIED, NOTHING, DENIED, NOTHING])], np.uint8)
+    due = np.array([pack([NOTHING, DENIED, ALLOWED, NOTHING])], np.uint8)
+    assert older(as_of, state, due, np.array([10.0])).tolist() == [expected]
+    assert older(as_of, state, due, np.array([NEVER])).tolist() == [0]
 
 
 def _cases(columns: list[Bytes], may_grant: npt.NDArray[np.bool_]) -> Cases:

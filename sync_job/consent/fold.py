@@ -141,7 +141,7 @@ def fold(
     """Return the holdings and the lingering clients after *rows* ended so.
 
     *stated* has, per row, when the denials that it changes were stated (epoch seconds): however the row ended, they
-    date its client from now on.
+    date its client from now on. What was due before is dated already.
 
     *started* is when the leg was planned, *now* when it is folded, in epoch seconds, and *lingering* who lingered
     then. Folding the same twice, by the same *lingering*, is folding it once: a row's result depends on the row and on
@@ -152,7 +152,7 @@ def fold(
     rows, endings = rows.at(order), endings.at(order)
     dates = Dates.never(len(rows))
     if stated is not None:
-        dates = Dates.of(np.where(denied(rows.sent) & changed(rows), stated[order], NEVER))
+        dates = Dates.of(np.where(denied(rows.sent) & changed(rows) & ~denied(rows.due), stated[order], NEVER))
     lingers = lingering.of(rows.client, started)[0]
     state, due = fold_rows(rows, endings, lingers)
     return Folded(

@@ -226,6 +226,7 @@ def load(
     total, done = sum(source.size_bytes for source in found), 0
     operator = ""
     made: list[tuple[str, float]] = []
+    partitioned = False  # folders divide one table by its times: it is as old as the newest of them
     for source in found:
         gathering.begin_file(keeps=len(found) > 1 and settings.as_of != "none")
         with sources.unchanged(source):
@@ -264,10 +265,12 @@ def load(
         # A file without the column may be older than all of those with it.
         newest = UNTIMED if dated_by in missing else gathering.newest
         file_as_of = age.as_of(settings.as_of, [source], newest, as_of, zone)
+        partitioned |= dated_by in source.partition
         if file_as_of is not None:
             made.append((source.name, file_as_of))
             age.check(where, file_as_of, now)
-        gathering.end_file(stale=file_as_of is None or (not_before is not None and file_as_of < not_before))
+        stale = file_as_of is None or (not_before is not None and file_as_of < not_before)
+        gathering.end_file(stale=stale and not partitioned)
         about = named.about() if named else {}
         about |= {"columns": head_names, "partition": dict(source.partition)}
         inputs.append(Input(source.name, source.format, source.size_bytes, digest, more, source.compression, **about))
@@ -281,7 +284,9 @@ def load(
     export = _finish(gathering, inputs, tuple(sorted(missing)))
     export.id_map = mapped.about if mapped else None
     export.left_out = ready.left_out
-    if len(made) == len(found):  # else nothing tells how old the oldest is
+    if partitioned and made:
+        export.as_of = export.newest = max(when for _, when in made)
+    elif len(made) == len(found):  # else nothing tells how old the oldest is
         fresh = [one for one in made if not_before is None or one[1] >= not_before]
         export.as_of, export.newest = min(when for _, when in fresh or made), max(when for _, when in made)
         export.stale = [one for one in made if one not in fresh] if fresh else []

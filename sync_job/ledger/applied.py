@@ -140,11 +140,15 @@ class Applied(Store):
         clients = self._rows("SELECT clients FROM accepted ORDER BY at DESC LIMIT 1")
         return Before(as_of, replayed, int(clients[0][0]) if clients else None)
 
-    def current_at(self, digest: str, now: float) -> float:
+    def current_at(self, kind: Kind, digest: str, now: float) -> float:
         """Return until when an export of unknown age was current, in epoch seconds.
 
         That is *now*, unless another export was read since this content was: then it is when this one was read last.
+        A part is as old as the newest full export, of which it is a piece.
         """
+        if kind == "part":
+            ((at,),) = self._rows("SELECT max(at) FROM exports WHERE kind = 'full'")
+            return now if at is None else min(now, at)
         rows = self._rows("SELECT digest, at FROM exports ORDER BY at DESC, run DESC")
         seen = [at for said, at in rows if said == digest]
         return now if not seen or rows[0][0] == digest else min(seen[0], now)

@@ -134,11 +134,12 @@ def write_held(path: Path, held: Held, guards: str) -> None:
 def _held_by(held: Held, older: Mask, which: Mask, guards: str) -> pa.Array:
     """Return what holds each chosen row: a newer denial, with its time, or else the guards."""
     times, place = np.unique(held.denied_at[which], return_inverse=True)
-    words = [guards, *(f"not newer than the denial of {_moment(one)}" for one in times.tolist())]
+    words = [guards, *(f"not newer than the denial of {moment(one)}" for one in times.tolist())]
     return pa.array(words).take(pa.array(np.where(older[which], place + 1, 0)))
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """Return a time as messages and lists show it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds > 0 else "an unknown time"
 
 

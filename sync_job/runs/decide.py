@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -275,7 +274,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
     mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
     denies = full and settings.export.absent == "deny" and not doubts
-    current_at = applied.current_at(export.digest, now)
+    current_at = applied.current_at(kind, export.digest, now)
     as_of = export.as_of if dated and export.as_of is not None else current_at
     terms = Terms(
         may_grant=not why,
@@ -438,7 +437,7 @@ def _older(held: Held) -> str:
     count = int(np.count_nonzero(which))
     if not count:
         return ""
-    last = datetime.fromtimestamp(float(held.denied_at[which].max()), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    last = lists.moment(float(held.denied_at[which].max()))
     return (
         f"{count:,} client{'' if count == 1 else 's'} denied something no earlier than this export was made (the last "
         f"at {last}): what it allows them is held (held.csv). A newer export that allows it is sent"

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Bytes, Ids, denied
+from sync_job.consent.channels import LOW_BITS, Bytes, Ids, denied
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, gravest
@@ -58,6 +58,7 @@ def ask(state: State, settings: Settings, ids: Ids, request_ref: str) -> int:
     started = np.full(len(client), now)
     until = limits.of(settings, started)
     owed = state.ledger.obligations.add("erasure", client, channels, started, until)
+    state.ledger.obligations.release(ids, np.full(len(ids), LOW_BITS))  # whatever a guard holds of them
     # Last: who is to be erased and is owed nothing is erased, so a crash before this erases nobody without a denial.
     state.ledger.forgetting.ask(ids, request_ref, now)
     return owed

@@ -17,12 +17,13 @@ from sync_job.consent.guards import Guard
 from sync_job.consent.known import Holdings, Known, Lingering
 from sync_job.consent.lists import scope_text
 from sync_job.consent.rows import Rows, obligations
-from sync_job.consent.rules import FREE, Change, Ruling, decide
+from sync_job.consent.rules import FREE, Change, Ruling, decide, older
 from sync_job.delivery import wire
 from sync_job.errors import StateError
 from sync_job.exports import lists, loader
 from sync_job.ledger import inbox, lock, tables
 from sync_job.ledger.state import State
+from sync_job.report import lists as lists_
 from sync_job.report.counts import Summary
 from sync_job.runs import decide as deciding
 from sync_job.runs import erasure
@@ -55,7 +56,9 @@ class _Looked(NamedTuple):
 class _Client(NamedTuple):
     """One client by what is known of it: its statement, State and Due as bytes, and what is withdrawn, owed, approved.
 
-    *withdrawn* and *owed* have the low bit of each channel, *refused* what was refused and waits, as a byte.
+    *withdrawn* and *owed* have the low bit of each channel, *refused* what was refused and waits, as a byte. *older*
+    has the low bit of each channel that the export may not grant, because the newest denial, stated at *denied_at*,
+    is not older than it.
     """
 
     says: int
@@ -68,6 +71,8 @@ class _Client(NamedTuple):
     acknowledged: bool
     barred: bool
     forgotten: bool
+    older: int
+    denied_at: float
 
 
 def explain(settings: Settings, client: int, watch: Watch, *, with_export: bool, as_of: float | None = None) -> Summary:
@@ -162,7 +167,7 @@ def _look(
         known, owing = deciding.known(ledger, holdings, lingering, now)
         return _Looked(None, known, owing, obligations(holdings, known.owed, lingering, now))
     case = deciding.judge(settings, findings, export, ledger, Wish(), now)
-    deciding.drop_forgotten(case, erasure.among(settings, export.statements))
+    deciding.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
     found, taken_back, _ = deciding.first_plan(case, ledger, holdings, lingering, now, now)
     known, owing = deciding.known(ledger, holdings, lingering, now, since=now, says=case.statements, less=taken_back)
     return _Looked(case, known, owing, found.rows)
@@ -175,6 +180,8 @@ def _client(state: State, settings: Settings, looked: _Looked, client: int, now:
     if case and not says and (held or due):
         says = case.terms.absent
     _, acknowledged = known.lingering.of(ids, now)
+    denied_at = known.holdings.denied_at(ids)
+    bytes_ = np.array([held], np.uint8), np.array([due], np.uint8)
     return _Client(
         says=says,
         state=held,
@@ -186,6 +193,8 @@ def _client(state: State, settings: Settings, looked: _Looked, client: int, now:
         acknowledged=bool(acknowledged[0]),
         barred=client in looked.owing or (case is not None and client in case.ungranted),
         forgotten=bool(erasure.tombstones(settings).of(ids)[0]),
+        older=int(older(case.terms.as_of, *bytes_, denied_at)[0]) if case else 0,
+        denied_at=float(denied_at[0]),
     )
 
 
@@ -212,7 +221,7 @@ def _channels(case: Case | None, one: _Client, stated: int) -> Summary:
             owes,
             withdrawn=bool(one.withdrawn >> shift & 1),
             owed=owed,
-            may_grant=_may_grant(case, one),
+            may_grant=_may_grant(case, one) and not one.older >> shift & 1,
             held=frozenset(kinds),
         )
         # Where the ids look renumbered nothing goes but what is owed: all that would change is held.
@@ -255,6 +264,9 @@ def _holding(case: Case | None, one: _Client, channel: str, says: int, ruling: R
     trips = case.judgement.trips
     if renumbered:
         return "; ".join(str(trip) for trip in trips if trip.guard in (Guard.CHANGED, Guard.UNKNOWN))
+    shift = SHIFTS[CHANNELS.index(channel)]
+    if says == ALLOWED and _may_grant(case, one) and one.older >> shift & 1:
+        return f"the export is not newer than the denial of {lists_.moment(one.denied_at)}"
     if says == ALLOWED and not _may_grant(case, one):
         return "the client may not be granted anything" if one.barred else "the run may not grant"
     fits = [trip for trip in trips if _KINDS.get(trip.guard) is ruling.change and trip.channel in ("", channel)]
