@@ -175,7 +175,6 @@ class World:
         self.sent: list[Request] = []
         self.fates: list[Fate] = []
         self.sick: dict[int, Fate] = {}
-        self.reports: set[str] = set()
         self._rng = rng
 
     # How a shop begins
@@ -240,7 +239,6 @@ class World:
             reading.says = {}
         self._note_read(reading)
         self.pending = set(self.ids)
-        self.reports = self._folders()
 
     def _dump(self, path: Path) -> None:
         path.write_text(self.machine.platform.csv())
@@ -496,7 +494,8 @@ class World:
         if self._inbox() or self.restored or self.book.asked:
             return
         shutil.rmtree(self.folder / "state")
-        listed = [one for one in self.book.withdrawals if one.person not in self.book.erased]
+        listed = [one for one in self.book.withdrawals + self.book.voided if one.person not in self.book.erased]
+        self.book.withdrawals, self.book.voided = listed, []
         self._put_back(0.0)
         self.book.no.clear()
         self.book.yes.clear()
@@ -635,6 +634,7 @@ class World:
         if not within:
             self.sent = []
         config = "desk.toml" if self.at_the_desk else "nightly.toml"
+        before = self._folders()
         began = self.machine.now, self.machine.elapsed
         scene = None if within else scene or Scene(self._dispatched)
         shown = " ".join(one.removeprefix(f"{self.folder}/") for one in arguments)
@@ -645,6 +645,7 @@ class World:
         if not within:
             self.book.reading = Reading(grants=False)
             self.fates = []
+            self.made = self._folders() - before
         if self.broken and not within:
             error, self.broken = self.broken, None
             raise error
@@ -678,7 +679,6 @@ class World:
             reading.grants = False
         self.book.reading = reading
         try:
-            before = self._folders()
             ended = self.command(*verb, *part, path, *said, scene=scene, sending=True)
         finally:
             self.at_the_desk = False
@@ -691,13 +691,11 @@ class World:
                 if flag is False and export.says.get(person, (None,) * 4)[k] is False
             }
             self.book.read(reading, seen)
-        elif self._folders() - before:
-            summary = self._summary()
-            if summary is not None and summary.get("export") is not None:
-                self._note_read(reading)
-                if fresh:
-                    self.pending -= set(export.says)
-                self._hold_counts(summary)
+        elif (summary := self._summary()) is not None and summary["export"] is not None:
+            self._note_read(reading)
+            if fresh:
+                self.pending -= set(export.says)
+            self._hold_counts(summary)
         self._hold_forgotten()
 
     def _note_read(self, reading: Reading) -> None:
@@ -853,12 +851,12 @@ class World:
         return {path.name for path in reports.iterdir()} if reports.is_dir() else set()
 
     def _summary(self) -> dict[str, Any] | None:
-        """Return what the last run's report says."""
-        for name in sorted(self._folders(), reverse=True):
+        """Return what the report of the last command says, None if it made none."""
+        for name in sorted(self.made, reverse=True):
             path = self.folder / "reports" / name / "summary.json"
             if path.exists():
                 found: dict[str, Any] = json.loads(path.read_text())
-                return found
+                return found if "outcomes" in found else None
         return None
 
     def _held(self) -> list[dict[str, Any]]:
@@ -1037,6 +1035,7 @@ class World:
     # Set by what happens
 
     died = False
+    made: set[str] = set()  # noqa: RUF012 - replaced, never changed
     last_content = ""
     compared = False
     lost_since = 0.0
