@@ -40,7 +40,7 @@ from tests.expected import CHANNELS, DAY_S, KNOWN_FAILING, SCOPES, Book, Channel
 from tests.machine import Ended, Fate, Machine, Request, Scene
 
 FIELDS = tuple(f"Allow{name}" for name in CHANNELS)
-BEGIN = 1_796_000_000.0  # when every history begins, in epoch seconds
+BEGIN = 1_700_000_000.0  # when every history begins, in epoch seconds: before any file of it was written
 MAX_AGE_H, LIMIT_H = 36.0, 48.0
 FLAGS: tuple[Consent, ...] = (
     (True, True, True, True),
