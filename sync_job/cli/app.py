@@ -143,6 +143,9 @@ def run(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
     ] = None,
+    skip_missed: Annotated[
+        int, typer.Option(min=0, help="The number of deltas that were missed and that nobody can apply any more.")
+    ] = 0,
     until: options.UntilOption = "",
     wait_for_export: options.WaitForExportOption = "",
     wait_s: Annotated[
@@ -167,6 +170,7 @@ def run(
         as_of=options.moment(as_of, settings, "--as-of"),
         require_new=require_new,
         retry=retry_refused,
+        skip_missed=skip_missed,
     )
     watch = options.watch(quiet)
 

@@ -46,6 +46,10 @@ class Dates:
         """Return the dates in epoch seconds."""
         return np.asarray(self.times[self.places])
 
+    def until(self, now: float) -> "Dates":
+        """Return the same dates, with those after *now* brought to it: a clock was wrong."""
+        return Dates(self.places, np.minimum(self.times, now))
+
     def at(self, which: Mask | npt.NDArray[np.intp]) -> "Dates":
         """Return the chosen dates."""
         return Dates(self.places[which], self.times)

@@ -35,10 +35,13 @@ def as_of(how: str, files: list[sources.Source], newest: int, told: float | None
     return told
 
 
-def newest(how: str, places: list[sources.Place], zone: ZoneInfo) -> tuple[list[sources.Place], list[str]]:
+def newest(
+    how: str, places: list[sources.Place], zone: ZoneInfo
+) -> tuple[list[sources.Place], list[tuple[str, float]]]:
     """Return the newest files, by the times in their names where `[export] as_of` says so, else by their last change.
 
-    Files of one time are parts of one export. The second list names those that are left out.
+    Files of one time are parts of one export. The second list names those that are left out, each with
+    when it was made, in epoch seconds.
 
     Raises:
         ExportError: when a file has no such time.
@@ -47,7 +50,7 @@ def newest(how: str, places: list[sources.Place], zone: ZoneInfo) -> tuple[list[
     times = [_named(Path(one.name), pattern, zone) if pattern else one.changed() for one in places]
     last = max(times)
     chosen = [one for one, made in zip(places, times, strict=True) if made == last]
-    return chosen, [one.name for one, made in zip(places, times, strict=True) if made != last]
+    return chosen, [(one.name, made) for one, made in zip(places, times, strict=True) if made != last]
 
 
 def check(where: str, made: float | None, now: float | None) -> None:

@@ -32,10 +32,10 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class Ready:
-    """The files of a complete export, the names of those that are left out, and what is said of each file."""
+    """The files of a complete export, those that are left out, and what is said of each file."""
 
     places: list[Place]
-    left_out: list[str]
+    left_out: list[tuple[str, float]]  # with when each was made, in epoch seconds
     sidecars: dict[str, list[Sidecar]] = field(default_factory=dict)
 
     def compare(self, source: Source, sha256: str, rows: int) -> None:
@@ -57,6 +57,16 @@ class Ready:
                 )
 
 
+def places(where: str, settings: ExportSettings, zone: ZoneInfo) -> list[Place]:
+    """Return the files of the export at *where* as they are now, complete or not.
+
+    Raises:
+        ExportError: when there is none.
+    """
+    found = sources.places(where)
+    return found if settings.pick == "all" else age.newest(settings.as_of, found, zone)[0]
+
+
 def ready(
     where: str,
     settings: ExportSettings,
@@ -72,7 +82,7 @@ def ready(
         ExportError: when it cannot be read, or what lies beside it says nothing that can be understood.
     """
 
-    def chosen() -> tuple[list[Place], list[str]]:
+    def chosen() -> tuple[list[Place], list[tuple[str, float]]]:
         places = sources.places(where)
         return (places, []) if settings.pick == "all" else age.newest(settings.as_of, places, zone)
 
@@ -94,11 +104,11 @@ def ready(
 
 
 def _stable(
-    chosen: Callable[[], tuple[list[Place], list[str]]],
+    chosen: Callable[[], tuple[list[Place], list[tuple[str, float]]]],
     for_s: float,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-) -> tuple[list[Place], list[str]]:
+) -> tuple[list[Place], list[tuple[str, float]]]:
     """Return the files once none has changed for so long, by their times or before our eyes.
 
     Raises:

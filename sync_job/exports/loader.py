@@ -73,7 +73,7 @@ class Export:
     digest: str = ""  # of the statements, whatever files, order and format they come in
     raw: list[RawRow] = field(default_factory=list)
     others: int = 0
-    left_out: list[str] = field(default_factory=list)  # files that were there, and are not the newest
+    left_out: list[tuple[str, float]] = field(default_factory=list)  # files that are not the newest, with their times
     id_map: dict[str, Any] | None = None  # the map by which its ids were read: its path, SHA-256 and rows
 
     @property
@@ -97,7 +97,7 @@ class Export:
             "as_of": self.as_of,
             "stale": [name for name, _ in self.stale],
             "digest": self.digest,
-            "left_out": self.left_out,
+            "left_out": [name for name, _ in self.left_out],
             "inputs": [vars(one) for one in self.inputs],
             "id_map": self.id_map,
         }

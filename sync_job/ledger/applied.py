@@ -24,15 +24,18 @@ from sync_job.ledger.store import Store
 
 SCHEMA = """
 CREATE TABLE exports (
-    run TEXT PRIMARY KEY, kind TEXT NOT NULL, digest TEXT NOT NULL, as_of REAL, newest REAL, clients INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, digest TEXT NOT NULL,
+    as_of REAL, newest REAL, clients INTEGER NOT NULL,
     lost INTEGER NOT NULL, new_grants INTEGER NOT NULL, applied INTEGER NOT NULL, at REAL NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE sent (
     run TEXT NOT NULL, leg INTEGER NOT NULL, at REAL NOT NULL, new_grants INTEGER NOT NULL, re_grants INTEGER NOT NULL,
     sms INTEGER NOT NULL, email INTEGER NOT NULL, push INTEGER NOT NULL, cheque INTEGER NOT NULL,
     changed INTEGER NOT NULL, unknown INTEGER NOT NULL, PRIMARY KEY (run, leg)
 ) WITHOUT ROWID;
-CREATE TABLE accepted (digest TEXT PRIMARY KEY, clients INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE accepted (
+    number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, clients INTEGER NOT NULL, at REAL NOT NULL
+);
 CREATE TABLE holds (
     run TEXT PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL, clients INTEGER NOT NULL,
     grants INTEGER NOT NULL, guards TEXT NOT NULL
@@ -117,11 +120,16 @@ class Applied(Store):
         made, counts = (one.as_of, one.newest), (one.clients, one.lost, one.new_grants)
         with self._writing():
             self._db.execute(
-                "INSERT OR REPLACE INTO exports VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO exports "
+                "(run, kind, digest, as_of, newest, clients, lost, new_grants, applied, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (one.run, one.kind, one.digest, *made, *counts, one.applied, one.at),
             )
             if one.kind == "full" and one.applied:
-                self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, one.at))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO accepted (digest, clients, at) VALUES (?, ?, ?)",
+                    (one.digest, one.clients, one.at),
+                )
 
     def before(self, kind: Kind, digest: str, now: float) -> Before:
         """Return what an export of this kind and content is judged by.
@@ -135,9 +143,9 @@ class Applied(Store):
             kind,
             now + SKEW_S,
         )
-        seen = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY at DESC, run DESC", kind)
+        seen = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY number DESC", kind)
         replayed = kind != "part" and seen[:1] != [(digest,)] and (digest,) in seen
-        clients = self._rows("SELECT clients FROM accepted ORDER BY at DESC LIMIT 1")
+        clients = self._rows("SELECT clients FROM accepted ORDER BY number DESC LIMIT 1")
         return Before(as_of, replayed, int(clients[0][0]) if clients else None)
 
     def current_at(self, kind: Kind, digest: str, now: float) -> float:
@@ -149,11 +157,15 @@ class Applied(Store):
         if kind == "part":
             ((at,),) = self._rows("SELECT max(at) FROM exports WHERE kind = 'full'")
             return now if at is None else min(now, at)
-        rows = self._rows("SELECT digest, at FROM exports ORDER BY at DESC, run DESC")
+        rows = self._rows("SELECT digest, at FROM exports ORDER BY number DESC")
         seen = [at for said, at in rows if said == digest]
         return now if not seen or rows[0][0] == digest else min(seen[0], now)
 
-    def oldest_part(self, kind: Kind, now: float) -> float | None:
+    def newest_delta(self, now: float) -> float | None:
+        """Return when the newest delta or full export that was read was made, None if that is unknown."""
+        return self.before("delta", "", now).as_of
+
+    def oldest_part(self, now: float) -> float | None:
         """Return when the oldest file of the newest full export was made, None if that is unknown."""
         rows = self._rows(
             "SELECT as_of FROM exports WHERE kind = 'full' AND coalesce(newest, as_of) <= ? "
@@ -164,13 +176,13 @@ class Applied(Store):
 
     def is_last(self, kind: Kind, digest: str) -> bool:
         """Return whether the last export of this kind that was read states the same."""
-        rows = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY at DESC, run DESC LIMIT 1", kind)
+        rows = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)
         return bool(rows) and rows[0][0] == digest
 
     def read(self) -> tuple[float, float] | None:
         """Return when the last applied export was applied first and last: how long it is the same; none before any."""
         rows = self._rows(
-            "WITH newest AS (SELECT kind, digest FROM exports WHERE kind != 'part' AND applied ORDER BY at DESC "
+            "WITH newest AS (SELECT kind, digest FROM exports WHERE kind != 'part' AND applied ORDER BY number DESC "
             "LIMIT 1) SELECT min(a.at), max(a.at) FROM exports a, newest n WHERE a.applied AND a.kind = n.kind AND "
             "a.at > (SELECT coalesce(max(b.at), -1) FROM exports b WHERE b.applied AND b.kind = n.kind AND "
             "b.digest != n.digest)"
@@ -183,11 +195,11 @@ class Applied(Store):
             row[0]
             for row in self._rows(
                 "SELECT e.new_grants FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' AND e.applied "
-                "ORDER BY e.at DESC LIMIT ?",
+                "ORDER BY e.number DESC LIMIT ?",
                 _NIGHTS,
             )
         ]
-        lost = self._rows("SELECT lost FROM exports WHERE kind = ? AND applied ORDER BY at DESC LIMIT 1", kind)
+        lost = self._rows("SELECT lost FROM exports WHERE kind = ? AND applied ORDER BY number DESC LIMIT 1", kind)
         read = self._rows("SELECT 1 FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' LIMIT 1")
         return Past(
             usual_grants=float(statistics.median(grants)) if grants else 0.0,
@@ -207,8 +219,9 @@ class Applied(Store):
     def _day(self, now: float) -> Sent:
         ((new, again, *revoked, changed, unknown),) = self._rows(
             "SELECT total(new_grants), total(re_grants), total(sms), total(email), total(push), total(cheque), "
-            "total(changed), total(unknown) FROM sent WHERE at > ?",
+            "total(changed), total(unknown) FROM sent WHERE at > ? AND at <= ?",
             now - DAY_S,
+            now + SKEW_S,
         )
         return Sent(int(new), int(again), tuple(int(one) for one in revoked), int(changed), int(unknown))
 
@@ -301,7 +314,10 @@ class Applied(Store):
                 # Once: what is delivered by it must be asked about anew.
                 self._db.execute(f"UPDATE holds SET {what} = 0 WHERE run = ?", (one.run,))
             if what == "clients" and one.kind == "full":
-                self._db.execute("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?)", (one.digest, one.clients, now))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO accepted (digest, clients, at) VALUES (?, ?, ?)",
+                    (one.digest, one.clients, now),
+                )
             if what == "grants":
                 held = tables.read_held(state / "held" / f"{one.run}.parquet")
                 value = held.stated & spread(allowed(held.stated))
@@ -314,18 +330,20 @@ class Applied(Store):
 
     def approvals(self, now: float) -> list[Approval]:
         """Return the approvals that hold."""
-        query = "SELECT number, run, what, count, reason, by, at, until FROM approvals WHERE until > ? ORDER BY number"
+        query = (
+            f"SELECT number, run, what, count, reason, by, at, until FROM approvals WHERE {_HOLDS_AT} ORDER BY number"
+        )
         return [Approval(*row) for row in self._rows(query, now)]
 
     def is_accepted(self, digest: str, now: float) -> bool:
         """Return whether a person approved the clients of the export with this content, not long ago."""
-        query = "SELECT 1 FROM approvals WHERE what = 'clients' AND digest = ? AND until > ?"
-        return bool(self._rows(query, digest, now))
+        query = f"SELECT 1 FROM approvals WHERE {_HOLDS_AT} AND what = 'clients' AND digest = ?2"
+        return bool(self._rows(query, now, digest))
 
     def approved(self, now: float) -> Table:
         """Return, as a byte, what was approved of each client and not delivered since."""
         rows = self._rows(
-            "SELECT client, value FROM approved JOIN approvals ON approval = number WHERE until > ? ORDER BY client",
+            f"SELECT client, value FROM approved JOIN approvals ON approval = number WHERE {_HOLDS_AT} ORDER BY client",
             now,
         )
         return _table(rows)
@@ -340,6 +358,8 @@ class Applied(Store):
         self._db.executemany("DELETE FROM approved WHERE client = ?", ((client,) for client in ids.tolist()))
 
 
+# An approval holds for its time from now at most: one from the future was given by a clock that was wrong.
+_HOLDS_AT = f"until > ?1 AND until <= ?1 + {APPROVED_S + SKEW_S}"
 # Denials that a run held and that still wait.
 _WAITING = "EXISTS (SELECT 1 FROM obligations o WHERE o.held = holds.run AND o.owed != 0)"
 _HELD = (

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sync_job.errors import StateError
-from sync_job.ledger import files
+from sync_job.ledger import deltas, files
 
 VERSION = 1
 _KEY = b"consent-sync"
@@ -113,7 +113,7 @@ def set_aside_files(folder: Path) -> list[Path]:
 def sweep(folder: Path, now: float) -> None:
     """Remove what a `put` that died has left."""
     for path in (folder / "inbox").glob(".*"):
-        if not path.name.startswith(_ASIDE) and path.stat().st_mtime < now - _LEFT_S:
+        if not path.name.startswith((_ASIDE, deltas.PREFIX)) and path.stat().st_mtime < now - _LEFT_S:
             files.remove(path)
 
 

@@ -44,7 +44,8 @@ class Wish:
     *part*: the export is a part, such as repaired rejects; *as_of*: when it was made, in epoch seconds, where the
     configuration leaves that to the command line; *require_new*: the same export as last time is an error; *retry*:
     what was refused is tried again before its time; *again*: what is sent once more though it was acknowledged, where
-    so many clients are *approved* to be sent an *allowed* by it; *sample*: so many rows of each kind, and no more.
+    so many clients are *approved* to be sent an *allowed* by it; *sample*: so many rows of each kind, and no more;
+    *skip_missed*: how many deltas before this one were not applied, and will not be.
     """
 
     restrict_only: bool = False
@@ -57,6 +58,7 @@ class Wish:
     again: Again | None = None
     approved: int | None = None
     sample: int | None = None
+    skip_missed: int = 0
 
 
 def kind_of(settings: Settings, wish: Wish) -> Kind:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,12 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
+from sync_job.consent.known import Holdings
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
+from sync_job.ledger.applied import SKEW_S
+from sync_job.ledger.deltas import Asked
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.runs import (
@@ -20,6 +24,7 @@ from sync_job.runs import (
     backfills,
     decide,
     erasure,
+    in_order,
     intake,
     limits,
     logs,
@@ -68,6 +73,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
         ConsentSyncError: what ended the run before its report; nothing that was acknowledged is lost by it.
     """
     tls.context(settings.endpoint)  # what is wrong with its files is said before a leg is begun
+    asked = in_order.ask(settings, wish) if read is None else None
     watch.stage("opening the state")
     with holding(settings) as state:
         if wish.again:
@@ -76,10 +82,11 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
         laps = Stopwatch()
         legs = Legs(state, settings, findings, watch, wish, hands_over=backfills.hands_over(state, kind))
         if read is None:
-            read = partial(decide.read, settings, watch, wish=wish, first_look=False)
+            not_before = state.ledger.applied.oldest_part(time.time())
+            read = partial(decide.read, settings, watch, wish=wish, first_look=False, not_before=not_before)
         try:
             if not legs.owed():
-                _export(legs, wish, watch, laps, read)
+                _export(legs, wish, watch, laps, read, asked)
             return conclude(state, settings, findings, watch, laps)
         except (ConfigError, ExportError) as exc:
             # What was owed is delivered; the rest could not be known. The history says so, and why.
@@ -90,7 +97,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
             watch.end()
 
 
-def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -> None:
+def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, asked: Asked | None) -> None:
     state, settings, findings = legs.state, legs.settings, legs.findings
     folder = report.folder_of(settings, findings.run)
     watch.stage("reading")
@@ -101,21 +108,23 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     intake.absorb(state, settings)
     now = time.time()
     ledger = state.ledger
+    in_order.check(state, export, asked, wish, now)
     case = decide.judge(settings, findings, export, ledger, wish, now)
     forgotten = erasure.among(settings, export.statements, ledger.forgetting.asked())
     decide.drop_forgotten(case, forgotten)
     if len(forgotten):  # rejects and the like were listed before anybody could tell
         erasure.without(settings, [(folder, forgotten)])
     del export
-    found, taken_back, mark = decide.first_plan(
-        case, ledger, state.holdings(), ledger.lingering(), findings.started, now
-    )
+    holdings = _dated(state, now)
+    found, taken_back, mark = decide.first_plan(case, ledger, holdings, ledger.lingering(), findings.started, now)
+    del holdings
     if case.again:
         backfills.make_due(state, case, found, mark, findings, wish.approved, now)
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
     ledger.applied.record(decide.record(case, found, findings.run, now))
-    ledger.applied.narrow(findings.run, case.kind, case.statements)
     _decided(legs, case, decide.Planned(found, taken_back), now)
+    ledger.applied.narrow(findings.run, case.kind, case.statements)
+    in_order.settle(state, case, asked, now)
     if case.kind == "full":
         lists.write_clients(folder / "absent.csv", found.absent)
     if same and not len(found.rows):
@@ -129,6 +138,19 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read) -
     laps.lap("decide")
     legs.export(rows, case, partial(_decided, legs, case))
     laps.lap("deliver")
+
+
+def _dated(state: State, now: float) -> Holdings:
+    """Return the snapshot, with dates of denials that a wrong clock left in the future brought to *now* for good.
+
+    So the next export is newer than they are.
+    """
+    holdings = state.holdings()
+    if holdings.dates.times.max() > now + SKEW_S:
+        holdings = replace(holdings, dates=holdings.dates.until(now))
+        state.replace_holdings(holdings, now)
+        _log.warning("state.from_the_future", what="dates of denials")
+    return holdings
 
 
 def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float) -> None:
