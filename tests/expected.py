@@ -30,10 +30,11 @@ class LawError(AssertionError):
 
 
 class Said(NamedTuple):
-    """A statement that a command read: as of when, and when it was read (epoch seconds)."""
+    """A statement that a command read: as of when, when it was read, and since when it is said (epoch seconds)."""
 
     as_of: float
     read: float
+    since: float
 
 
 class Withdrawal(NamedTuple):
@@ -96,9 +97,10 @@ class Book:
                     if known and key in self.no and self.denied.get(key, -1.0) > self.allowed.get(key, -1.0):
                         continue
                     if key not in self.no or self.no[key].as_of <= reading.as_of:
-                        self.no[key] = Said(reading.as_of, now)
+                        since = self.no[key].since if self.says_no(key) else now
+                        self.no[key] = Said(reading.as_of, now, since)
                 elif key not in self.yes or self.yes[key].as_of < reading.as_of:
-                    self.yes[key] = Said(reading.as_of, now)
+                    self.yes[key] = Said(reading.as_of, now, now)
 
     def acknowledged(self, person: int, request: Request, elapsed: float) -> None:
         """Note what the platform acknowledged."""

@@ -53,7 +53,7 @@ FLAGS: tuple[Consent, ...] = (
 UNSURE = (Fate.LOST, Fate.DROPPED, Fate.LATE, Fate.LATE, Fate.ERROR, Fate.ERROR_APPLIED, Fate.REFUSED, Fate.BUSY)
 _LOWER = frozenset((0, 1, 3, 4, 5, 6, 75, 130, 143))  # exit codes that 7 goes before
 _GUARDS = ("re_grants", "new_grants", "revocations", "changed", "unknown", "shrinkage", "rejects")
-_UNGUARDED = dict.fromkeys((*_GUARDS, "lost"), 999_999)
+_UNGUARDED = dict.fromkeys((*_GUARDS, "lost", "list"), 999_999)
 
 _CONFIG = """
 [export]
@@ -137,6 +137,8 @@ class World:
         self.mapped = rng.random() < 0.2
         self.crm = {person: 5_000_000 + first + person if self.mapped else self.ids[person] for person in self.ids}
         self.strangers = {person for person in self.ids if rng.random() < 0.08}
+        if rng.random() < 0.1:
+            self.strangers = {0, 1}
         self.machine.members = {self.ids[person] for person in self.ids if person not in self.strangers}
         self.kind = rng.choice(("full", "full", "full", "delta"))
         self.as_of = rng.choice(("mtime", "mtime", "flag", "filename", "column", "none"))
@@ -149,6 +151,7 @@ class World:
             "unknown": rng.choice((3, 99)),
             "shrinkage": 1,
             "rejects": 1,
+            "list": 2,
         }
         self.guards = _UNGUARDED | (most if self.guarded else {})
         self.delivery = {
@@ -175,6 +178,8 @@ class World:
         self.sent: list[Request] = []
         self.fates: list[Fate] = []
         self.sick: dict[int, Fate] = {}
+        self.listed: list[list[tuple[int, str, float, str]]] = []
+        self.erased_at: dict[int, float] = {}
         self._rng = rng
 
     # How a shop begins
@@ -208,7 +213,7 @@ class World:
             (self.folder / "map.csv").write_text(f"crm_id,platform_id\n{rows}")
 
     def _begin(self, rng: Random) -> None:
-        how = rng.choice(("empty", "equal", "unknown", "dump"))
+        how = self.beginning = rng.choice(("empty", "equal", "unknown", "dump"))
         self.told.append(
             f"{len(self.ids)} people, {len(self.strangers)} of them strangers; {self.kind} exports by {self.as_of}, "
             f"{'mapped, ' if self.mapped else ''}{'guarded, ' if self.guarded else ''}{how}"
@@ -528,8 +533,68 @@ class World:
         before = set(self.book.asked)
         self.book.asked.add(person)
         ended = self.command("forget", str(path), "--json", scene=scene)
-        if ended.code not in (None, 0, 1, 5, 7):
-            self.book.asked = before
+        if ended.code not in (0, 1, 5, 7) and not self._query("SELECT 1 FROM forgetting"):
+            self.book.asked = before  # that it was asked is durable before anything is sent
+
+    def _forget_many(self, rng: Random) -> None:
+        """Let somebody erase so many that their number has to be typed, without it or with a wrong one."""
+        some = rng.sample(sorted(self.ids), 4)
+        path = self._file("erase.csv")
+        path.write_text("Client\n" + "".join(f"{self._shown_id(person)}\n" for person in some))
+        if not self.guarded:
+            return
+        ended = self.command("forget", str(path), "--json")
+        if ended.code not in (2, 4, 75, 7):
+            raise LawError("L8", f"{len(some)} people were erased, and nobody was asked: {ended.code}")
+
+    def _old_list(self, rng: Random) -> None:
+        """Hand an old list in again, with another row: an erased person in it is not a new withdrawal."""
+        if not self.listed:
+            return
+        old = rng.choice(self.listed)
+        erased = {one[0] for one in old} & self.book.erased - self.book.named
+        known = {one.reference for one in self.book.withdrawals}
+        rows = [row for row in old if row[0] in erased or row[3] in known]
+        if not rows:
+            return
+        self._opt_out(rng, rows=rows)
+        for person in erased:
+            self._hold_gone(person)
+
+    def _full_disk(self, rng: Random) -> None:
+        """Let the disk be full from some moment of a night on."""
+        scene = Scene(self._dispatched, full_at=rng.randint(1, 40))
+        export = self._fresh()
+        path, said = self._write(export, rng)
+        self.published.append(export)
+        self.book.reading = self._reading(export)
+        ended = self.command("run", path, *said, scene=scene, sending=True)
+        self.died = True  # what it could not finish lies there until the next
+        if "damaged" in ended.err:
+            raise LawError("L7", f"a full disk is called damage: {ended.err}")
+        if ended.code not in (4, 7):
+            return
+        for request in self.sent:
+            self._note_sent(request, export)
+
+    def _brands(self, rng: Random) -> None:
+        """Hand a list in for two brands, of which the state of one is damaged."""
+        broken = self.folder / "brand"
+        (broken / "state").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (broken / "state" / "ledger.db").write_bytes(b"no database")
+        text = (self.folder / "nightly.toml").read_text().replace("operator = 7", "operator = 8")
+        (broken / "brand.toml").write_text(text)
+        self._opt_out(rng, more=("--config", str(broken / "brand.toml")))
+
+    def _status(self, rng: Random) -> None:
+        self.command("withdrawals", "status")
+        found = self.command("withdrawals", "report", "--from", "2023-01-01", "--json")
+        if found.code in (0, 1, 7):
+            said = json.loads(found.out)
+            parts = [said[name] for name in ("acknowledged", "open", "parked") if isinstance(said.get(name), int)]
+            ended = sum(said["ended_otherwise"].values())
+            if said["received"] != sum(parts) + ended:
+                raise LawError("L6", f"{said['received']} received, and {parts} and {said['ended_otherwise']} of them")
 
     def _remap(self, rng: Random) -> None:
         """Correct the map: a person of the CRM has another number on the platform than was thought."""
@@ -589,6 +654,8 @@ class World:
             place, inner = rng.randint(1, 6), Random(rng.random())
             where = scene.while_sending if rng.random() < 0.7 else scene.happens
             where[place] = lambda: self._opt_out(inner, within=True)
+        if lists and rng.random() < 0.15:
+            scene.while_sending.setdefault(rng.randint(1, 6), lambda: self.machine.jump(90 * 3600.0))
         if death:
             if rng.random() < 0.5:
                 scene.dies_sending = rng.randint(1, 6)
@@ -643,7 +710,7 @@ class World:
         ended = self.machine.run([*arguments, "--config", str(self.folder / config)], scene)
         self.told.insert(place, f"    ends in {ended.code}: {ended.err.strip()[:300]}")
         if not within:
-            self.book.reading = Reading(grants=False)
+            reading, self.book.reading = self.book.reading, Reading(grants=False)
             self.fates = []
             self.made = self._folders() - before
         if self.broken and not within:
@@ -653,7 +720,7 @@ class World:
         if (ended.code == 70 or "Traceback" in ended.err) and not within:
             raise LawError("bug", ended.err[-3000:])
         if ended.code is not None and not within:
-            self._hold(arguments, ended, *began)
+            self._hold(arguments, ended, *began, reading)
         return ended
 
     at_the_desk = False
@@ -683,20 +750,24 @@ class World:
         finally:
             self.at_the_desk = False
         if ended.code is None:
-            seen = {
-                (person, k)
-                for request in self.sent
-                for person in self._owners(request.client)
-                for k, flag in enumerate(request.flags)
-                if flag is False and export.says.get(person, (None,) * 4)[k] is False
-            }
-            self.book.read(reading, seen)
+            for request in self.sent:
+                self._note_sent(request, export)
         elif (summary := self._summary()) is not None and summary["export"] is not None:
             self._note_read(reading)
             if fresh:
                 self.pending -= set(export.says)
             self._hold_counts(summary)
         self._hold_forgotten()
+
+    def _note_sent(self, request: Request, export: Export) -> None:
+        """Note what a command sent that did not come to its end: that much of the export it surely read."""
+        seen = {
+            (person, k)
+            for person in self._owners(request.client)
+            for k, flag in enumerate(request.flags)
+            if flag is False and export.says.get(person, (None,) * 4)[k] is False
+        }
+        self.book.read(self._reading(export), seen)
 
     def _note_read(self, reading: Reading) -> None:
         self.last_content = _content(reading.says)
@@ -711,6 +782,7 @@ class World:
         again: Withdrawal | None = None,
         scene: Scene | None = None,
         within: bool = False,
+        more: tuple[str, ...] = (),
     ) -> Ended:
         """Hand a list in; it binds from the moment that the command returns."""
         if rows is None:
@@ -723,10 +795,16 @@ class World:
                 rows.append((again.person, again.scope, again.at, again.reference))
         self.last_list = rows
         path = self._listing(rows)
-        ended = self.command("opt-out", str(path), "--wait-s", "0", "--json", scene=scene, within=within)
-        if ended.out.startswith("{") and (found := json.loads(ended.out)).get("list"):
+        ended = self.command("opt-out", str(path), "--wait-s", "0", "--json", *more, scene=scene, within=within)
+        found = _first(ended.out)
+        if more and not found.get("list"):
+            raise LawError("L1", f"a healthy brand did not get the list: {ended.code}, {ended.err}")
+        if found.get("list"):
+            self.listed.append(rows)
             known = {one.reference for one in self.book.withdrawals}
             for person, scope, received, reference in rows:
+                if person in self.book.erased and received <= self.erased_at[person]:
+                    continue
                 self.book.named.add(person)
                 if reference not in known:
                     self.book.withdrawals.append(
@@ -869,18 +947,18 @@ class World:
 
     # What must hold
 
-    def _hold(self, arguments: tuple[str, ...], ended: Ended, now: float, elapsed: float) -> None:
+    def _hold(self, arguments: tuple[str, ...], ended: Ended, now: float, elapsed: float, reading: Reading) -> None:
         """Hold the laws about any command that ended."""
         if not (self.folder / "state" / "ledger.db").exists():
             return
         self._note_erased()
-        if arguments[0] in ("run", "drain", "opt-out", "backfill", "apply"):
-            self._hold_limit(arguments[0], ended, now)
+        if arguments[0] in ("run", "drain", "opt-out", "backfill", "apply") or arguments[1:2] == ("status",):
+            self._hold_limit(arguments[0], ended, now, reading)
         if self.guarded and not self.jumped and not self._recently_approved():
             lately = {person for at, person in self.regrants if at > self.machine.elapsed - DAY_S}
             if len(lately) > self.guards["re_grants"]:
                 raise LawError("L5", f"{len(lately)} people were allowed again within a day, and nobody approved it")
-        if self.counter % 4 == 0 and arguments[:2] != ("state", "check"):
+        if self.counter % 8 == 0 and arguments[:2] != ("state", "check"):
             checked = self.machine.run(["state", "check", "--config", str(self.folder / "nightly.toml")])
             self._hold_whole(checked)
 
@@ -889,8 +967,8 @@ class World:
         if checked.code and not (checked.code == 1 and self.died):
             raise LawError("L7", f"state check ended in {checked.code}: {checked.out}{checked.err}")
 
-    def _past_limit(self, now: float) -> list[str]:
-        """Return what is owed and past its limit at a time."""
+    def _past_limit(self, now: float, reading: Reading) -> list[str]:
+        """Return what is owed and past its limit at a time, and not overtaken by what was just read."""
         found = []
         state = self.machine.platform.state
         for one in self.book.withdrawals:
@@ -903,10 +981,20 @@ class World:
                 allowed = state.get(self.ids[one.person], Flags())[k]
                 if self.book.stands(one, k) and allowed and self.book.denied.get(key, -1.0) < one.taken:
                     found.append(f"{CHANNELS[k]} of {self._name(one.person)} ({one.reference})")
+        for key, no in self.book.no.items():
+            person, k = key
+            if no.since + 3600 * LIMIT_H >= now or not self.book.says_no(key) or key in self.drifted:
+                continue
+            if person in self.strangers | self.book.erased | self.moved or person in self.book.closed:
+                continue
+            if reading.says.get(person, (None,) * 4)[k]:
+                continue
+            if state.get(self.ids[person], Flags())[k] and not self.forgot_states:
+                found.append(f"{CHANNELS[k]} of {self._name(person)}, who said no in an export")
         return found
 
-    def _hold_limit(self, command: str, ended: Ended, now: float) -> None:
-        if ended.code in _LOWER and not self.restored and (late := self._past_limit(now)):
+    def _hold_limit(self, command: str, ended: Ended, now: float, reading: Reading) -> None:
+        if ended.code in _LOWER and not self.restored and (late := self._past_limit(now, reading)):
             raise LawError("L4", f"{command} ended in {ended.code}, and past its limit is {', '.join(late)}")
 
     def _hold_acknowledged(self, rows: list[tuple[int, str, float, str]]) -> None:
@@ -971,6 +1059,7 @@ class World:
 
     def _erase(self, person: int) -> None:
         self.told.append(f"  person {person} is erased")
+        self.erased_at[person] = self.machine.now
         book = self.book
         book.erased.add(person)
         book.named.discard(person)
@@ -983,6 +1072,15 @@ class World:
         drifted = any((person, k) in self.drifted for k in range(4))
         if True in flags and person not in self.strangers and person not in book.closed and not drifted:
             raise LawError("L8", f"person {person} is erased, and the platform still allows {flags}")
+
+    def _hold_gone(self, person: int) -> None:
+        """Hold that nothing in the ledger names a person."""
+        for (table,) in self._query("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            if any(column[1] == "client" for column in self._query(f"PRAGMA table_info({table})")):
+                if self._query(f"SELECT 1 FROM {table} WHERE client = {self.ids[person]} LIMIT 1"):
+                    raise LawError("L8", f"person {person} is erased, and in {table}")
+        if self.ids[person] in self._due():
+            raise LawError("L8", f"person {person} is erased, and in the snapshot")
 
     # The end
 
@@ -1000,18 +1098,23 @@ class World:
         rng = Random(0)
         for _ in range(2):
             self.pending = set(self.ids)
-            self._run(replace(self._fresh(), kind=self.kind), rng)
+            self._run(self._fresh(), rng)
+            owed, due = self._owed(), self._due()
+            if not owed and not any(due.values()):
+                break
             for one in self._held() if self.guarded_once else []:
                 for what in ("revocations", "clients"):
                     if one.get(what):
                         self._approving(one["run"], what, int(one[what]))
             self.command("drain", "--wait-s", "0")
             self.machine.let_pass(2 * DAY_S)
+        self.owed_at_end = bool(self._owed())
         self._hold_all()
         self._hold_whole(self.command("state", "check"))
-        saved = self.command("state", "backup", str(self._file("last.tar")))
-        if saved.code:
-            raise LawError("L7", f"no backup can be made: {saved.err}")
+        if self.counter % 3 == 0:
+            saved = self.command("state", "backup", str(self._file("last.tar")))
+            if saved.code:
+                raise LawError("L7", f"no backup can be made: {saved.err}")
 
     def _hold_all(self) -> None:
         state = self.machine.platform.state
@@ -1029,12 +1132,23 @@ class World:
                         raise LawError("L3", f"{who}, and withdrew")
                 elif says is False and flags[k] is not False:
                     raise LawError("L3", f"{who}, and the CRM says no")
+                elif says and not flags[k] and self._may_be_allowed(person, k):
+                    raise LawError("L3", f"{who}, and the CRM says yes")
                 elif says is None and self.book.says_no((person, k)) and flags[k] is True:
                     raise LawError("L3", f"{who}, and the last that the CRM said was no")
+
+    def _may_be_allowed(self, person: int, k: int) -> bool:
+        """Return whether the platform should have been told that a channel is allowed, when all is well again."""
+        no = self.book.no.get((person, k))
+        unknown = self.beginning == "unknown" or self.forgot_states  # taken for allowed, and perhaps it is not
+        ahead = no is not None and no.as_of > self.machine.now
+        return not unknown and not ahead and not self.owed_at_end and person not in self.moved
 
     # Set by what happens
 
     died = False
+    owed_at_end = False
+    beginning = ""
     made: set[str] = set()  # noqa: RUF012 - replaced, never changed
     last_content = ""
     compared = False
@@ -1054,6 +1168,13 @@ class World:
 
 _ENDINGS = {"csv": ".csv", "semicolon": ".csv", "gzip": ".csv.gz", "parquet": ".parquet", "jsonl": ".jsonl"}
 _CELLS = {True: "true", False: "false", None: ""}
+
+
+def _first(out: str) -> dict[str, Any]:
+    """Return what a command said of its first target."""
+    found: dict[str, Any] = json.loads(out) if out.startswith("{") else {}
+    targets: list[dict[str, Any]] = found.get("targets") or [found]
+    return targets[0]
 
 
 def _content(says: Mapping[int, Consent]) -> str:

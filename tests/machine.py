@@ -9,6 +9,7 @@ What a command meets on its way is decided by a `Scene`; what must hold is left 
 
 import asyncio
 import contextlib
+import errno
 import heapq
 import io
 import itertools
@@ -77,6 +78,7 @@ class Scene:
 
     *dies_at* is the durable operation before which it is killed, *dies_sending* the request that it dies with;
     *happens* comes before a durable operation of a file, by its number, *while_sending* after a request was dispatched.
+    From operation *full_at* on the disk is full.
     """
 
     dispatched: Callable[[Request], Fate]
@@ -84,6 +86,7 @@ class Scene:
     while_sending: dict[int, Callable[[], object]] = field(default_factory=dict)
     dies_at: int = 0
     dies_sending: int = 0
+    full_at: int = 0
 
 
 class Machine:
@@ -151,6 +154,8 @@ class Machine:
         if self.scene is None:
             return
         self._operations += 1
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._operations == self.scene.dies_at:
             self.dead = True
             raise Died
@@ -158,6 +163,11 @@ class Machine:
         if of_a_file and (due := [number for number in self.scene.happens if number <= self._operations]):
             for happens in [self.scene.happens.pop(number) for number in sorted(due)]:
                 happens()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is full."""
+        return self.scene is not None and 0 < self.scene.full_at <= self._operations
 
     async def attempt(self, client: int, sent: int) -> Answer:
         """Carry one request to the platform, as its fate wants it."""
@@ -244,12 +254,23 @@ class _Connection(sqlite3.Connection):
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if sql.startswith("COMMIT"):
-            _THE.durable(of_a_file=False)
+            try:
+                _THE.durable(of_a_file=False)
+            except OSError as exc:
+                raise _refused("database or disk is full", sqlite3.SQLITE_FULL) from exc
+        elif _THE.is_full and sql.startswith(("BEGIN", "PRAGMA journal_mode = WAL")):
+            raise _refused("disk I/O error", sqlite3.SQLITE_IOERR)
         elif _THE.dead and not sql.startswith("ROLLBACK"):
             raise Died
         elif sql.startswith("PRAGMA synchronous"):
             sql = "PRAGMA synchronous = OFF"  # no power is lost here
         return super().execute(sql, *parameters)
+
+
+def _refused(said: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(said)
+    error.sqlite_errorcode = code
+    return error
 
 
 class _Endpoint:

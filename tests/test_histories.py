@@ -57,6 +57,11 @@ _WEIGHTS = {
     "pause": 2,
     "sicken": 2,
     "no_export": 2,
+    "forget_many": 1,
+    "old_list": 2,
+    "full_disk": 2,
+    "brands": 1,
+    "status": 2,
 }
 _TMPFS = Path("/dev/shm")  # noqa: S108 - where there is one, files cost nothing
 
