@@ -19,7 +19,6 @@ from sync_job.runs import (
     inspecting,
     night,
     planning,
-    renumber,
     restoring,
 )
 from sync_job.runs.decide import Wish
@@ -143,35 +142,6 @@ def test_cancel_leaves_a_new_denial(tmp_path: Path) -> None:
         shop.write({1: NO})
         night.run(shop.settings, Wish(retry=True), Watch())
         assert holds(platform.platform)[5] == NO
-
-
-def test_a_backup_from_a_backfill_and_before_a_renumbering_can_be_used(tmp_path: Path, platform: Standin) -> None:
-    """Renumbering it ends the backfill, whose dues move with the rest."""
-    shop = Shop(tmp_path, platform.url)
-    shop.write({1: NO, 2: NO})
-    shop.init("equal")
-    backfill(shop, limit=0)
-    backups.backup(shop.settings, tmp_path / "b.tar")
-    sync_job.run(shop.settings)
-    (tmp_path / "map.csv").write_text("old_id,new_id\n1,11\n2,12\n")
-    renumber.renumber(shop.settings, tmp_path / "map.csv", Watch(), reason="r", by="me")
-    lost(shop)
-    renumber.renumber(shop.settings, tmp_path / "map.csv", Watch(), reason="r", by="me")
-    restoring.restored(shop.settings, None, "me", Watch())
-    shop.write({11: NO, 12: NO})
-    assert sync_job.run(shop.settings).exit_code is Exit.OK
-    assert {11, 12} <= set(holds(platform.platform))
-
-
-def test_renumbering_during_a_backfill_says_how_to_end_it(tmp_path: Path, platform: Standin) -> None:
-    """Its mark has the old ids."""
-    shop = Shop(tmp_path, platform.url)
-    shop.write({1: NO})
-    shop.init("equal")
-    backfill(shop, limit=0)
-    (tmp_path / "map.csv").write_text("old_id,new_id\n1,11\n")
-    with pytest.raises(ConfigError, match="backfill --cancel"):
-        renumber.renumber(shop.settings, tmp_path / "map.csv", Watch(), reason="r", by="me")
 
 
 @pytest.mark.parametrize("how", ["cut", "gone"])

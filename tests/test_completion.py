@@ -66,7 +66,7 @@ def test_commands_and_their_options_are_offered(place: Path) -> None:
     """By their beginning; those of a group behind it."""
     assert {"run", "doctor", "opt-out", "state"} <= set(ask(place, "")[0])
     assert ask(place, "d")[0] == ["drain", "doctor"]
-    assert ask(place, "state", "re")[0] == ["restored", "repair", "restore", "renumber", "retarget"]
+    assert ask(place, "state", "re")[0] == ["restored", "repair", "restore", "retarget"]
     assert ask(place, "doctor", "--o")[0] == ["--offline"]
     assert ask(place, "--log-format", "j")[0] == ["json"]
     assert ask(place, "completion", "")[0] == ["bash", "zsh", "fish"]

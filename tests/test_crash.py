@@ -192,32 +192,6 @@ def _carried_on(here: Shopping, command: Sequence[str]) -> Ended:
     return here.run(*(("run",) if begun else command))
 
 
-def _renumbered(here: Shopping) -> None:
-    """Let the platform give clients new ids, who keep their consents there; one withdrew, and one was erased."""
-    _first(here)
-    assert here.run("forget", "--client", str(GONE)).code == 0
-    rows = "".join(f"{old},{new}\n" for old, new in MOVES.items())
-    (here.shop.folder / "ids.csv").write_text(f"old_id,new_id\n{rows}")
-    for old, new in MOVES.items():
-        here.platform.platform.apply(Update(new, Flags(*AFTER_MOVES[old])))
-
-
-def _moved(here: Shopping, command: Sequence[str]) -> Ended:
-    """Drain, where the map was applied: a second time it is refused. Else say it again."""
-    with here.shop.state() as state:
-        applied = MOVES[WITHDREW] in state.holdings().client
-    return here.run(*(("drain",) if applied else command))
-
-
-def _has_moved(here: Shopping) -> None:
-    with here.shop.state() as state:
-        known = set(state.holdings().client.tolist())
-        assert known & {*MOVES, *MOVES.values()} == set(MOVES.values()) - {MOVES[GONE]}
-        withdrew = state.ledger.withdrawals.in_force().items()[0].tolist()
-        assert withdrew == [MOVES[WITHDREW]]
-    assert erasure.tombstones(here.shop.settings).of(np.array([MOVES[GONE]], np.int32)).all()
-
-
 def _reported(here: Shopping) -> None:
     _first(here)
     assert here.run("run").code == 0
@@ -226,11 +200,6 @@ def _reported(here: Shopping) -> None:
 def _is_purged(here: Shopping) -> None:
     left = {path.name for path in (here.shop.folder / "reports").glob("*/*")}
     assert left <= {"summary.json", "report.html"}
-
-
-MOVES = {client: client + 4000 for client in (*CROWD, WITHDREW, GONE)}
-AFTER_MOVES = overlaid(BEFORE, {GONE: NO})
-RENUMBER = ("state", "renumber", "{folder}/ids.csv", "--reason", "migration", "--by", "operations")
 
 
 @dataclass(frozen=True)
@@ -267,10 +236,6 @@ SCENARIOS = {
     ),
     "a backfill": Scenario(
         ("backfill", "--denials"), _lost_by_the_platform, AFTER_RUN, _carried_on, every=25, offset=13
-    ),
-    "a renumbering": Scenario(
-        RENUMBER, _renumbered, overlaid(AFTER_MOVES, {new: AFTER_MOVES[old] for old, new in MOVES.items()}), _moved,
-        later=("drain",), check=_has_moved, every=6, offset=2,
     ),
     "a purge": Scenario(
         ("purge",), _reported, AFTER_RUN, later=("purge",), check=_is_purged, ahead_s=200 * 86400.0, every=3, offset=1

@@ -19,6 +19,7 @@ DIGEST = "ab" * 32
 ROW = st.fixed_dictionaries(
     {
         "client": st.integers(1, 2**31 - 1),
+        "given": st.integers(0, 2**31 - 1),
         "channels": st.sampled_from((1, 4, 16, 64, 85)),
         "received_at": st.floats(0, 2e9),
         "withdrawn_at": st.floats(0, 2e9),
@@ -38,6 +39,7 @@ def _list(rows: int, *, chunks: int = 1) -> pa.Table:
         [
             {
                 "client": client,
+                "given": 7 * client % 5,
                 "channels": 85,
                 "received_at": 10.5,
                 "withdrawn_at": 10.0,

@@ -130,6 +130,7 @@ def test_a_row_says_everything_itself(tmp_path: Path) -> None:
     assert found.table.to_pylist() == [
         {
             "client": 3,
+            "given": 0,
             "channels": SMS | CHEQUE,
             "received_at": _time("2026-11-20T10:00:00+00:00"),
             "withdrawn_at": _time("2026-11-20T10:00:00+00:00"),
@@ -138,6 +139,7 @@ def test_a_row_says_everything_itself(tmp_path: Path) -> None:
         },
         {
             "client": 7,
+            "given": 0,
             "channels": SMS | EMAIL | PUSH,
             "received_at": _time("2026-11-20T00:00:00+03:00"),
             "withdrawn_at": _time("2026-11-19T23:30:00+03:00"),
@@ -153,6 +155,7 @@ def test_the_types_are_those_of_the_ledger(tmp_path: Path) -> None:
     schema = _read(_csv(tmp_path, "1")).table.schema
     assert {name: str(schema.field(name).type) for name in schema.names} == {
         "client": "int32",
+        "given": "int32",
         "channels": "uint8",
         "received_at": "double",
         "withdrawn_at": "double",
@@ -439,7 +442,7 @@ def _plain(row: Row) -> tuple[Any, ...] | None:
     day = datetime.fromtimestamp(left, zone)
     if day.time() == time():  # a day alone is all of it
         left = datetime.combine(day, time(23, 59, 59), zone).timestamp()
-    return (client, channels, at, left, ground, ref or "letter") if good else None
+    return (client, 0, channels, at, left, ground, ref or "letter") if good else None
 
 
 def _as_csv(path: Path, rows: list[Row]) -> Path:

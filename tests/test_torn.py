@@ -243,7 +243,13 @@ def test_a_turned_bit_of_a_ledger_turns_no_consent_around(tmp_path: Path, platfo
 def test_a_list_that_is_cut_or_turned_is_refused_or_read_as_it_was(tmp_path: Path) -> None:
     """Everywhere in the file."""
     (tmp_path / "inbox").mkdir()
-    rows = {"client": [7, 9], "channels": [1, 85], "received_at": [5.0, 5.0], "withdrawn_at": [4.0, 4.0]}
+    rows = {
+        "client": [7, 9],
+        "given": [0, 3],
+        "channels": [1, 85],
+        "received_at": [5.0, 5.0],
+        "withdrawn_at": [4.0, 4.0],
+    }
     table = pa.table(rows | {"basis": [0, 1], "request_ref": ["R-1", ""]})
     path = inbox.put(tmp_path, table, digest="d", source="list.csv", now=9.0)
 

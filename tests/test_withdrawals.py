@@ -98,7 +98,7 @@ def _batches(rows: Iterable[Row], cuts: Iterable[int] = ()) -> list[pa.RecordBat
 def _absorb(
     ledger: Ledger, digest: str, rows: Iterable[Row], *, now: float = NOW, cuts: Iterable[int] = ()
 ) -> Absorbed:
-    about = {"digest": digest, "source": f"{digest}.csv", "taken_in": now - 1}
+    about = {"digest": digest, "source": f"{digest}.csv", "taken_in": now - 1, "id_map": ""}
     return ledger.withdrawals.absorb(_batches(rows, cuts), about, now=now, limit_of=lambda times: times + LIMIT_S)
 
 
@@ -241,7 +241,7 @@ def test_a_list_is_taken_in_whole_or_not_at_all(ledger: Ledger) -> None:
         yield from _batches([Row(1)])
         raise ValueError("damaged")
 
-    about = {"digest": "a", "source": "a.csv", "taken_in": 1.0}
+    about = {"digest": "a", "source": "a.csv", "taken_in": 1.0, "id_map": ""}
     with pytest.raises(ValueError, match="damaged"):
         ledger.withdrawals.absorb(broken(), about, now=NOW, limit_of=lambda times: times)
     assert (_in_force(ledger), _owed(ledger), ledger.withdrawals.list_state("a")) == ({}, {}, None)
@@ -750,6 +750,7 @@ def test_how_long_many_withdrawals_take(ledger: Ledger, capsys: pytest.CaptureFi
     rows = pa.table(
         {
             "client": pa.array(np.arange(1, many + 1), pa.int32()),
+            "given": pa.array(np.zeros(many), pa.int32()),
             "channels": pa.array(np.full(many, ALL), pa.uint8()),
             "received_at": np.full(many, 5.0),
             "withdrawn_at": np.full(many, 4.0),
@@ -758,7 +759,7 @@ def test_how_long_many_withdrawals_take(ledger: Ledger, capsys: pytest.CaptureFi
         }
     ).to_batches(1 << 13)
     for name in ("fresh", "repeated"):
-        about = {"digest": name, "source": "x", "taken_in": 1.0}
+        about = {"digest": name, "source": "x", "taken_in": 1.0, "id_map": ""}
         began = time.perf_counter()
         found = ledger.withdrawals.absorb(rows, about, now=NOW, limit_of=lambda times: times + LIMIT_S)
         timed(name, began)

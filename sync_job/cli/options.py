@@ -81,9 +81,9 @@ def load_all(configs: list[Path]) -> "list[Settings]":
     """Return the settings of every configuration that is named; a folder names all of its *.toml.
 
     Raises:
-        ConfigError: when a folder has none, or two have the same state.
+        ConfigError: when a folder has none, or two that have the same state do not read a list alike.
     """
-    from sync_job.config import Settings
+    from sync_job.config import Settings, reading
 
     files: list[Path] = []
     for one in configs:
@@ -91,17 +91,17 @@ def load_all(configs: list[Path]) -> "list[Settings]":
         if not found:
             raise ConfigError(f"{one}: no configuration (*.toml) in this folder.")
         files += found
-    targets: dict[Path, Settings] = {}
+    targets: dict[Path, tuple[Path, Settings]] = {}
     for file in files:
         settings = load(file)
-        before = targets.setdefault(settings.state.path, settings)
+        first, before = targets.setdefault(settings.state.path.resolve(), (file, settings))
         # Several configurations of one brand, as for nights and for a backfill, are one target.
-        if (before.endpoint.target, before.withdrawals) != (settings.endpoint.target, settings.withdrawals):
+        if differs := reading.difference(before, settings):
             raise ConfigError(
-                f"{file}: another configuration has the same [state] path and another [withdrawals] section or target; "
-                "name one of them only."
+                f"{first} and {file} have the same [state] path and differ in {differs}: a list would be read in two "
+                "ways. Let them agree, or name one of them only."
             )
-    return list(targets.values())
+    return [settings for _, settings in targets.values()]
 
 
 def moment(text: str, settings: "Settings", option: str) -> float | None:

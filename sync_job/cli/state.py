@@ -148,35 +148,6 @@ def restore(
 
 
 @_commands.command()
-def renumber(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="MAP", help="CSV or Parquet with old_id and new_id.", autocompletion=completing.files),
-    ],
-    config: options.ConfigOption,
-    reason: options.ReasonOption = "",
-    by: options.ByOption = "",
-    check: Annotated[bool, typer.Option("--check", help="Say what would move, and change nothing.")] = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Give clients the new ids that the platform has given them, everywhere in the state at once.
-
-    Example: consent-sync state renumber ids.csv --reason migration --by operations --config nightly.toml
-    """
-    from sync_job.report import plan_text
-    from sync_job.runs import renumber as runs
-
-    settings = options.load(config)
-    with options.showing(quiet, "reading the map") as shown:
-        if check:
-            found = runs.check(settings, path, shown)
-        else:
-            found = runs.renumber(settings, path, shown, reason=reason, by=by)
-    options.print_json(found) if as_json else typer.echo(plan_text.renumbered(found))
-
-
-@_commands.command()
 def retarget(
     url: Annotated[str, typer.Argument(metavar="URL", help="The new address; the configuration may have old or new.")],
     config: options.ConfigOption,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sync_job.config import ColumnSettings, ExportSettings
 from sync_job.consent.channels import ALL_BLANK, BLANK, DENIED, FIELDS, LOW_BITS, SHIFTS, Bytes, Ids, denied, spread
-from sync_job.consent.renumber import Lookup
+from sync_job.consent.id_map import Lookup, Numbering, whose
 from sync_job.consent.tables import UNTIMED, Times
 from sync_job.exports import cells, where
 from sync_job.exports.where import Condition
@@ -197,7 +197,7 @@ def read(table: pa.RecordBatch | pa.Table, columns: Columns, zone: ZoneInfo) -> 
 
 def translated(ids: Ids, column: str, lookup: Lookup, problems: cells.Problems) -> Ids:
     """Return the platform's id of each of *ids*, 0 where *problems* says that the map lists none."""
-    found = lookup.of(ids)
+    found = whose(ids, Numbering.CRM, lookup)
     problems.add((found == 0) & (ids != 0), column, "not in id_map")
     return found
 

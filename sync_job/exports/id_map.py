@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from sync_job.config import ExportSettings
-from sync_job.consent import renumber
+from sync_job.consent import id_map
 from sync_job.consent.channels import NOBODY, Ids
-from sync_job.consent.renumber import IdMap, Lookup
+from sync_job.consent.id_map import IdMap, Lookup
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import cells, formats, sources
 from sync_job.exports.csv_piece import TextBlock
@@ -75,6 +75,16 @@ def of_export(settings: ExportSettings) -> ExportMap | None:
     return ExportMap(found.map, Lookup(found.map), about)
 
 
+def of_list(path: Path) -> ExportMap:
+    """Return the map in *path* from former ids of the platform to today's, for a list that still has those.
+
+    Raises:
+        ConfigError: when it is no map. ExportError: when it cannot be read.
+    """
+    found = read(path, OF_THE_PLATFORM)
+    return ExportMap(found.map, Lookup(found.map), {})
+
+
 def read(path: Path, columns: Columns) -> Found:
     """Return the map in *path*.
 
@@ -94,7 +104,7 @@ def read(path: Path, columns: Columns) -> Found:
         raise ConfigError(f"{path}: {bad:,} rows are not two ids ({lines}). Mend the map; it was not used.")
     if not rows:
         raise ConfigError(f"{path}: a map without rows. It was not used.")
-    found, torn = renumber.sort(np.concatenate(old), np.concatenate(new))
+    found, torn = id_map.sort(np.concatenate(old), np.concatenate(new))
     if len(torn):
         raise ConfigError(
             f"{path}: {len(torn):,} ids of {columns.old!r} have more than one {columns.new!r} "

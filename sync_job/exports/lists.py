@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -22,7 +23,7 @@ from sync_job.consent.channels import Ids
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import blocks, cells, csv_piece, id_map, naming, pieces
-from sync_job.exports.pieces import PLATFORM_ID, Piece, Progress
+from sync_job.exports.pieces import CRM_ID, PLATFORM_ID, Piece, Progress
 
 _AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
@@ -54,6 +55,7 @@ class List:
     reasons: Counter[str]
     rejects: list[Reject]
     digest: str = ""
+    id_map: str = ""  # the digest of the map by which its ids were read
 
     def __post_init__(self) -> None:
         hasher = hashlib.sha256()
@@ -90,16 +92,18 @@ def read_withdrawals(
     sheet: str = "",
     contacts: str = "",
     several: bool = True,
+    own_map: Path | None = None,
     now: float,
     progress: Progress | None = None,
 ) -> List:
     """Return a list of withdrawals.
 
-    Its columns: client int32, channels uint8 (low bits), received_at and withdrawn_at float64 (epoch seconds), basis
-    uint8 (its place in BASES), request_ref string. What a row does not say, *received_at*, *scope*, *basis* and
-    *request_ref* say for it, and then the settings. *columns* names columns otherwise than the settings do; *sheet* is
-    that of a workbook. *contacts* is a lookup, where the list has addresses or numbers: who has one of them withdrew,
-    and of *several* all did.
+    Its columns: client int32, given int32 (the CRM's number in the row; 0 if the row has the platform's), channels
+    uint8 (low bits), received_at and withdrawn_at float64 (epoch seconds), basis uint8 (its place in BASES),
+    request_ref string. What a row does not say, *received_at*, *scope*, *basis* and *request_ref* say for it, and then
+    the settings. *columns* names columns otherwise than the settings do; *sheet* is that of a workbook. *contacts* is
+    a lookup, where the list has addresses or numbers: who has one of them withdrew, and of *several* all did.
+    *own_map* is a map (old_id, new_id) for this list alone, whose ids are former ones of the platform.
 
     Raises:
         ConfigError: when nothing says when, which channels, or why, or what is said means nothing.
@@ -109,12 +113,13 @@ def read_withdrawals(
     scope, basis = scope.strip() or settings.withdrawals.scope, basis.strip() or settings.withdrawals.basis
     _check_said("--scope", scope, lists.scope)
     _check_said("--basis", basis, _basis)
-    found, mapped = _Gathered(), id_map.of_export(settings.export)
+    found = _Gathered()
+    mapped = id_map.of_list(own_map) if own_map else id_map.of_export(settings.export)
     zone = settings.run.zone
     for piece, there in pieces.read(where, named, columns or {}, settings.export, progress, sheet, contacts):
         _require(naming.shown(where), there, named, received_at=received_at, scope=scope, basis=basis)
         problems = piece.problems
-        ids = _ids(piece, there["client"], mapped, settings.export.thousands, several=several)
+        ids, given = _ids(piece, there, mapped, settings.export.thousands, several=several)
         received = _times(piece, there["received_at"], zone, received_at)
         withdrawn = _times(piece, there["withdrawn_at"], zone, None)
         withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
@@ -131,6 +136,7 @@ def read_withdrawals(
         table = pa.table(
             {
                 "client": ids,
+                "given": np.zeros_like(ids) if own_map else given,
                 "channels": channels.astype(np.uint8),
                 "received_at": np.nan_to_num(received),
                 "withdrawn_at": np.nan_to_num(withdrawn),
@@ -139,9 +145,10 @@ def read_withdrawals(
             }
         )
         _take(found, piece, table)
-    return _finish(
-        naming.shown(where), found, ["client", "channels", "withdrawn_at", "request_ref", "received_at", "basis"]
-    )
+    keys = ["client", "channels", "withdrawn_at", "request_ref", "received_at", "basis", "given"]
+    taken = _finish(naming.shown(where), found, keys)
+    taken.id_map = "" if own_map or mapped is None else mapped.about["sha256"]
+    return taken
 
 
 def read_reconsents(
@@ -172,7 +179,7 @@ def read_reconsents(
                 f"{naming.shown(where)}: no column {', '.join(map(repr, missing))}; evidence has them all."
             )
         problems = piece.problems
-        ids = _ids(piece, there["client"], mapped, settings.export.thousands, several=False)
+        ids, _ = _ids(piece, there, mapped, settings.export.thousands, several=False)
         granted = _times(piece, there["granted_at"], settings.run.zone, None)
         problems.add(np.isnan(granted) & ~problems.bad, there["granted_at"], "no time")
         problems.add(granted > now, there["granted_at"], "in the future")
@@ -219,11 +226,15 @@ def _check_said(option: str, said: str, meaning: Callable[[str], int]) -> None:
         raise ConfigError(f"{option} {said}: {exc}. Nothing was taken in.") from exc
 
 
-def _ids(piece: Piece, name: str, mapped: id_map.ExportMap | None, thousands: str, *, several: bool) -> Ids:
-    """Return the platform's ids of a column: as they stand there, by a lookup, or by the map of the CRM's.
+def _ids(
+    piece: Piece, there: Mapping[str, str], mapped: id_map.ExportMap | None, thousands: str, *, several: bool
+) -> tuple[Ids, Ids]:
+    """Return the platform's id of each row, and the CRM's by which it was given; 0 if that was the platform's.
 
-    *several* says whether an address may mean several clients, all of whom are meant then.
+    They stand there, or a lookup or the map of the CRM's ids says who is meant. *several* says whether an address may
+    mean several clients, all of whom are meant then.
     """
+    name = there["client"]
     if piece.ids is None:
         ids = cells.read_ids(piece.column(name), name, piece.problems, thousands)
     else:
@@ -232,9 +243,13 @@ def _ids(piece: Piece, name: str, mapped: id_map.ExportMap | None, thousands: st
         if not several and piece.rows is not None:
             many = np.isin(piece.rows, piece.rows[1:][piece.rows[1:] == piece.rows[:-1]])
             piece.problems.add(many, name, "several clients in the lookup, nobody can tell which is meant")
-    if mapped is None or name == PLATFORM_ID:
-        return ids
-    return blocks.translated(ids, name, mapped.lookup, piece.problems)
+    if mapped is None:
+        return ids, np.zeros_like(ids)
+    if name == PLATFORM_ID:
+        given = piece.column(there["given"])
+        unread = cells.Problems(piece.table.num_rows)  # a row that names no client of the CRM is good all the same
+        return ids, np.zeros_like(ids) if given is None else cells.read_ids(given, CRM_ID, unread)
+    return blocks.translated(ids, name, mapped.lookup, piece.problems), ids
 
 
 def _require(

@@ -17,7 +17,8 @@ from sync_job.exports.csv_piece import TextBlock
 
 _SHOWN = 1000  # characters of a header in a message; what is no table may be one line of megabytes
 _ROW = re.compile(r"\s*[-+]?[0-9]")  # how a row of ids alone begins, and a name hardly: no client is lost as a header
-PLATFORM_ID = id_map.OF_THE_CRM.new  # of lists that we wrote, where there is a map: their ids are not the CRM's
+# Columns of lists that we wrote, if there is a map: the platform's id, and the CRM's by which the row was given.
+PLATFORM_ID, CRM_ID = id_map.OF_THE_CRM.new, id_map.OF_THE_CRM.old
 
 Progress = Callable[[int, int], None]
 
@@ -57,6 +58,8 @@ def read(
 ) -> Iterator[tuple[Piece, dict[str, str]]]:
     """Yield the blocks of a list, each with the name of each column that its file has; "" for those it has not.
 
+    Beside *named* there is "given", the column of the CRM's ids in a list that `withdrawals export` wrote.
+
     Raises:
         ExportError: when it cannot be read, for columns that are missing though *given*, or there twice, and for
             addresses or numbers in the place of ids without a lookup of them, or ids with one.
@@ -84,6 +87,7 @@ def read(
             there = _there(
                 source, names, meant | ({"client": address} if address else {}), given, export.columns.Client
             )
+            there["given"] = CRM_ID if ours and names.count(CRM_ID) == 1 else ""
             for block in table.blocks(list(dict.fromkeys(column for column in there.values() if column))):
                 yield _piece(block, there["client"], what, known, export, contacts), there
         done += source.size_bytes

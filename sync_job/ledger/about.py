@@ -62,6 +62,14 @@ class About(Store):
         """Note in *words* why it is no longer taken for a restored backup."""
         self._note(restored="", made_whole=words)
 
+    def resolved(self) -> str:
+        """Return the digest of the id map by which all withdrawals in the CRM's numbers were resolved; "" for none."""
+        return self.said("resolved")
+
+    def note_resolved(self, digest: str) -> None:
+        """Note by which id map they were; "" if some were not."""
+        self._note(resolved=digest)
+
     def targets(self) -> list[str]:
         """Return the target, and before it those that it was called when its host had another name."""
         return [*(one["target"] for one in self.moves()), self.said("target")]

@@ -20,8 +20,7 @@ VERSION = 1
 class Anchor:
     """How far a state had come: its id, the numbers of its last run and snapshot, what it had taken in (counts).
 
-    *written* is in epoch seconds; *tombstones* stays 0 where the writer does not count them; *renumberings* is how
-    often the platform's ids had changed.
+    *written* is in epoch seconds; *tombstones* stays 0 where the writer does not count them.
     """
 
     target: str
@@ -32,7 +31,6 @@ class Anchor:
     reconsents: int
     written: float = 0.0
     tombstones: int = 0
-    renumberings: int = 0
 
 
 class Standing(Enum):
@@ -42,7 +40,6 @@ class Standing(Enum):
     RESTORED = auto()  # an older one of the same state
     SHRUNKEN = auto()  # it lacks withdrawals or re-consents that there were
     FOREIGN = auto()  # another state's anchor
-    BEHIND = auto()  # from before the platform's ids changed: its ids mean other clients today
 
 
 def tag(target: str) -> str:
@@ -59,15 +56,12 @@ def compare(
     withdrawals: int,
     reconsents: int,
     anchored: bool,
-    renumberings: int = 0,
 ) -> Standing:
     """Return how a state stands; one that was *anchored* and has no anchor any more may be a restored backup."""
     if anchor is None:
         return Standing.RESTORED if anchored else Standing.GOOD
     if anchor.state != state:
         return Standing.FOREIGN
-    if renumberings < anchor.renumberings:
-        return Standing.BEHIND
     if withdrawals < anchor.withdrawals or reconsents < anchor.reconsents:
         return Standing.SHRUNKEN
     return Standing.RESTORED if run < anchor.run or snapshot < anchor.snapshot else Standing.GOOD

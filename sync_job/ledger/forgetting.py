@@ -29,8 +29,3 @@ class Forgetting(Store):
         """Note that these are erased, from everything."""
         with self._writing():
             self._db.executemany("DELETE FROM forgetting WHERE client = ?", ((client,) for client in ids.tolist()))
-
-    def move(self, also: Ids, now: float) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering, and ask to erase others *also*."""
-        self._move("forgetting", "request_ref, asked", order="asked", settle="ON CONFLICT DO NOTHING")
-        self._db.executemany("INSERT OR IGNORE INTO forgetting VALUES (?, '', ?)", ((c, now) for c in also.tolist()))

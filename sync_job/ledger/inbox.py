@@ -22,6 +22,7 @@ _ROWS = 1 << 16
 SCHEMA = pa.schema(
     [
         ("client", pa.int32()),
+        ("given", pa.int32()),  # the CRM's number in the list; 0 if the list has the platform's
         ("channels", pa.uint8()),  # the low bit of each
         ("received_at", pa.float64()),  # epoch seconds
         ("withdrawn_at", pa.float64()),
@@ -31,10 +32,11 @@ SCHEMA = pa.schema(
 )
 
 
-def put(folder: Path, table: pa.Table, *, digest: str, source: str, now: float) -> Path:
+def put(folder: Path, table: pa.Table, *, digest: str, source: str, now: float, id_map: str = "") -> Path:
     """Make a normalised list durable in the inbox of the state in *folder*, and return its place; idempotent by digest.
 
-    *source* is the name of the file it came from, *now* when it was taken in, in epoch seconds.
+    *source* is the name of the file it came from, *now* when it was taken in, in epoch seconds, *id_map* the digest of
+    the map by which its ids were read.
 
     Raises:
         StateError: when there is no inbox.
@@ -47,7 +49,7 @@ def put(folder: Path, table: pa.Table, *, digest: str, source: str, now: float) 
             )
     table = table.select(SCHEMA.names).cast(SCHEMA)
     about = {"kind": "opt-out", "version": VERSION, "rows": len(table), "digest": digest, "source": source}
-    about |= {"taken_in": now, "content": _content(table.to_batches(_ROWS))}
+    about |= {"taken_in": now, "id_map": id_map, "content": _content(table.to_batches(_ROWS))}
     about["seal"] = _seal(about)
     sealed = table.replace_schema_metadata({_KEY: json.dumps(about, ensure_ascii=False).encode()})
     path = inbox / f"{digest}.parquet"

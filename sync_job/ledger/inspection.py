@@ -342,10 +342,6 @@ class _Looking:
                 "missing: restore it from the backup of the keys. Without it the state is taken for a backup, and "
                 "runs grant nothing until `consent-sync state restored`"
             )
-        if standing is Standing.BEHIND:
-            raise StateError(
-                "the platform's ids changed since this state: a backup from before. `consent-sync state renumber` first"
-            )
         if found is not None and standing is not Standing.GOOD:
             raise StateError(
                 f"the state had come to run {found.run} with {found.withdrawals:,} withdrawals, and this one is at run "

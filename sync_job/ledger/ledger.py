@@ -14,10 +14,9 @@ from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 
-from sync_job.consent.channels import NOBODY, Bytes, Ids
+from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Lingering
-from sync_job.consent.renumber import IdMap, moves
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import ForeignStateError, NoStateError, OlderStateError
 from sync_job.ledger import (
@@ -28,7 +27,6 @@ from sync_job.ledger import (
     in_force,
     migrations,
     obligations,
-    renumbering,
     withdrawals,
 )
 from sync_job.ledger.about import About
@@ -37,7 +35,6 @@ from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.migrations import Step
 from sync_job.ledger.obligations import Obligations
-from sync_job.ledger.renumbering import Renumbering, Renumberings
 from sync_job.ledger.store import Store
 from sync_job.ledger.withdrawals import Withdrawals
 
@@ -56,7 +53,7 @@ CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowl
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
-_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills, renumbering)
+_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills)
 
 # How far a run got: it began (legs may be committed), everything that it did is in the snapshot, it was reported.
 Stage = Literal["open", "committed", "reported"]
@@ -84,7 +81,6 @@ class Place(TypedDict):
     snapshot: int
     withdrawals: int
     reconsents: int
-    renumberings: int
 
 
 def target_of(path: Path) -> str:
@@ -120,7 +116,6 @@ class Ledger(Store):
         self.forgetting = Forgetting(path, connection)
         self.backfills = Backfills(path, connection)
         self.about = About(path, connection)
-        self.renumberings = Renumberings(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
@@ -323,49 +318,6 @@ class Ledger(Store):
             self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))
         return number
 
-    def renumber(
-        self, one: Renumbering, map_: IdMap, *, erase: Ids, owe: tuple[Ids, Bytes], limit_at: float, buried: int
-    ) -> None:
-        """Give all clients of *map_* their new ids, within the transaction that makes the next snapshot count.
-
-        *erase* are to be erased from now on, and *owe* has of which channels, a low bit each, somebody who is to be is
-        owed a denial before; *buried* is how many tombstones there are afterwards.
-        """
-        self.renumberings.begin(one, map_, moves(map_), self.named())
-        for part in (self.withdrawals, self.obligations):
-            part.move()
-        self.forgetting.move(erase, one.at)
-        self.obligations.owe("erasure", *owe, one.at, limit_at)
-        self._move(
-            "lingering",
-            "until, acknowledged",
-            settle="ON CONFLICT DO UPDATE SET until = max(until, excluded.until), "
-            "acknowledged = min(acknowledged, excluded.acknowledged)",
-        )
-        undone = [(kind, key) for kind, key in self._rows("SELECT kind, key FROM undone WHERE kind != 'reject'")]
-        ids = map_.moved(np.array([int(key) for _, key in undone], np.int32))
-        self._db.execute("DELETE FROM undone WHERE kind != 'reject'")
-        self._db.executemany(
-            "INSERT OR IGNORE INTO undone VALUES (?, ?)",
-            ((kind, str(client)) for (kind, _), client in zip(undone, ids.tolist(), strict=True)),
-        )
-        self._db.execute("INSERT OR REPLACE INTO about VALUES ('buried', ?)", (str(buried),))
-        self.renumberings.end()
-
-    def named(self) -> Ids:
-        """Return every client that is named outside the snapshot, ascending."""
-        tables = (
-            *("withdrawals", "reconsents", "obligations", "waiting", "lingering", "forgetting", "approved", "doubted"),
-        )
-        query = " UNION ".join(f"SELECT client FROM {table}" for table in tables)
-        with files.loading(self.path):
-            found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
-        return np.sort(found["client"])
-
-    def renumbered_since(self, run: int) -> bool:
-        """Return whether the platform's ids changed after the run with this number began."""
-        return any(one.run >= run for one in self.renumberings.all())
-
     def clients(self) -> int:
         """Return how many clients the snapshot that counts has."""
         rows = self._rows("SELECT clients FROM snapshots ORDER BY number DESC LIMIT 1")
@@ -411,7 +363,6 @@ class Ledger(Store):
             snapshot=int(snapshot),
             withdrawals=counts["withdrawals"],
             reconsents=counts["reconsents"],
-            renumberings=self.renumberings.count(),
         )
 
     def unfinished(self) -> list[Run]:

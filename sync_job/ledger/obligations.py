@@ -366,24 +366,5 @@ class Obligations(Store):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
 
-    def move(self) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering; what is owed to each stays owed.
-
-        Clients that become one wait for nothing, nor does who waited because the platform did not know the old id.
-        """
-        self._db.execute("UPDATE obligations SET client = m.new FROM temp.moves m WHERE m.old = obligations.client")
-        self._move(
-            "waiting",
-            "sent, tries, since, next_at, not_found",
-            keep="NOT not_found AND client NOT IN (SELECT client FROM temp.merged)",
-        )
-
-    def owe(self, source: Source, client: Ids, channels: Bytes, started: float, limit_at: float) -> None:
-        """Owe denials of channels for which nothing is owed yet, within a transaction."""
-        fresh = channels & ~self._open().of(client)
-        which = np.flatnonzero(fresh)
-        since, until = np.full(len(which), started), np.full(len(which), limit_at)
-        self._add(source, client[which], fresh[which], since, until, run="")
-
 
 _SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"

@@ -13,6 +13,9 @@ _REFERENCES = {
     "withdrawals of a list that is not there": "SELECT count(*) FROM withdrawals WHERE list NOT IN "
     "(SELECT number FROM lists)",
     "repeats of a list that is not there": "SELECT count(*) FROM repeats WHERE list NOT IN (SELECT number FROM lists)",
+    "numbers of the CRM of a withdrawal that is not there": "SELECT count(*) FROM given i WHERE NOT EXISTS "
+    "(SELECT 1 FROM withdrawals w WHERE w.client = i.client AND w.channels = i.channels AND w.withdrawn_at = "
+    "i.withdrawn_at AND w.request_ref = i.request_ref)",
     "obligations of a list that is not there": "SELECT count(*) FROM obligations WHERE list IS NOT NULL AND list "
     "NOT IN (SELECT number FROM lists)",
     "obligations of a run that is not there": "SELECT count(*) FROM obligations WHERE run IS NOT NULL AND run "

@@ -194,9 +194,6 @@ class State:
             if path != self._snapshot(number):
                 files.remove(path)
         for path in (self.folder / "held").glob("*.parquet"):
-            if self.ledger.applied.held(path.stem) is None:
-                files.remove(path)  # nobody can approve it any more, and it may have ids from before a renumbering
-                continue
             held = tables.read_held(path)
             tables.write_held(path, held.at(~np.isin(held.client, ids)))
         if one := self.ledger.backfills.open():

@@ -25,19 +25,3 @@ class Store:
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with files.loading(self.path):
             return self._db.execute(query, values).fetchall()
-
-    def _move(self, table: str, columns: str, *, keep: str = "true", order: str = "client", settle: str = "") -> None:
-        """Give the rows of clients that are renumbered their new ids, all at once, within its transaction.
-
-        Only those that *keep* is true of stay. *settle* says what becomes of rows that are one then, in this *order*.
-        """
-        self._db.execute(
-            f"CREATE TEMP TABLE moving AS SELECT m.new AS client, {columns} "
-            f"FROM {table} JOIN temp.moves m ON m.old = client"
-        )
-        self._db.execute(f"DELETE FROM {table} WHERE client IN (SELECT old FROM temp.moves)")
-        self._db.execute(
-            f"INSERT INTO {table} (client, {columns}) SELECT client, {columns} FROM temp.moving "
-            f"WHERE {keep} ORDER BY {order} {settle}"
-        )
-        self._db.execute("DROP TABLE temp.moving")

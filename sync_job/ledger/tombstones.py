@@ -4,9 +4,8 @@ The code is one block of AES-256 over the id, which is a pseudorandom function f
 ids are looked up in about a second. Without the key, which never lies in the state, nobody can tell who it was.
 
 The key serves all targets of a folder. Each target has a list of its own: a first line with the version, a code that
-tells whether the key is the list's own, and the digest of the rest; then a line for each map by which ids were
-renumbered since, and one for each client, its code and when it was forgotten. A list that its key does not fit would
-recognise nobody, so it is refused and never begun anew.
+tells whether the key is the list's own, and the digest of the rest; then a line for each client, its code and when it
+was forgotten. A list that its key does not fit would recognise nobody, so it is refused and never begun anew.
 """
 
 import contextlib
@@ -20,13 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import Ids, Mask
-from sync_job.consent.renumber import IdMap
 from sync_job.errors import StateDamagedError, StateError
 from sync_job.ledger import anchor, files
 
 VERSION = 1
 _WORD = "consent-sync-tombstones"
-_MAP = "map"
 _KEY_BYTES = 32
 _KEY_MODE = 0o400
 _CHUNK = 1 << 20
@@ -38,10 +35,8 @@ _CHECK = b"\xff" * _CODE.itemsize  # No id is encrypted as this block: its first
 class Tombstones:
     """The forgotten clients of one target."""
 
-    def __init__(
-        self, keys: Path, path: Path, key: bytes, codes: dict[bytes, float], maps: tuple[str, ...] = ()
-    ) -> None:
-        self._keys, self._path, self._key, self._maps = keys, path, key, maps
+    def __init__(self, keys: Path, path: Path, key: bytes, codes: dict[bytes, float]) -> None:
+        self._keys, self._path, self._key = keys, path, key
         self._take(codes)
 
     @classmethod
@@ -61,7 +56,7 @@ class Tombstones:
             return cls(keys, path, key, {})
         if not key:
             raise _key_gone(keys, path)
-        return cls(keys, path, key, *_read_list(path, key))
+        return cls(keys, path, key, _read_list(path, key))
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -79,7 +74,7 @@ class Tombstones:
         for code in _codes(key, ids):
             codes[code.tobytes()] = max(now, codes.get(code.tobytes(), now))
         if codes != self._codes:
-            _write_list(self._path, key, codes, self._maps)
+            _write_list(self._path, key, codes)
         self._key = key
         self._take(codes)
 
@@ -104,46 +99,6 @@ class Tombstones:
         for place, code in zip(which.tolist(), _codes(self._key, ids[which]) if len(which) else (), strict=True):
             found[place] = self._codes[code.tobytes()]
         return found
-
-    def follows(self, digest: str) -> bool:
-        """Return whether the codes are those of the ids after the map with this digest."""
-        return digest in self._maps
-
-    def draft(self, map_: IdMap, digest: str) -> int:
-        """Write, beside the list, what it is after *map_*, and return how many tombstones that are.
-
-        It counts when `switch` puts it in the list's place. A list that follows the map stays as it is.
-        """
-        if not self._codes or self.follows(digest):
-            return len(self)
-        which = self.of(map_.old)
-        old, new = _codes(self._key, map_.old[which]), _codes(self._key, map_.new[which])
-        codes = dict(self._codes)
-        moved = [(after.tobytes(), codes[before.tobytes()]) for before, after in zip(old, new, strict=True)]
-        for before in old:
-            del codes[before.tobytes()]
-        for code, at in moved:
-            codes[code] = max(at, codes.get(code, at))
-        _write_list(_draft(self._path, digest), self._key, codes, (*self._maps, digest))
-        return len(codes)
-
-    def drafts(self) -> list[str]:
-        """Return the digests of the maps for which there is a draft."""
-        return [path.name.rsplit(".", 1)[1] for path in sorted(self._keys.glob(f"{self._path.name}.*"))]
-
-    def switch(self, digest: str) -> None:
-        """Put a draft in the list's place, durably."""
-        draft = _draft(self._path, digest)
-        codes, maps = _read_list(draft, self._key)
-        with files.storing(self._path):
-            draft.replace(self._path)
-        files.sync_folder(self._keys)
-        self._maps = maps
-        self._take(codes)
-
-    def drop(self, digest: str) -> None:
-        """Remove a draft: what it was made for did not happen."""
-        files.remove(_draft(self._path, digest))
 
     def _take(self, codes: dict[bytes, float]) -> None:
         self._codes = codes
@@ -175,17 +130,12 @@ def _head(key: bytes, body: str) -> str:
     return f"{_WORD} {VERSION} {_encrypt(key, _CHECK).hex()} {hashlib.sha256(body.encode()).hexdigest()}"
 
 
-def _draft(path: Path, digest: str) -> Path:
-    return path.with_name(f"{path.name}.{digest}")
-
-
-def _write_list(path: Path, key: bytes, codes: dict[bytes, float], maps: tuple[str, ...]) -> None:
-    body = "".join(f"{_MAP} {digest}\n" for digest in maps)
-    body += "".join(f"{code.hex()} {at!r}\n" for code, at in sorted(codes.items()))
+def _write_list(path: Path, key: bytes, codes: dict[bytes, float]) -> None:
+    body = "".join(f"{code.hex()} {at!r}\n" for code, at in sorted(codes.items()))
     files.replace(path, lambda place: place.write_text(f"{_head(key, body)}\n{body}", "ascii"))
 
 
-def _read_list(path: Path, key: bytes) -> tuple[dict[bytes, float], tuple[str, ...]]:
+def _read_list(path: Path, key: bytes) -> dict[bytes, float]:
     files.check_private(path)
     with files.storing(path):
         text = path.read_bytes()
@@ -204,8 +154,7 @@ def _read_list(path: Path, key: bytes) -> tuple[dict[bytes, float], tuple[str, .
         if head != _head(key, body):
             raise ValueError("it does not match its digest")
         lines = [(first, second) for first, second in (line.split(" ") for line in body.splitlines())]
-        maps = tuple(digest for word, digest in lines if word == _MAP)
-        return {bytes.fromhex(code): float(at) for code, at in lines if code != _MAP}, maps
+        return {bytes.fromhex(code): float(at) for code, at in lines}
     except ValueError as exc:
         raise _damaged(path, str(exc)) from exc
 

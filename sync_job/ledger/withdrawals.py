@@ -1,11 +1,12 @@
 """Withdrawals and re-consents in the ledger: what people took back, by which list, and what evidence lifted it.
 
 A withdrawal is ours to keep until a later, evidenced re-consent. Its identity is client, channels, when it was
-withdrawn and its reference: the same again is a repeat, whatever list it comes with. Obligations are `obligations`'s.
+withdrawn and its reference: the same again is a repeat, whatever list it comes with. The CRM's number by which it was
+given is kept beside it, for the platform's number that this means may change. Obligations are `obligations`'s.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.lists import BASES, scope_text
-from sync_job.consent.renumber import IdMap, meant
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
 from sync_job.ledger.in_force import InForce
@@ -39,6 +40,11 @@ CREATE TABLE repeats (
     list INTEGER NOT NULL, PRIMARY KEY (client, channels, withdrawn_at, request_ref, list)
 ) WITHOUT ROWID;
 CREATE INDEX repeats_by_list ON repeats (list);
+CREATE TABLE given (
+    given INTEGER NOT NULL, client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL,
+    request_ref TEXT NOT NULL, PRIMARY KEY (given, client, channels, withdrawn_at, request_ref)
+) WITHOUT ROWID;
+CREATE INDEX given_by_client ON given (client);
 CREATE TABLE reconsents (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, granted_at REAL NOT NULL, method TEXT NOT NULL,
     evidence_ref TEXT NOT NULL, taken_in REAL NOT NULL, PRIMARY KEY (client, channels, granted_at)
@@ -63,6 +69,8 @@ _LIFTED = (
     "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
     "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
 )
+_ANY_IN_FORCE = " | ".join(f"max(w.in_force & {bit})" for bit in (1, 4, 16, 64))
+_VOID = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -113,15 +121,14 @@ class Withdrawals(Store):
         *,
         now: float,
         limit_of: LimitOf,
-        maps: Sequence[IdMap] = (),
     ) -> Absorbed:
         """Take a list in, and owe a denial for each new withdrawal; a list that was taken in before changes nothing.
 
         *batches* have the columns of the inbox; *limit_of* gives, for times of receipt, until when a denial is owed.
-        A repeat keeps the earliest receipt, and owes nothing new. The list may have ids from before any of *maps*; a
-        row that may mean two clients counts for both.
+        A repeat keeps the earliest receipt, and owes nothing new.
         """
         digest = str(about["digest"])
+        resolved = self._rows("SELECT value FROM about WHERE key = 'resolved'")
         known = self._rows("SELECT rows, fresh, repeats, superseded, voided FROM lists WHERE digest = ?", digest)
         if known and known[0][-1] is None:
             return Absorbed(*known[0][:-1])
@@ -137,13 +144,14 @@ class Withdrawals(Store):
             ).lastrowid
             rows = fresh = superseded = 0
             taken: list[tuple[Ids, Bytes]] = []
-            for listed in batches:
-                batch = _of_today(listed, maps) if maps else listed
+            for batch in batches:
                 rows += batch.num_rows
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
                     taken.append(self._ready.rows(_NEW))
+            if resolved and resolved[0][0] != about["id_map"]:
+                self._db.execute("DELETE FROM about WHERE key = 'resolved'")  # another map may mean others by its ids
             self._ready.keep([self._ready.read(), *taken])
             found = Absorbed(rows, fresh, rows - fresh - superseded, superseded)
             self._db.execute(
@@ -166,8 +174,7 @@ class Withdrawals(Store):
         )
         # What a void list said never was: the same from another list is new.
         self._db.execute(
-            "DELETE FROM withdrawals AS w WHERE list IN (SELECT number FROM lists WHERE voided IS NOT NULL) "
-            f"AND EXISTS (SELECT 1 FROM temp.incoming i WHERE {_KEYS})"
+            f"DELETE FROM withdrawals AS w WHERE {_VOID} AND EXISTS (SELECT 1 FROM temp.incoming i WHERE {_KEYS})"
         )
         self._db.execute(
             f"UPDATE temp.incoming AS i SET known = 1 WHERE EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS})"
@@ -205,9 +212,95 @@ class Withdrawals(Store):
             (number,),
         )
         owed = self._db.total_changes - before
+        self._keep_given(batch)
         # A person who asks is not made to wait for the next try of something else.
         self._db.execute("DELETE FROM waiting WHERE client IN (SELECT client FROM temp.incoming WHERE NOT known)")
         return owed, new - owed
+
+    def _keep_given(self, batch: pa.RecordBatch) -> None:
+        """Keep by which of the CRM's numbers withdrawals were given; the caller has begun the transaction."""
+        batch = batch.filter(pc.not_equal(batch.column("given"), 0))
+        names = ("given", "client", "channels", "withdrawn_at", "request_ref")
+        self._db.executemany(
+            "INSERT OR IGNORE INTO given VALUES (?, ?, ?, ?, ?)",
+            zip(*(batch.column(name).to_pylist() for name in names), strict=True),
+        )
+
+    def has_given(self) -> bool:
+        """Return whether any withdrawal was given by the CRM's number."""
+        return bool(self._rows("SELECT 1 FROM given LIMIT 1"))
+
+    def given(self) -> tuple[Ids, Ids]:
+        """Return each of the CRM's numbers by which there are withdrawals, with each client who has one by it."""
+        with files.loading(self.path):
+            query = self._db.execute("SELECT DISTINCT given, client FROM given")
+            found = np.fromiter(query, np.dtype([("given", np.int32), ("client", np.int32)]))
+        return np.ascontiguousarray(found["given"]), np.ascontiguousarray(found["client"])
+
+    def ambiguous(self) -> int:
+        """Return how many withdrawals were given by a number of the CRM that has meant several clients."""
+        return int(
+            self._rows(
+                "SELECT count(*) FROM (SELECT 1 FROM given GROUP BY given, channels, withdrawn_at, request_ref "
+                "HAVING count(*) > 1)"
+            )[0][0]
+        )
+
+    def hold_for(self, given: Ids, client: Ids, limit_of: LimitOf) -> int:
+        """Let what was withdrawn by each number *given* hold for a *client* as well; return how many withdrawals.
+
+        Each is a withdrawal like the one that came, of the same list, and is owed from the same receipt.
+        """
+        with self._writing():
+            self._db.execute("CREATE TEMP TABLE moves (given INTEGER, client INTEGER, PRIMARY KEY (given, client))")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO temp.moves VALUES (?, ?)", zip(given.tolist(), client.tolist(), strict=True)
+            )
+            # Evidence of whoever had that number before lifts nothing of this.
+            rows = self._db.execute(
+                "SELECT m.client, i.channels, i.withdrawn_at, i.request_ref, min(w.received_at), w.basis, w.list, "
+                f"{_ANY_IN_FORCE}, i.given "
+                f"FROM temp.moves m JOIN given i ON i.given = m.given JOIN withdrawals w ON {_KEYS} "
+                "WHERE w.in_force != 0 AND NOT EXISTS (SELECT 1 FROM given g WHERE g.given = i.given "
+                "AND g.client = m.client AND g.channels = i.channels AND g.withdrawn_at = i.withdrawn_at "
+                "AND g.request_ref = i.request_ref) "
+                "GROUP BY m.client, i.given, i.channels, i.withdrawn_at, i.request_ref"
+            ).fetchall()
+            self._db.execute("DROP TABLE temp.moves")
+            limits = limit_of(np.array([row[4] for row in rows], np.float64)).tolist() if rows else []
+            for row, limit_at in zip(rows, limits, strict=True):
+                client_, channels, withdrawn_at, ref, received, _, number, force, given_ = row
+                self._db.execute(
+                    "INSERT INTO given VALUES (?, ?, ?, ?, ?)", (given_, client_, channels, withdrawn_at, ref)
+                )
+                self._db.execute(
+                    "INSERT INTO withdrawals VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                    "received_at = min(received_at, excluded.received_at), in_force = in_force | excluded.in_force, "
+                    f"list = CASE WHEN {_VOID} THEN excluded.list ELSE list END",
+                    row[:-1],
+                )
+                key = (client_, channels, withdrawn_at, ref)
+                self._db.execute(
+                    "INSERT OR IGNORE INTO repeats SELECT client, channels, withdrawn_at, request_ref, ?5 "
+                    "FROM withdrawals WHERE client = ?1 AND channels = ?2 AND withdrawn_at = ?3 AND request_ref = ?4 "
+                    "AND list != ?5",
+                    (*key, number),
+                )
+                self._db.execute(
+                    "INSERT OR IGNORE INTO repeats SELECT ?, channels, withdrawn_at, request_ref, list FROM repeats "
+                    "WHERE client IN (SELECT client FROM given WHERE given = ?) AND channels = ? "
+                    "AND withdrawn_at = ? AND request_ref = ? AND list != ?",
+                    (client_, given_, channels, withdrawn_at, ref, number),
+                )
+                self._db.execute(
+                    "INSERT INTO obligations (client, channels, owed, source, started, limit_at, list, withdrawn_at, "
+                    "request_ref) VALUES (?, ?, ?, 'withdrawal', ?, ?, ?, ?, ?)",
+                    (client_, channels, force, received, limit_at, number, withdrawn_at, ref),
+                )
+                self._db.execute("DELETE FROM waiting WHERE client = ?", (client_,))
+            if rows:
+                self._ready.gather()
+        return len(rows)
 
     def in_force(self) -> Table:
         """Return the low bit of each withdrawn channel of each client."""
@@ -366,6 +459,14 @@ class Withdrawals(Store):
         found = [dict(zip(names, row, strict=True)) for row in withdrawals]
         for one in found:
             one["basis"] = BASES[one["basis"]]
+            one["given"] = [
+                given
+                for (given,) in self._rows(
+                    "SELECT given FROM given WHERE client = ? AND channels = ? AND withdrawn_at = ? "
+                    "AND request_ref = ? ORDER BY given",
+                    *(client, one["channels"], one["withdrawn_at"], one["request_ref"]),
+                )
+            ]
         evidence = ("channels", "granted_at", "method", "evidence_ref", "taken_in")
         query = f"SELECT {', '.join(evidence)} FROM reconsents WHERE client = ? ORDER BY granted_at"
         return {
@@ -382,10 +483,14 @@ class Withdrawals(Store):
         return {"withdrawals": int(withdrawals), "reconsents": int(reconsents)}
 
     def export_rows(self, size: int = 1 << 16) -> Iterator[pa.RecordBatch]:
-        """Yield every withdrawal with the columns of a list, what of it is in force, and the digest of its list."""
+        """Yield every withdrawal with the columns of a list, what of it is in force, and the digest of its list.
+
+        *crm_id* is the CRM's number by which it was given; one that was given by several has a row for each.
+        """
         query = (
-            "SELECT client, channels, received_at, withdrawn_at, basis, request_ref, in_force, l.digest "
-            "FROM withdrawals w JOIN lists l ON l.number = w.list ORDER BY client, withdrawn_at"
+            "SELECT w.client, w.channels, received_at, w.withdrawn_at, basis, w.request_ref, in_force, l.digest, "
+            f"i.given FROM withdrawals w JOIN lists l ON l.number = w.list LEFT JOIN given i ON {_KEYS} "
+            "ORDER BY w.client, w.withdrawn_at"
         )
         with files.loading(self.path):
             cursor = self._db.execute(query)
@@ -404,57 +509,19 @@ class Withdrawals(Store):
                         "request_ref": pa.array(columns[5], pa.string()),
                         "in_force": _NAMES.take(pa.array(columns[6], pa.int32())),
                         "list": pa.array(columns[7], pa.string()),
+                        "crm_id": pa.array(columns[8], pa.int32()),
                     }
                 )
 
     def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
-        for table in ("withdrawals", "reconsents", "repeats"):
+        for table in ("withdrawals", "reconsents", "repeats", "given"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
         self._ready.gather()
 
-    def move(self) -> None:
-        """Give these clients their new ids, within the transaction of a renumbering; every withdrawal stays in force.
-
-        The same of two that become one is one withdrawal, and what the other's list said is a repeat.
-        """
-        void = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
-        self._db.execute(
-            "CREATE TEMP TABLE said AS SELECT m.new AS client, channels, withdrawn_at, request_ref, list "
-            f"FROM withdrawals JOIN temp.moves m ON m.old = client WHERE m.new IN (SELECT client FROM temp.merged) "
-            f"AND NOT {void}"
-        )
-        self._move(
-            "withdrawals",
-            "channels, withdrawn_at, request_ref, received_at, basis, list, in_force",
-            order=f"{void}, received_at",
-            settle="ON CONFLICT DO UPDATE SET received_at = min(received_at, excluded.received_at), "
-            "in_force = in_force | excluded.in_force",
-        )
-        self._move("repeats", "channels, withdrawn_at, request_ref, list", settle="ON CONFLICT DO NOTHING")
-        self._db.execute(
-            "INSERT OR IGNORE INTO repeats (client, channels, withdrawn_at, request_ref, list) SELECT * FROM temp.said"
-        )
-        self._db.execute("DROP TABLE temp.said")
-        self._db.execute(
-            "DELETE FROM repeats AS i WHERE client IN (SELECT client FROM temp.merged) "
-            f"AND EXISTS (SELECT 1 FROM withdrawals w WHERE {_KEYS} AND w.list = i.list)"
-        )
-        self._move(
-            "reconsents", "channels, granted_at, method, evidence_ref, taken_in", settle="ON CONFLICT DO NOTHING"
-        )
-        self._ready.gather()
-
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])
-
-
-def _of_today(batch: pa.RecordBatch, maps: Sequence[IdMap]) -> pa.RecordBatch:
-    """Return the rows of a list with the ids that clients have today."""
-    place, ids = meant(batch.column("client").to_numpy(), maps)
-    batch = batch.take(pa.array(place))
-    return batch.set_column(batch.schema.get_field_index("client"), "client", pa.array(ids))
 
 
 def _times(seconds: tuple[float, ...]) -> pa.Array:

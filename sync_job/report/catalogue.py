@@ -219,10 +219,10 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "{n} {n|отзыв согласия|отзыва согласия|отзывов согласия} старше целевого срока: отправьте сейчас.",
     ),
     "do_renumbered": (
-        "The ids look renumbered. If the platform has given its clients new ids, tell the state; if not, this is "
-        "likely another shop's file: have the right one made.",
-        "Похоже, номера клиентов сменились. Если платформа выдала новые номера, сообщите их состоянию; если нет, это, "
-        "скорее всего, чужой файл: попросите правильный.",
+        "The ids look renumbered. If the platform has given its clients new ids, make a new state from this one, in "
+        "another folder; if not, this is likely another shop's file: have the right one made.",
+        "Похоже, номера клиентов сменились. Если платформа выдала новые номера, создайте из этого состояния новое, в "
+        "другой папке; если нет, это, скорее всего, чужой файл: попросите правильный.",
     ),
     "do_lost": (
         "A column may have stopped saying no or yes: look at its blanks in the list of tokens.",
@@ -387,6 +387,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     # What is owed.
     "owed": ("Opt-outs and what is owed", "Отзывы согласия и долги по ним"),
     "nothing_owed": ("Nobody is owed a denial.", "Неподтверждённых запретов нет."),
+    "ambiguous": (
+        "{n} {n|withdrawal's CRM number means|withdrawals' CRM numbers mean} another client than when {n|it was|they "
+        "were} received; both are denied.",
+        "{n} {n|отзыв|отзыва|отзывов}, номер из CRM которых теперь означает другого клиента, чем при получении; "
+        "запрещено обоим.",
+    ),
     "last_acknowledged": ("The last opt-out was acknowledged on {at}.", "Последний отзыв согласия подтверждён {at}."),
     "target_limit": ("The target is {target}, the limit {limit}.", "Целевой срок {target}, предельный {limit}."),
     "target_statutory": (

@@ -169,6 +169,8 @@ def owed(found: Summary, words: Words) -> Section:
     """Return what people who withdrew are owed: its ages, and how that compares with target and limit."""
     said: Mapping[str, Any] = found.get("withdrawals") or {}
     lines = []
+    if said.get("ambiguous"):
+        lines.append(words("ambiguous", n=said["ambiguous"]))
     if said.get("last_acknowledged") is not None:
         lines.append(words("last_acknowledged", at=words.time(said["last_acknowledged"])))
     if said.get("target_h") is not None:

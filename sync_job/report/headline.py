@@ -222,7 +222,7 @@ def _held(found: Summary, words: Words, where: str) -> Iterator[Step]:
             command = f'consent-sync state restored --withdrawals-since LIST --by "…"{where}'
             yield Step(text, command if doubt == "restored state" else "")
     if {"changed clients", "unknown ids"} & guards:
-        yield Step(words("do_renumbered"), f"consent-sync state renumber MAP{_SAY_WHO}{where}")
+        yield Step(words("do_renumbered"), f"consent-sync init --from OLD_STATE --id-map MAP{where}")
     if "lost consents" in guards:
         yield Step(words("do_lost"), f"consent-sync check{where}")
     run = str(found["run"]).split("-")[0].lstrip("0") or "RUN"

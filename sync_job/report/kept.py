@@ -56,12 +56,7 @@ def _said(folder: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def number(folder: Path) -> int:
-    """Return the number of the run that a report is of; 0 for one that no run made."""
-    first = folder.name.partition("-")[0]
-    return int(first) if first.isdecimal() else 0
-
-
 def _place(folder: Path) -> tuple[int, str]:
     """Return a run's number, which has more digits some day, and then its name."""
-    return (number(folder), folder.name)
+    first = folder.name.partition("-")[0]
+    return (int(first) if first.isdecimal() else 0, folder.name)

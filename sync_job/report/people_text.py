@@ -1,6 +1,6 @@
 """Words about single clients: what is known and decided, what was sent, who was erased, how a dump differs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sync_job.report import text
@@ -60,7 +60,8 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
         void = ", its list is void" if one["voided"] else ""
         yield (
             f"  withdrew {one['channels']} {_withdrawn(one)} ({one['basis']}), received "
-            f"{text.moment(one['received_at'])}, list {one['list'][:12]}{_reference(one['request_ref'])}: {force}{void}"
+            f"{text.moment(one['received_at'])}, list {one['list'][:12]}{_reference(one['request_ref'])}"
+            f"{_given(one['given'])}: {force}{void}"
         )
     for one in found["reconsents"]:
         yield (
@@ -78,6 +79,10 @@ def _said(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _withdrawn(one: Mapping[str, Any]) -> str:
     return f"on {one['withdrawn_on']}" if one["withdrawn_on"] else f"at {text.moment(one['withdrawn_at'])}"
+
+
+def _given(numbers: Sequence[int]) -> str:
+    return f", given as the CRM's {', '.join(map(str, numbers))}" if numbers else ""
 
 
 def _reference(text_: str) -> str:
@@ -102,13 +107,9 @@ def history(found: Mapping[str, Any]) -> str:
     if len(rows) > 1:
         lines.append(text.table(rows))
     lines += [
-        f"  on list {one['list'][:12]}, received {text.moment(one['received_at'])}: {one['channels']}"
+        f"  on list {one['list'][:12]}, received {text.moment(one['received_at'])}{_given(one['given'])}: "
+        f"{one['channels']}"
         for one in found["withdrawals"]
-    ]
-    lines += [
-        f"  up to run {one['after_run']} its id was {', '.join(map(str, one['was'])) or 'nobody'}: `history` of that "
-        "shows what was sent by then"
-        for one in found["ids"]
     ]
     return "\n".join(lines)
 

@@ -77,17 +77,3 @@ def cancelled(found: Mapping[str, Any]) -> str:
         f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it "
         f"is, and so do {text.counted(found['in_doubt'], 'client')} whose request is in doubt."
     )
-
-
-def renumbered(found: Mapping[str, Any]) -> str:
-    """Return what a map of ids moved, or would, in words."""
-    said = "would move" if found["checked"] else "moved"
-    lines = [
-        f"map {found['map'][:12]} with {found['rows']:,} rows {said} {found['moved']:,} clients and "
-        f"{found['tombstones']:,} tombstones; {found['unknown']:,} of its ids are unknown here"
-    ]
-    if found["merged"]:
-        lines.append(f"  {found['merged']:,} clients are several in one: what was denied to any of them is denied")
-    if found["to_be_erased"]:
-        lines.append(f"  {found['to_be_erased']:,} of them are to be erased, because one of them was")
-    return "\n".join(lines)

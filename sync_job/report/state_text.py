@@ -32,8 +32,6 @@ def restored(found: Mapping[str, Any]) -> str:
             "The folder of keys knows another state of this target, and nothing is sent. If that one is lost for good, "
             "move its anchor away."
         )
-    if found["standing"] == "behind":
-        lines.append("The platform's ids changed since, and nothing is sent before `consent-sync state renumber`.")
     if found["standing"] == "unknown":
         lines.append("Its anchor cannot be read, and nothing is sent: `consent-sync state check` says what to do.")
     if found["standing"] == "shrunken":

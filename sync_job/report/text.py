@@ -140,9 +140,18 @@ def grant_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"    revocations        {named(revocations, *revocations)}"
 
 
+def ambiguous(count: int) -> str:
+    """Return, for people, that an id map has changed what the CRM's numbers of withdrawals mean."""
+    if count == 1:
+        return "1 withdrawal's CRM number means another client than when it was received; both are denied"
+    return f"{count:,} withdrawals' CRM numbers mean another client than when they were received; both are denied"
+
+
 def owed_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is owed to people who withdrew, as a line; none where nothing is."""
+    """Yield what is owed to people who withdrew, as a line, and what is ambiguous; none where nothing is."""
     owed = found.get("withdrawals")
+    if owed and owed.get("ambiguous"):
+        yield f"  ! {ambiguous(owed['ambiguous'])}"
     if owed and (owed["open"] or owed["parked"]):
         oldest = f", the oldest since {moment(owed['oldest_started'])}" if owed["oldest_started"] else ""
         parked = f", {owed['parked']:,} parked (the platform does not know them)" if owed["parked"] else ""

@@ -112,6 +112,8 @@ def _status(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  ! {waiting} in the inbox not counted yet: the next run or drain does"
     if found["restored"]:
         yield f"  ! {text.RESTORED}"
+    if found["ambiguous"]:
+        yield f"  ! {text.ambiguous(found['ambiguous'])}"
     if found["past_limit"]:
         yield f"  ! {found['past_limit']:,} are past their limit"
     if found["open"]:

@@ -20,8 +20,6 @@ def keep(state: State, settings: Settings) -> None:
     """Note beside the keys how far the state has come, so that an older one is known again."""
     if state.ledger.about.restored() == "shrunken":
         return  # It must not be taken for whole before a person has said what it lacks.
-    if is_behind(state, settings):
-        return  # Nor for the newest.
     keys, target = settings.state.keys, settings.endpoint.target
     buried = len(erasure.tombstones(settings))
     anchor.write(keys, target, Anchor(target=target, written=time.time(), tombstones=buried, **state.ledger.place()))
@@ -38,12 +36,6 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         StateError: when the anchor is another state's.
     """
     keys, target = settings.state.keys, settings.endpoint.target
-    erasure.follow(state, settings)
-    if is_behind(state, settings):
-        raise StateError(
-            f"{state.folder.absolute()}: a backup from before the platform's ids changed: its ids mean other clients "
-            "today. Renumber it by the same map first (`consent-sync state renumber`). Nothing was sent."
-        )
     found = anchor.read(keys, target)
     place = state.ledger.place()
     buried = max(found.tombstones if found else 0, state.ledger.about.buried())
@@ -80,23 +72,6 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "is sent. Say what came in since: `consent-sync state restored --withdrawals-since LIST --by NAME`, or "
             "--none."
         )
-
-
-def settle(state: State, settings: Settings) -> None:
-    """Keep the anchor of a state that was renumbered; one that was behind is a restored backup from now on."""
-    found = anchor.read(settings.state.keys, settings.endpoint.target)
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
-    if standing is Standing.GOOD:
-        keep(state, settings)
-    elif standing is not Standing.BEHIND:
-        check(state, settings, lists_only=True)
-
-
-def is_behind(state: State, settings: Settings) -> bool:
-    """Return whether the state is a backup from before the platform's ids changed."""
-    found = anchor.read(settings.state.keys, settings.endpoint.target)
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
-    return standing is Standing.BEHIND
 
 
 def deny_again(state: State, settings: Settings) -> None:

@@ -95,6 +95,6 @@ def _standing(state: State, settings: Settings) -> tuple[str, int]:
         return "unknown", 0
     place = state.ledger.place()
     standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **place)
-    words = {Standing.SHRUNKEN: "shrunken", Standing.FOREIGN: "foreign", Standing.BEHIND: "behind"}
+    words = {Standing.SHRUNKEN: "shrunken", Standing.FOREIGN: "foreign"}
     lacking = max(0, found.withdrawals - place["withdrawals"]) if found and standing is not Standing.FOREIGN else 0
     return words.get(standing, "older"), lacking

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, gravest
 from sync_job.exports import id_map
-from sync_job.ledger import anchor
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.report import kept, scrub
@@ -73,21 +71,6 @@ def open_to(holdings: Holdings, ids: Ids) -> tuple[Ids, Bytes]:
     return holdings.client[here][open_ != 0], open_[open_ != 0]
 
 
-def follow(state: State, settings: Settings) -> None:
-    """Let the tombstones have the ids of the last renumbering, also after one that died when its ledger had them."""
-    buried = tombstones(settings)
-    keys, target = settings.state.keys, settings.endpoint.target
-    for digest in buried.drafts():
-        if not state.ledger.renumberings.has(digest):
-            buried.drop(digest)
-            continue
-        found = anchor.read(keys, target)
-        # First: of two erased clients that are one now one code stays; fewer than the anchor knows would be a loss.
-        if found is not None and found.tombstones > state.ledger.about.buried():
-            anchor.write(keys, target, replace(found, tombstones=state.ledger.about.buried()))
-        buried.switch(digest)
-
-
 def complete(state: State, settings: Settings) -> int:
     """Erase those who were to be erased and to whom nothing is owed any more; return how many that were.
 
@@ -135,9 +118,8 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, holdings.at(stays), time.time())
     reports = kept.folders(settings.report.path, *state.ledger.about.targets())
-    without(settings, [(folder, _then(state, kept.number(folder), ids)) for folder in reports])
+    without(settings, [(folder, ids) for folder in reports])
     if not state.ledger.unfinished():
-        state.ledger.renumberings.forget(ids)
         state.ledger.forgetting.done(ids)
     _log.info("clients.erased", clients=len(ids))
 
@@ -154,16 +136,6 @@ def without(settings: Settings, reports: Iterable[tuple[Path, Ids]]) -> None:
         # Reports may be from before there was a map.
         in_exports = union(ids, mapped.map.came_from(ids)) if mapped else ids
         scrub.without(folder, ids, settings.export.columns.Client, in_exports)
-
-
-def _then(state: State, run: int, ids: Ids) -> Ids:
-    """Return the ids that these clients have in the report of a run, or in one that no run made (0), and today's."""
-    found = every = ids
-    for map_ in reversed(state.ledger.renumberings.maps(since=run)):
-        found = map_.came_from(found)
-        every = union(every, found)
-    # What no run made may be from before or after each of them: there it is better to take too much out.
-    return found if run else every
 
 
 def result(forgotten: int, waiting: int, unknown: int, denied: int, exit_code: Exit, target: str) -> Summary:

@@ -38,5 +38,4 @@ def history(settings: Settings, client: int, watch: Watch | None = None) -> Summ
                 rows.append({"run": folder.name} | said)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         said = readable(state.ledger.withdrawals.of(client), settings.run.zone)
-        ids = state.ledger.renumberings.of(client)
-    return {"client": client, "target": settings.endpoint.target, "sent": rows, **said, "ids": ids}
+    return {"client": client, "target": settings.endpoint.target, "sent": rows, **said}

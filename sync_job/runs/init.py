@@ -15,7 +15,7 @@ from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports.lists import List
 from sync_job.exports.loader import Export
-from sync_job.ledger import anchor, files, inbox, lock
+from sync_job.ledger import anchor, files, lock
 from sync_job.ledger.applied import ReadExport
 from sync_job.ledger.state import State
 from sync_job.runs import decide, dump, erasure, intake, logs, night, notifying, report
@@ -138,7 +138,7 @@ def init(
         logs.begin(findings.run)
         notifying.began(findings.run)
         if listed:
-            inbox.put(folder, listed.table, digest=listed.digest, source=listed.source, now=started)
+            intake.put(settings, listed, started)
             intake.absorb(state, settings)
         state.ledger.applied.record(_record(export, settings, findings.run, first, started))
         state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)

@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
-from sync_job.consent.renumber import meant
-from sync_job.consent.tables import union
-from sync_job.errors import ConfigError, StateError
-from sync_job.exports import lists
+from sync_job.consent.id_map import Numbering, whose
+from sync_job.errors import ConfigError, ExportError, StateError
+from sync_job.exports import id_map, lists, sources
 from sync_job.exports.lists import List
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, limits
+from sync_job.runs import anchoring, erasure, limits
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
@@ -42,6 +43,7 @@ class Listing:
     columns: Mapping[str, str] = field(default_factory=dict)
     sheet: str = ""
     contacts: str = ""  # the lookup of a list that has addresses or numbers in the place of ids
+    id_map: Path | None = None  # from former ids of the platform to today's, for a list that has those
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
         columns=listing.columns,
         sheet=listing.sheet,
         contacts=listing.contacts,
+        own_map=listing.id_map,
         now=time.time(),
         progress=watch.at,
     )
@@ -98,11 +101,14 @@ def take_in(
         read_for.append(Taken(settings, found))
     watch.stage("taking the list in")
     for one in read_for:
-        inbox.put(
-            one.settings.state.path, one.found.table, digest=one.found.digest, source=one.found.source, now=time.time()
-        )
+        put(one.settings, one.found, time.time())
         _log.info("list.taken_in", list=one.found.digest[:12], rows=one.found.table.num_rows)
     return read_for
+
+
+def put(settings: Settings, found: List, now: float) -> None:
+    """Make a list durable in the inbox of a target."""
+    inbox.put(settings.state.path, found.table, digest=found.digest, source=found.source, now=now, id_map=found.id_map)
 
 
 def count(found: List) -> int:
@@ -125,7 +131,6 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
     ids = clients_of(found)
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
-        ids = union(meant(ids, state.ledger.renumberings.maps())[1])
     known = int(holdings.has(ids).sum())
     most = at_most(settings.guards.list, settings.guards.list_share, len(holdings))
     return {
@@ -147,6 +152,7 @@ def absorb(state: State, settings: Settings) -> bool:
     """Move what lies in the inbox into the ledger, list by list; return whether there was any. Needs the lock.
 
     A file that cannot be read is set aside, so that it keeps no other list waiting; `refuse_unreadable` speaks of it.
+    What was withdrawn by the CRM's numbers holds for whoever has those numbers today as well.
     """
     found = inbox.waiting(state.folder)
     inbox.sweep(state.folder, time.time())
@@ -162,12 +168,40 @@ def absorb(state: State, settings: Settings) -> bool:
             about,
             now=time.time(),
             limit_of=partial(limits.of, settings),
-            maps=state.ledger.renumberings.maps(),
         )
         anchoring.keep(state, settings)
         inbox.remove(path)
         _log.info("list.absorbed", list=str(about["digest"])[:12], **vars(taken))
-    return bool(found)
+    return _resolve(state, settings) or bool(found)
+
+
+def _resolve(state: State, settings: Settings) -> bool:
+    """Let withdrawals by the CRM's numbers hold for whoever the map of today gives these numbers to, too.
+
+    Return whether that is anybody new. Who was denied before stays denied: nobody can tell which map was right. A map
+    that cannot be read keeps no opt-out waiting, and whoever reads an export by it refuses it.
+    """
+    withdrawals = state.ledger.withdrawals
+    if settings.export.id_map is None or not withdrawals.has_given():
+        return False
+    try:
+        digest = sources.digest(sources.LocalFile(settings.export.id_map))
+        if digest == state.ledger.about.resolved():
+            return False
+        mapped = id_map.of_export(settings.export)
+    except (ConfigError, ExportError) as exc:
+        _log.warning("withdrawals.unresolved", why=str(exc))
+        return False
+    given, client = withdrawals.given()
+    today = whose(given, Numbering.CRM, mapped.lookup if mapped else None)
+    moved = (today != 0) & (today != client)
+    moved &= ~erasure.tombstones(settings).of(today) & ~np.isin(today, state.ledger.forgetting.asked())
+    added = withdrawals.hold_for(given[moved], today[moved], partial(limits.of, settings))
+    state.ledger.about.note_resolved(digest)
+    if added:
+        anchoring.keep(state, settings)
+        _log.warning("withdrawals.ambiguous", withdrawals=added)
+    return bool(added)
 
 
 def refuse_unreadable(state: State) -> None:

@@ -69,14 +69,12 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
-        renumberings = ledger.renumberings.count()
     about = findings.kept() | {
         "made": started,
         "target": settings.endpoint.target,
         "restate": settings.endpoint.restate,
         "rules": decide.rules(settings),
         "base": tables.digest_of(holdings),
-        "renumberings": renumberings,
         "last": last,
         "record": vars(decide.record(case, found, "", started)),
         "stated": case.stated,
@@ -140,8 +138,6 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
     with holding(settings) as state:
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
-        if state.ledger.renumberings.count() != about.get("renumberings", 0):
-            raise ConfigError(f"{path}: the platform's ids changed since it was made. {again}")
         # An export that says no to those who were denied already delivers nothing, and is the last word all the same.
         if _last(state) != about.get("last"):
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")

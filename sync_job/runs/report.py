@@ -143,6 +143,7 @@ def write(
     _judge_undone(state, settings, findings, undone, outcomes)
     owed = settings.withdrawals
     withdrawals = state.ledger.obligations.status(time.time(), 3600 * owed.target_h)
+    withdrawals["ambiguous"] = state.ledger.withdrawals.ambiguous()
     withdrawals |= {"target_h": owed.target_h, "limit_h": None if owed.profile else owed.limit_h}
     said, gone = counts.held_against(counts.by_message(codes), _said_before(state, findings))
     if withdrawals["past_limit"]:

@@ -4,7 +4,6 @@ import time
 
 from sync_job.config import Settings
 from sync_job.errors import ConfigError
-from sync_job.ledger import inbox
 from sync_job.report.counts import Summary
 from sync_job.runs import anchoring, erasure, intake
 from sync_job.runs.intake import Listing
@@ -30,7 +29,7 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
         if not how:
             raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
         if found:
-            inbox.put(state.folder, found.table, digest=found.digest, source=found.source, now=time.time())
+            intake.put(settings, found, time.time())
             intake.absorb(state, settings)
         lacking = anchoring.lacking(state, settings)
         if lacking != missing:

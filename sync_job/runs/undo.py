@@ -32,14 +32,10 @@ def reading(settings: Settings, name: str) -> Read:
     """Return what reads the statements that undo a run, by its id or number.
 
     Raises:
-        ConfigError: when there is no such run, its results are not kept any more, or ids were renumbered since.
+        ConfigError: when there is no such run, or its results are not kept any more.
     """
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         run = look.reported(state, name)
-        if state.ledger.renumbered_since(run.number):
-            raise ConfigError(
-                f"undo {run.run}: the platform's ids were renumbered since; its results name other people."
-            )
     folder = report.folder_of(settings, run.run)
     kept = sorted(folder.glob("results.*"))
     if not kept:

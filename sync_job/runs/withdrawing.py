@@ -33,9 +33,11 @@ def status(settings: Settings) -> Summary:
         listed = state.ledger.obligations.open_list(_SHOWN)
         lists_taken = state.ledger.withdrawals.lists(10)
         restored = state.ledger.about.restored()
+        ambiguous = state.ledger.withdrawals.ambiguous()
     return {
         "target": settings.endpoint.target,
         **found,
+        "ambiguous": ambiguous,
         "restored": restored,
         "lists_waiting": len(inbox.waiting(settings.state.path)),
         "oldest": listed,
@@ -116,6 +118,8 @@ def export(settings: Settings, out: Path) -> int:
             for batch in state.ledger.withdrawals.export_rows():
                 if settings.export.id_map is not None:  # so that they are not taken for the CRM's when they are read
                     batch = batch.append_column("platform_id", batch.column("Client"))
+                else:
+                    batch = batch.drop_columns(["crm_id"])
                 if writer is None:
                     opened = pa.csv.CSVWriter if out.suffix == ".csv" else pq.ParquetWriter
                     writer = opened(str(out), batch.schema)

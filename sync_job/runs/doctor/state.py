@@ -112,7 +112,6 @@ def _anchor(state: State, settings: Settings) -> Check:
         return _KEYS.ok("anchor", "none yet; the next run makes it")
     words = {
         Standing.FOREIGN: ("it is of another state of this target", "If that one is lost for good, move it away."),
-        Standing.BEHIND: ("the platform's ids changed since this state", "consent-sync state renumber MAP"),
         Standing.SHRUNKEN: ("it knows of withdrawals that this state lacks", "consent-sync state restored"),
         Standing.RESTORED: (f"it knows of run {found.run}, and this state does not", "consent-sync state restored"),
     }
