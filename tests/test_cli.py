@@ -1391,7 +1391,9 @@ def test_everything_of_a_client_is_explained_and_what_was_sent_is_listed(target:
 def test_an_erased_client_is_nowhere(target: Target, standin: Standin) -> None:
     """Denied first, then gone; the next export is not heard of it."""
     assert target("run").code == 0
-    said = target("forget", "--client", "2", "--request-ref", "R-1", "--json")
+    assert target("forget", "--client", "2", "--request-ref", "R-1").code == 2, "nobody says why, and who"
+    signed = ("--reason", "asked by letter", "--by", "Ann")
+    said = target("forget", "--client", "2", "--request-ref", "R-1", *signed, "--json")
     assert said.code == 0, said
     assert json.loads(said.out)["forgotten"] == 1
     assert "not known" in target("snapshot", "show", "2").out

@@ -153,6 +153,7 @@ def _known_everywhere(here: Shopping) -> None:
 
 # The same time each time it is said: a list that says another is another list.
 RECEIVED = datetime.now(UTC).isoformat(timespec="seconds")
+FORGET = ("forget", "--client", str(GONE), "--reason", "asked by letter", "--by", "Ann")
 OPT_OUT = ("opt-out", "{folder}/opt-outs.csv", "--received-at", RECEIVED, "--wait-s", "0")
 
 
@@ -231,7 +232,7 @@ SCENARIOS = {
         ("run",), _in_the_inbox, overlaid(AFTER_RUN, MARKETING), withdrawn=MARKETING, every=31, offset=11
     ),
     "an erasure": Scenario(
-        ("forget", "--client", str(GONE)), _known_everywhere, overlaid(AFTER_RUN, {GONE: NO}), _erased, (GONE,),
+        FORGET, _known_everywhere, overlaid(AFTER_RUN, {GONE: NO}), _erased, (GONE,),
         later=("drain",), every=29, offset=9,
     ),
     "a backfill": Scenario(

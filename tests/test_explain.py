@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,9 +52,9 @@ def targets(found: Summary) -> str:
     return "".join(_LETTER[found["channels"][channel]["target"]] for channel in CHANNELS)
 
 
-def absorbed(shop: Shop, people: dict[int, str]) -> None:
+def absorbed(shop: Shop, people: dict[int, str], **said: Any) -> None:
     """Have a list taken into the ledger, and nothing of it sent."""
-    shop.withdraw(people)
+    shop.withdraw(people, **said)
     with recover.holding(shop.settings):
         pass
 
@@ -300,7 +301,7 @@ def test_an_erased_client(made: Made) -> None:
     assert found["channels"]["Sms"]["statement"] == "allowed", "that is what the file says"
     assert (found["would_send"], found["why_nothing"]) == ("----", "the client was erased")
     assert "erased" in people_text.explained(found)
-    absorbed(shop, {5: "sms"})
+    absorbed(shop, {5: "sms"}, received_at=time.time())
     found = explained(shop, 5)
     assert (rules(found), found["would_send"]) == (["P1", "P0", "P0", "P0"], "F---")
 
@@ -395,6 +396,9 @@ def test_what_is_explained_is_what_is_planned(tmp_path: Path, seed: int, guards:
 # The commands about single clients
 
 
+SIGNED = ("--reason", "asked by letter", "--by", "Ann")
+
+
 def test_the_commands_print_words_or_one_object(made: Made, cli: Cli) -> None:
     """`explain`, `history`, `compare` and `forget`, each with its exit code."""
     shop = made({5: YES, 6: NO})
@@ -407,8 +411,8 @@ def test_the_commands_print_words_or_one_object(made: Made, cli: Cli) -> None:
         ("explain", ("6", shop.export), 0, "the platform acknowledged all of it before"),
         ("history", ("5",), 0, "1 requests in the reports that are kept"),
         ("compare", (dump,), 1, "1 clients withdrew and are allowed on the platform"),
-        ("forget", ("--client", "5", "--request-ref", "R-77"), 0, "1 client erased"),
-        ("forget", ("--client", "6", "--client", "7"), 0, "2 clients erased"),
+        ("forget", ("--client", "5", "--request-ref", "R-77", *SIGNED), 0, "1 client erased"),
+        ("forget", ("--client", "6", "--client", "7", *SIGNED), 0, "2 clients erased"),
     ):
         dump.write_text("Client,AllowSms\n5,true\n")
         found = cli(name, *arguments, *at, "--json")

@@ -662,7 +662,7 @@ def test_no_kind_of_run_is_forgotten(shop: Measured, cli: Cli) -> None:
     cli("apply", shop.folder / "tonight.plan", "--config", shop.config)
     cli("backfill", "--config", shop.config)
     cli("undo", "2", "--config", shop.config)
-    cli("forget", "--client", FIRST + 2, "--config", shop.config)
+    cli("forget", "--client", FIRST + 2, "--reason", "asked by letter", "--by", "Ann", "--config", shop.config)
     with shop.state() as state:
         kinds = {run.kind for run in state.ledger.runs()}
     assert kinds == {"init", "run", "opt-out", "drain", "apply", "backfill", "undo", "forget"}

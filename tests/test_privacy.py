@@ -136,7 +136,7 @@ def test_everything_with_ids_is_for_this_user_alone(tmp_path: Path, command: Com
             shop.init("equal")
             shop.withdraw({FIRST: "all"})
             command(shop, "run")
-            command(shop, "forget", "--client", FIRST + 1)
+            command(shop, "forget", "--client", FIRST + 1, "--reason", "asked by letter", "--by", "Ann")
         finally:
             os.umask(before)
         for name in ("state", "keys", "reports"):

@@ -539,6 +539,7 @@ def test_the_state_of_a_list(ledger: Ledger) -> None:
         "fresh": 5,
         "repeats": 1,
         "superseded": 0,
+        "erased": 0,
         "acknowledged": 1,
         "open": 2,
         "refused": 1,
@@ -585,11 +586,11 @@ def test_nothing_is_left_of_the_forgotten(ledger: Ledger) -> None:
     assert ledger.withdrawals.clients().tolist() == [2]
 
 
-def test_when_somebody_was_last_listed(ledger: Ledger) -> None:
-    """By the list that took it in last; 0 for those whom no list names."""
-    _absorb(ledger, "a", [Row(1), Row(2)], now=10.0)
-    _absorb(ledger, "b", [Row(1, request_ref="again")], now=20.0)
-    assert ledger.withdrawals.named_since(_ids(1, 2, 3)).tolist() == [20.0, 10.0, 0.0]
+def test_when_the_newest_withdrawal_was_received(ledger: Ledger) -> None:
+    """By the receipt, whenever the list was taken in; 0 for those whom no list names."""
+    _absorb(ledger, "a", [Row(1, received_at=9.0), Row(2, received_at=6.0)], now=10.0)
+    _absorb(ledger, "b", [Row(1, received_at=7.0, request_ref="again")], now=20.0)
+    assert ledger.withdrawals.received_at(_ids(1, 2, 3)).tolist() == [9.0, 6.0, 0.0]
 
 
 # Obligations and waiting rows

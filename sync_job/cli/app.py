@@ -73,12 +73,14 @@ def _global(
 
 @app.command()
 def init(
-    export: Annotated[str, typer.Argument(metavar="EXPORT", help="A full export: a file, a glob or a folder.")],
     config: options.ConfigOption,
+    export: Annotated[
+        str | None, typer.Argument(metavar="EXPORT", help="A full export: a file, a glob or a folder.")
+    ] = None,
     platform: Annotated[
         str,
         typer.Option(help="What the platform holds today: unknown, empty, equal (to the export), or a dump's path."),
-    ],
+    ] = "",
     approve_grants: Annotated[
         int | None, typer.Option(help="The number of clients that the next run would send an *allowed*.")
     ] = None,
@@ -92,6 +94,16 @@ def init(
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
     as_of: options.AsOfOption = "",
+    former: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="OLD_STATE", help="The state folder of the same people under other ids."),
+    ] = None,
+    id_map: options.IdMapOption = None,
+    expect: Annotated[int | None, typer.Option(min=0, help="The number of clients that --from carries.")] = None,
+    drop_unlisted: Annotated[
+        int | None, typer.Option(min=0, help="The number of people who withdrew and whom the map may leave out.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what --from would do, and change nothing.")] = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -103,6 +115,17 @@ def init(
     from sync_job.runs import telling
     from sync_job.runs.intake import Listing
 
+    if former is not None:
+        if export or platform or withdrawals or no_withdrawals or approve_grants is not None or as_of:
+            raise ConfigError("init --from: the old state says it all; leave EXPORT and the options about it out.")
+        if id_map is None:
+            raise ConfigError("init --from: say with --id-map MAP which ids the clients have now.")
+        _carry(config, former, id_map, expect, drop_unlisted, check=check, as_json=as_json, quiet=quiet)
+        return
+    if id_map is not None or expect is not None or drop_unlisted is not None or check:
+        raise ConfigError("init: --id-map, --expect, --drop-unlisted and --check go with --from OLD_STATE.")
+    if not export or not platform:
+        raise ConfigError("init: name the EXPORT and what the platform holds (--platform), or --from OLD_STATE.")
     if no_withdrawals == (withdrawals is not None):
         raise ConfigError(
             "init: say --withdrawals LIST, so that nobody on it is contacted from the first run on, or "
@@ -125,6 +148,32 @@ def init(
     with telling.how_it_ends(settings, "init"):
         report = runs.init(settings, platform, approve, options.watch(quiet), withdrawals=listing, as_of=made)
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
+
+
+def _carry(
+    config: Path,
+    former: Path,
+    id_map: Path,
+    expect: int | None,
+    drop_unlisted: int | None,
+    *,
+    check: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from sync_job.report import state_text
+    from sync_job.runs import carrying
+
+    settings = options.load(config)
+
+    def approve(clients: int) -> int | None:
+        if expect is not None or not sys.stdin.isatty():
+            return expect
+        return options.typed(f"{clients:,} clients would be carried from {former}.", "carry them")
+
+    with options.showing(quiet, "opening the old state") as shown:
+        found = carrying.carry(settings, former, id_map, shown, approve, drop_unlisted=drop_unlisted, check=check)
+    options.print_json(found) if as_json else typer.echo(state_text.carried(found))
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """Commands about single clients: why, what was sent, erasure; and a look at the platform itself."""
 
-from typing import Annotated
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -63,21 +65,39 @@ def forget(
     client: Annotated[list[int] | None, typer.Option("--client", min=1, max=2**31 - 1, help="One client.")] = None,
     sheet: options.SheetOption = "",
     lookup: options.LookupOption = "",
+    reason: options.ReasonOption = "",
+    by: options.ByOption = "",
     request_ref: Annotated[str, typer.Option(help="The reference of the request.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Show what it would do; erase nobody.")] = False,
+    expect: Annotated[
+        int | None, typer.Option(min=0, help="The number of clients, if a LIST names more than one.")
+    ] = None,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Erase clients: deny what is still allowed, then keep nothing of them but a code that nobody can read back.
+    """Erase clients: deny every channel, then keep nothing of them but a code that nobody can read back.
 
-    Example: consent-sync forget --client 12345 --request-ref R-77 --config nightly.toml
+    Example: consent-sync forget --client 12345 --reason "asked by letter" --by WHO --config nightly.toml
     """
     from sync_job.report import people_text
     from sync_job.runs import forgetting, telling
 
     settings = options.load(config)
     ids = forgetting.clients(settings, client or [], path, sheet=sheet, contacts=lookup)
+    planned = forgetting.check(settings, ids, listed=path is not None)
+    if check:
+        options.print_json(planned) if as_json else typer.echo(people_text.to_forget(planned))
+        return
+    forgetting.refuse_unsigned(by, reason)
+
+    def typed(planned: Mapping[str, Any]) -> int | None:
+        if not sys.stdin.isatty():
+            return None
+        return options.typed(people_text.to_forget(planned), "erase them")
+
+    forgetting.confirm(planned, expect, typed)
     with telling.how_it_ends(settings, "forget"), options.showing(quiet, "erasing") as shown:
-        found = forgetting.forget(settings, ids, request_ref, shown)
+        found = forgetting.forget(settings, ids, request_ref, shown, by=by, reason=reason)
     options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
     raise typer.Exit(Exit(found["exit"]))
 

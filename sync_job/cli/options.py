@@ -63,6 +63,15 @@ WaitForExportOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option(help="Why; it is kept and reported.")]
 ByOption = Annotated[str, typer.Option(help="Who says so; it is kept and reported.")]
+IdMapOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--id-map",
+        metavar="MAP",
+        help="Which id of the platform became which: CSV or Parquet with old_id and new_id.",
+        autocompletion=completing.files,
+    ),
+]
 ConfigOption = Annotated[
     Path,
     typer.Option("--config", "-c", help="The configuration (TOML).", autocompletion=completing.configurations),

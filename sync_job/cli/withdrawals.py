@@ -53,6 +53,7 @@ def opt_out(
     columns: options.MapOption = None,
     sheet: options.SheetOption = "",
     lookup: options.LookupOption = "",
+    id_map: options.IdMapOption = None,
     expect: Annotated[int | None, typer.Option(min=0, help="The number of clients of a large list.")] = None,
     no_send: Annotated[
         bool, typer.Option("--no-send", help="Take the list in; the next run or drain sends it.")
@@ -73,7 +74,7 @@ def opt_out(
 
     def listing(settings: "Settings") -> "Listing":
         said = options.moment(received_at, settings, "--received-at")
-        return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns), sheet, lookup)
+        return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns), sheet, lookup, id_map)
 
     if check:
         found = [intake.check(settings, listing(settings), watch) for settings in targets]
@@ -104,6 +105,7 @@ def opt_out(
                 "clients": intake.count(one.found),
                 "rejected": one.found.rejected,
                 "reasons": dict(one.found.reasons),
+                "erased": one.found.erased,
                 "rejects": [vars(reject) for reject in one.found.rejects],
                 **outcome,
                 "exit": int(gravest(codes)),

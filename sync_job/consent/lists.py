@@ -1,6 +1,7 @@
 """The words of lists: which channels a withdrawal covers, on what ground, and what counts as evidence of a consent."""
 
 import re
+from collections.abc import Container
 
 from sync_job.consent.channels import CHANNELS, LOW_BITS, SHIFTS, pick
 
@@ -29,3 +30,8 @@ def scope(text: str) -> int:
 def scope_text(channels: int) -> str:
     """Return the names of channels, one low bit each."""
     return " ".join(name for name, shift in zip(CHANNELS, SHIFTS, strict=True) if channels >> shift & 1)
+
+
+def without_ids(text: str, ids: Container[int]) -> str:
+    """Return *text* with every number that is one of *ids* replaced by an ellipsis."""
+    return re.sub("[0-9]+", lambda found: "…" if int(found[0]) in ids else found[0], text)

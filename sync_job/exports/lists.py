@@ -45,7 +45,8 @@ class Reject:
 class List:
     """The good rows of a list, sorted by client, each once, and what was not taken.
 
-    *digest* is of the content: the same rows, however they were written, have the same.
+    *digest* is of the content: the same rows, however they were written, have the same. *erased* rows were left out
+    because their client was erased since.
     """
 
     table: pa.Table
@@ -56,6 +57,7 @@ class List:
     rejects: list[Reject]
     digest: str = ""
     id_map: str = ""  # the digest of the map by which its ids were read
+    erased: int = 0
 
     def __post_init__(self) -> None:
         hasher = hashlib.sha256()

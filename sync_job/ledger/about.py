@@ -83,6 +83,26 @@ class About(Store):
         was = {"target": self.said("target"), "at": now, "reason": reason, "by": by}
         self._note(target=target, moved=json.dumps([*self.moves(), was], ensure_ascii=False))
 
+    def given_up(self) -> dict[str, Any]:
+        """Return where its people went when it was given up (*to*, *target*) and when (*at*); {} if it was not."""
+        return dict(json.loads(self.said("given_up") or "{}"))
+
+    def note_given_up(self, to: str, target: str, now: float) -> None:
+        """Note that its people went to the state in the folder *to*: nothing is sent from this one any more."""
+        self._note(given_up=json.dumps({"to": to, "target": target, "at": now}, ensure_ascii=False))
+
+    def carried(self) -> dict[str, Any]:
+        """Return from which state it was made, and how; {} if it was not made from one."""
+        return dict(json.loads(self.said("carried") or "{}"))
+
+    def is_carrying(self) -> bool:
+        """Return whether the command that makes it from another state has not ended yet."""
+        return bool(self.said("carrying"))
+
+    def end_carrying(self) -> None:
+        """Note that it has."""
+        self._note(carrying="")
+
     def learn(self, limit: float, rows_per_s: float = 0.0) -> None:
         """Keep how many requests in flight did well at this target in the end, and how many rows a second that was."""
         self._note(limit=str(limit), **({"rows_per_s": str(rows_per_s)} if rows_per_s else {}))

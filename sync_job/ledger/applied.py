@@ -194,13 +194,16 @@ class Applied(Store):
         grants = [
             row[0]
             for row in self._rows(
-                "SELECT e.new_grants FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' AND e.applied "
+                "SELECT e.new_grants FROM exports e LEFT JOIN runs r ON e.run = r.run "
+                "WHERE coalesce(r.kind, '') != 'init' AND e.applied "
                 "ORDER BY e.number DESC LIMIT ?",
                 _NIGHTS,
             )
         ]
         lost = self._rows("SELECT lost FROM exports WHERE kind = ? AND applied ORDER BY number DESC LIMIT 1", kind)
-        read = self._rows("SELECT 1 FROM exports e JOIN runs r ON e.run = r.run WHERE r.kind != 'init' LIMIT 1")
+        read = self._rows(
+            "SELECT 1 FROM exports e LEFT JOIN runs r ON e.run = r.run WHERE coalesce(r.kind, '') != 'init' LIMIT 1"
+        )
         return Past(
             usual_grants=float(statistics.median(grants)) if grants else 0.0,
             lost=int(lost[0][0]) if lost else None,

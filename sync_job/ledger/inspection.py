@@ -58,6 +58,7 @@ class _Facts:
     unfinished: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
     backfill: str = ""
+    given_up: str = ""
 
 
 _LEFT_S = 3600.0  # after which nobody is still writing what needs no lock
@@ -334,6 +335,8 @@ class _Looking:
             raise found
         if place is None:
             return "not held against the ledger, which cannot be read"
+        if self._facts.given_up:
+            return f"of the state that its people went to, {self._facts.given_up}"
         standing = anchor.compare(found, anchored=self._facts.anchored, **place)
         if standing is Standing.FOREIGN:
             raise StateError("the anchor of another state of this target: if that one was lost, move the anchor away")
@@ -352,7 +355,7 @@ class _Looking:
 
     def _tombstones(self) -> str:
         there = len(Tombstones.open(self._root, self._target))
-        if there < self._facts.buried:
+        if there < self._facts.buried and not self._facts.given_up:
             raise StateError(
                 f"{there:,} codes of erased clients, and there were {self._facts.buried:,}: restore the folder of keys"
             )
@@ -381,6 +384,7 @@ def _facts(path: Path, ledger: Ledger) -> _Facts:
             unfinished={run.run for run in ledger.unfinished()},
             held={one.run for one in ledger.applied.held_runs()},
             backfill=backfill.run if backfill else "",
+            given_up=ledger.about.given_up().get("to", ""),
         )
 
 

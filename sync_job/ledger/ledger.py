@@ -16,6 +16,7 @@ import numpy as np
 
 from sync_job.consent.channels import NOBODY, Ids
 from sync_job.consent.guards import NOTHING_SENT, Sent
+from sync_job.consent.id_map import IdMap
 from sync_job.consent.known import Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
 from sync_job.errors import ForeignStateError, NoStateError, OlderStateError
@@ -24,6 +25,7 @@ from sync_job.ledger import (
     backfills,
     files,
     forgetting,
+    former_ids,
     in_force,
     migrations,
     obligations,
@@ -32,7 +34,9 @@ from sync_job.ledger import (
 from sync_job.ledger.about import About
 from sync_job.ledger.applied import Applied
 from sync_job.ledger.backfills import Backfills
+from sync_job.ledger.carrying import Carrier, Former
 from sync_job.ledger.forgetting import Forgetting
+from sync_job.ledger.former_ids import FormerIds
 from sync_job.ledger.migrations import Step
 from sync_job.ledger.obligations import Obligations
 from sync_job.ledger.store import Store
@@ -53,7 +57,7 @@ CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowl
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
-_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills)
+_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills, former_ids)
 
 # How far a run got: it began (legs may be committed), everything that it did is in the snapshot, it was reported.
 Stage = Literal["open", "committed", "reported"]
@@ -116,6 +120,7 @@ class Ledger(Store):
         self.forgetting = Forgetting(path, connection)
         self.backfills = Backfills(path, connection)
         self.about = About(path, connection)
+        self.former_ids = FormerIds(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
@@ -297,6 +302,10 @@ class Ledger(Store):
             also()
         return number
 
+    def carrier(self, former: Former, map_: IdMap) -> Carrier:
+        """Return what fills this ledger from a former one."""
+        return Carrier(self.path, self._db, former, map_)
+
     def _count_snapshot(self, digest: str, clients: int, now: float) -> int:
         number = int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM snapshots").fetchone()[0])
         self._db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", (number, digest, clients, now))
@@ -313,10 +322,23 @@ class Ledger(Store):
             self.obligations.forget(ids)
             self.applied.forget(ids)
             self.backfills.forget(ids)
+            self.former_ids.forget(ids)
             gone = [(client,) for client in ids.tolist()]
             self._db.executemany("DELETE FROM lingering WHERE client = ?", gone)
             self._db.executemany("DELETE FROM undone WHERE kind != 'reject' AND key = ?", ((str(c),) for (c,) in gone))
         return number
+
+    def people(self) -> Ids:
+        """Return every client that any table names, ascending."""
+        tables = (
+            *("withdrawals", "reconsents", "repeats", "given", "obligations", "waiting", "lingering", "forgetting"),
+            *("approved", "doubted"),
+        )
+        query = " UNION ".join(f"SELECT client FROM {table}" for table in tables)
+        query += " UNION SELECT CAST(key AS INTEGER) FROM undone WHERE kind != 'reject'"
+        with files.loading(self.path):
+            found = np.fromiter(self._db.execute(query), np.dtype([("client", np.int32)]))
+        return np.sort(found["client"])
 
     def clients(self) -> int:
         """Return how many clients the snapshot that counts has."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import SHIFTS, Bytes, Ids, Mask
+from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -38,7 +38,7 @@ _AGES_H = (1, 6, 24, 48, 72)  # where ages of what is owed are told apart
 _SLACK_S = 3600.0
 _NOT_FOUND_DAYS, _OWED_DAYS, _OTHER_DAYS = (1, 7, 30), (1,), (1, 2, 4, 7)
 
-Source = Literal["withdrawal", "revocation", "compare", "erasure"]
+Source = Literal["withdrawal", "revocation", "compare", "erasure", "merge"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -265,6 +265,23 @@ class Obligations(Store):
             self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
             self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
         return len(which)
+
+    def owe_before_erasure(self, client: Ids, started: float, limit_at: Floats) -> None:
+        """Owe a denial of every channel, within a transaction, to clients who are to be erased.
+
+        It is an obligation of its own, so that the erasure waits for nothing that is held, closed or lifted.
+        """
+        self._db.executemany(
+            "INSERT INTO obligations (client, channels, owed, source, started, limit_at) "
+            "SELECT ?1, ?2, ?2, 'erasure', ?3, ?4 "
+            "WHERE NOT EXISTS (SELECT 1 FROM obligations WHERE client = ?1 AND source = 'erasure' AND owed = ?2)",
+            (
+                (one, int(LOW_BITS), started, until)
+                for one, until in zip(client.tolist(), limit_at.tolist(), strict=True)
+            ),
+        )
+        # A person who asks is not made to wait for the next try of something else.
+        self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
 
     def close(self, client: int, reason: str, by: str, now: float) -> int:
         """End by hand what is owed to a client, and return how many obligations that were; its withdrawal stays."""

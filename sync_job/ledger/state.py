@@ -1,8 +1,9 @@
 """The state folder of one target: where everything in it lies, and the snapshot that counts."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from sync_job.consent.backfill import Again, Mark
-from sync_job.consent.channels import NOBODY, Ids
+from sync_job.consent.channels import NOBODY, Ids, Mask
 from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
@@ -72,11 +73,12 @@ class State:
         return cls(folder, Ledger.create(path, target, now))
 
     @classmethod
-    def open(cls, folder: Path, target: str, *, write: bool) -> Self:
-        """Return the state in *folder*.
+    def open(cls, folder: Path, target: str, *, write: bool, live: bool | None = None) -> Self:
+        """Return the state in *folder*; who writes, or wants a *live* one, gets none that was given up.
 
         Raises:
             NoStateError, StateDamagedError, ForeignStateError: when it is not there, not whole, or another target's.
+            StateError: when it was given up, or is not made yet.
         """
         state = cls(folder, Ledger.open(folder / "ledger.db", target, write=write))
         try:
@@ -87,6 +89,12 @@ class State:
                     f"chmod 700 {folder.absolute()}"
                 )
             state.ledger.current()
+            if state.ledger.about.is_carrying():
+                raise StateError(
+                    f"{folder.absolute()}: `init --from` did not end here; nothing is lost. Give that command again."
+                )
+            if live or (live is None and write):
+                state.refuse_given_up()
         except BaseException:
             state.close()
             raise
@@ -101,6 +109,19 @@ class State:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def refuse_given_up(self) -> None:
+        """Refuse to go on with a state whose people went to another one.
+
+        Raises:
+            StateError: saying where they are.
+        """
+        if found := self.ledger.about.given_up():
+            day = datetime.fromtimestamp(found["at"], UTC).date()
+            raise StateError(
+                f"{self.folder.absolute()}: given up: its people went to {found['to']} ({found['target']}) on {day}. "
+                "Use the configuration of that state. Nothing was sent or taken in."
+            )
 
     def holdings(self) -> Holdings:
         """Return the snapshot that counts.
@@ -183,6 +204,28 @@ class State:
 
     def _mark(self, run: str) -> Path:
         return self.folder / "backfills" / f"{run}.parquet"
+
+    def people(self) -> Iterator[Ids]:
+        """Yield the clients of the snapshot, of the ledger, of each held set and of the mark of a backfill.
+
+        Raises:
+            StateDamagedError: when one of those files is not what was written.
+        """
+        yield self.holdings().client
+        yield self.ledger.people()
+        for one in self.ledger.applied.held_runs():
+            path = self.folder / "held" / f"{one.run}.parquet"
+            if path.exists():
+                yield tables.read_held(path).client
+        if backfill := self.ledger.backfills.open():
+            yield self.mark(backfill).client
+
+    def knows(self, ids: Ids) -> Mask:
+        """Return which of *ids* anything of the state names."""
+        found = np.zeros(len(ids), np.bool_)
+        for people in self.people():
+            found |= np.isin(ids, people)
+        return found
 
     def erase(self, ids: Ids, holdings: Holdings, now: float) -> None:
         """Make *holdings*, which lack these clients, the snapshot that counts, and keep nothing else of them."""

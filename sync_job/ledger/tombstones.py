@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import Ids, Mask
+from sync_job.consent.id_map import IdMap
 from sync_job.errors import StateDamagedError, StateError
 from sync_job.ledger import anchor, files
 
@@ -61,7 +62,7 @@ class Tombstones:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def add(self, ids: Ids, now: float) -> None:
+    def add(self, ids: Ids, at: float | npt.NDArray[np.float64]) -> None:
         """Let a tombstone stay of each of *ids*, durably; of one that is there the later time (epoch seconds) counts.
 
         Raises:
@@ -71,8 +72,8 @@ class Tombstones:
             return
         key = self._key or _read_key(self._keys) or _make_key(self._keys)
         codes = dict(self._codes)
-        for code in _codes(key, ids):
-            codes[code.tobytes()] = max(now, codes.get(code.tobytes(), now))
+        for code, when in zip(_codes(key, ids), np.broadcast_to(at, len(ids)).tolist(), strict=True):
+            codes[code.tobytes()] = max(when, codes.get(code.tobytes(), when))
         if codes != self._codes:
             _write_list(self._path, key, codes)
         self._key = key
@@ -99,6 +100,28 @@ class Tombstones:
         for place, code in zip(which.tolist(), _codes(self._key, ids[which]) if len(which) else (), strict=True):
             found[place] = self._codes[code.tobytes()]
         return found
+
+    def draft(self, path: Path, map_: IdMap, there: "Tombstones") -> None:
+        """Write to *path* what the list of *there* is when the clients of *map_* have their new ids at that target.
+
+        Who was erased and is not listed has no code in it; what *there* had of itself stays, if it is another target.
+        """
+        key = self._key or there._key
+        if not key:
+            return
+        which = self.of(map_.old)
+        codes = {} if there._path == self._path else dict(there._codes)
+        pairs = zip(_codes(key, map_.old[which]), _codes(key, map_.new[which]), strict=True)
+        for before, after in [(one.tobytes(), other.tobytes()) for one, other in pairs]:
+            codes[after] = max(self._codes[before], codes.get(after, 0.0))
+        _write_list(path, key, codes)
+
+    def replace(self, path: Path) -> None:
+        """Put a draft in the list's place, durably; without one the list stays."""
+        if anchor.is_there(path):
+            with files.storing(self._path):
+                path.replace(self._path)
+            files.sync_folder(self._keys)
 
     def _take(self, codes: dict[bytes, float]) -> None:
         self._codes = codes

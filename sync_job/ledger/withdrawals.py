@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_job.consent.channels import LOW_BITS, Bytes, Ids
-from sync_job.consent.lists import BASES, scope_text
+from sync_job.consent.channels import LOW_BITS, Bytes, Ids, Mask
+from sync_job.consent.lists import BASES, scope_text, without_ids
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
 from sync_job.ledger.in_force import InForce
@@ -27,7 +27,7 @@ SCHEMA = """
 CREATE TABLE lists (
     number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, source TEXT NOT NULL, taken_in REAL NOT NULL,
     absorbed REAL NOT NULL, rows INTEGER NOT NULL, fresh INTEGER NOT NULL, repeats INTEGER NOT NULL,
-    superseded INTEGER NOT NULL, voided REAL, reason TEXT, by TEXT, approved_by TEXT
+    superseded INTEGER NOT NULL, erased INTEGER NOT NULL, voided REAL, reason TEXT, by TEXT, approved_by TEXT
 );
 CREATE TABLE withdrawals (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
@@ -74,16 +74,21 @@ _VOID = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
 LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+ErasedAt = Callable[[Ids], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Absorbed:
-    """What became of the rows of a list: new withdrawals, repeats, and those that evidence had lifted already."""
+    """What became of the rows of a list: new withdrawals, repeats, and those that evidence had lifted already.
+
+    *erased* rows were received before their client was erased, and were not taken in.
+    """
 
     rows: int
     fresh: int
     repeats: int
     superseded: int
+    erased: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,19 @@ class Withdrawals(Store):
         *,
         now: float,
         limit_of: LimitOf,
+        erased_at: ErasedAt | None = None,
     ) -> Absorbed:
         """Take a list in, and owe a denial for each new withdrawal; a list that was taken in before changes nothing.
 
         *batches* have the columns of the inbox; *limit_of* gives, for times of receipt, until when a denial is owed.
-        A repeat keeps the earliest receipt, and owes nothing new.
+        A repeat keeps the earliest receipt, and owes nothing new. *erased_at* gives when clients were erased, in epoch
+        seconds or NaN: a row that was not received later than that is not taken in.
         """
         digest = str(about["digest"])
         resolved = self._rows("SELECT value FROM about WHERE key = 'resolved'")
-        known = self._rows("SELECT rows, fresh, repeats, superseded, voided FROM lists WHERE digest = ?", digest)
+        known = self._rows(
+            "SELECT rows, fresh, repeats, superseded, erased, voided FROM lists WHERE digest = ?", digest
+        )
         if known and known[0][-1] is None:
             return Absorbed(*known[0][:-1])
         with files.storing(self.path):
@@ -138,14 +147,20 @@ class Withdrawals(Store):
             # A list that was made void and comes in again is meant: it is a new one, and the old one keeps its record.
             self._db.execute("UPDATE lists SET digest = digest || ' void ' || number WHERE digest = ?", (digest,))
             number = self._db.execute(
-                "INSERT INTO lists (digest, source, taken_in, absorbed, rows, fresh, repeats, superseded) "
-                "VALUES (?, ?, ?, ?, 0, 0, 0, 0)",
+                "INSERT INTO lists (digest, source, taken_in, absorbed, rows, fresh, repeats, superseded, erased) "
+                "VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0)",
                 (digest, about["source"], about["taken_in"], now),
             ).lastrowid
-            rows = fresh = superseded = 0
+            rows = fresh = superseded = erased = 0
             taken: list[tuple[Ids, Bytes]] = []
             for batch in batches:
                 rows += batch.num_rows
+                if erased_at is not None:
+                    gone = ~later_than_erasure(batch.column("client"), batch.column("received_at"), erased_at)
+                    erased += int(np.count_nonzero(gone))
+                    batch = batch.filter(pa.array(~gone))
+                if not batch.num_rows:
+                    continue
                 new, lifted = self._take(batch, int(number or 0), limit_of)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
@@ -153,10 +168,10 @@ class Withdrawals(Store):
             if resolved and resolved[0][0] != about["id_map"]:
                 self._db.execute("DELETE FROM about WHERE key = 'resolved'")  # another map may mean others by its ids
             self._ready.keep([self._ready.read(), *taken])
-            found = Absorbed(rows, fresh, rows - fresh - superseded, superseded)
+            found = Absorbed(rows, fresh, rows - fresh - superseded - erased, superseded, erased)
             self._db.execute(
-                "UPDATE lists SET rows = ?, fresh = ?, repeats = ?, superseded = ? WHERE number = ?",
-                (found.rows, found.fresh, found.repeats, found.superseded, number),
+                "UPDATE lists SET rows = ?, fresh = ?, repeats = ?, superseded = ?, erased = ? WHERE number = ?",
+                (found.rows, found.fresh, found.repeats, found.superseded, found.erased, number),
             )
         return found
 
@@ -312,9 +327,9 @@ class Withdrawals(Store):
         query = "SELECT client FROM withdrawals UNION SELECT client FROM reconsents ORDER BY 1"
         return np.array([client for (client,) in self._rows(query)], np.int32)
 
-    def named_since(self, ids: Ids) -> npt.NDArray[np.float64]:
-        """Return when a list that names each of *ids* was last taken in, in epoch seconds; 0 for none."""
-        query = "SELECT max(l.absorbed) FROM withdrawals w JOIN lists l ON l.number = w.list WHERE client = ?"
+    def received_at(self, ids: Ids) -> npt.NDArray[np.float64]:
+        """Return when the newest withdrawal of each of *ids* was received, in epoch seconds; 0 if there is none."""
+        query = "SELECT max(received_at) FROM withdrawals WHERE client = ?"
         return np.array([self._rows(query, client)[0][0] or 0.0 for client in ids.tolist()], np.float64)
 
     def lift(self, batches: Iterable[pa.RecordBatch], now: float) -> Lifted:
@@ -417,7 +432,19 @@ class Withdrawals(Store):
 
     def lists(self, limit: int) -> list[dict[str, Any]]:
         """Return the lists that were taken in last, the newest first."""
-        names = ("digest", "source", "taken_in", "absorbed", "rows", "fresh", "repeats", "superseded", "voided", "by")
+        names = (
+            "digest",
+            "source",
+            "taken_in",
+            "absorbed",
+            "rows",
+            "fresh",
+            "repeats",
+            "superseded",
+            "erased",
+            "voided",
+            "by",
+        )
         query = f"SELECT {', '.join(names)} FROM lists ORDER BY number DESC LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self._rows(query, limit)]
 
@@ -426,10 +453,12 @@ class Withdrawals(Store):
 
         *open*: owed and to be sent; *refused* and *parked* (no such client): owed, and waiting for their next try.
         """
-        found = self._rows("SELECT number, rows, fresh, repeats, superseded FROM lists WHERE digest = ?", digest)
+        found = self._rows(
+            "SELECT number, rows, fresh, repeats, superseded, erased FROM lists WHERE digest = ?", digest
+        )
         if not found:
             return None
-        number, rows, fresh, repeats, superseded = found[0]
+        number, rows, fresh, repeats, superseded, erased = found[0]
         ((acknowledged, owed, refused, parked),) = self._rows(
             "SELECT count(*) FILTER (WHERE ended = 'acknowledged'), count(*) FILTER (WHERE owed != 0), "
             "count(*) FILTER (WHERE owed != 0 AND w.not_found = 0), "
@@ -442,6 +471,7 @@ class Withdrawals(Store):
             "fresh": fresh,
             "repeats": repeats,
             "superseded": superseded,
+            "erased": erased,
             "acknowledged": acknowledged,
             "open": owed - refused - parked,
             "refused": refused,
@@ -514,11 +544,24 @@ class Withdrawals(Store):
                 )
 
     def forget(self, ids: Ids) -> None:
-        """Forget these clients; the caller has begun the transaction."""
+        """Forget these clients, also in what lists are called; the caller has begun the transaction."""
+        gone = set(ids.tolist())
+        named = ("source", "reason")
+        for number, *texts in self._rows(f"SELECT number, {', '.join(named)} FROM lists"):
+            for name, text in zip(named, texts, strict=True):
+                if text and (without := without_ids(text, gone)) != text:
+                    self._db.execute(f"UPDATE lists SET {name} = ? WHERE number = ?", (without, number))
         for table in ("withdrawals", "reconsents", "repeats", "given"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
         self._ready.gather()
+
+
+def later_than_erasure(client: pa.Array, at: pa.Array, erased_at: ErasedAt) -> Mask:
+    """Return which rows are of a client who was not erased, or was erased before the time of the row."""
+    erased = erased_at(client.to_numpy())
+    # Lists have microseconds: what is finer is no difference.
+    return np.asarray(np.isnan(erased) | (np.rint(at.to_numpy() * 1e6) > np.rint(erased * 1e6)), np.bool_)
 
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])

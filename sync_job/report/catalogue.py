@@ -414,6 +414,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "source_withdrawal": ("an opt-out", "отзыв согласия"),
     "source_revocation": ("a revocation by the export", "отзыв в выгрузке"),
     "source_compare": ("a comparison with the platform", "сверка с платформой"),
+    "source_merge": ("clients who became one", "объединение клиентов"),
     "source_erasure": ("an erasure", "удаление клиента"),
     # What the guards held.
     "guarded": ("Waiting for approval, and stopped by opt-out", "Ждёт одобрения и остановлено отзывом согласия"),

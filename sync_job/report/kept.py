@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 
-def folders(path: Path, *targets: str) -> list[Path]:
+def folders(path: Path, *targets: str, after: int = 0) -> list[Path]:
     """Return the folders of the reports of these *targets* in *path*, the oldest run first: a target may have moved.
 
-    One that does not say whose it is, because its run died before it could, is taken for the target's.
+    Those of runs up to number *after* are left out. One that does not say whose it is, because its run died before it
+    could, is taken for the target's.
     """
     if not path.is_dir():
         return []
     found = [folder for folder in path.iterdir() if folder.is_dir() and _target(folder) in ("", *targets)]
+    found = [folder for folder in found if not 0 < _place(folder)[0] <= after]
     return sorted(found, key=_place)
 
 

@@ -114,17 +114,43 @@ def history(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def to_forget(found: Mapping[str, Any]) -> str:
+    """Return what an erasure would do, as lines."""
+    lines = [
+        f"{text.counted(found['clients'], 'client')} to be erased at {found['target']}: nothing is sent or changed yet",
+        f"  known      {found['known']:>12,}: {found['withdrawn']:,} withdrew, {found['owed']:,} are owed a denial",
+        f"  unknown    {found['unknown']:>12,}: denied and erased all the same",
+    ]
+    if found["asked_before"]:
+        lines.append(f"  asked      {found['asked_before']:>12,} of the known wait for an erasure already")
+    if found["erased_before"]:
+        lines.append(
+            f"  erased     {found['erased_before']:>12,} before, and not known since: nothing is sent for them"
+        )
+    lines.append(f"  to deny    {found['to_deny']:>12,}, in every channel, before they are erased")
+    if found["must_be_confirmed"]:
+        lines.append(f"  confirm    so many are erased with --expect {found['clients']}; it cannot be taken back")
+    return "\n".join([*lines, *_out_of_reach(found)])
+
+
+def _out_of_reach(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "  not reached, and yours to see to:"
+    yield from (f"    {one}" for one in found["out_of_reach"])
+
+
 def forgotten(found: Mapping[str, Any]) -> str:
     """Return who was erased, and what that cannot reach, as lines."""
     unknown = f", {found['unknown']:,} of whom nothing was known" if found["unknown"] else ""
     lines = [f"{text.counted(found['forgotten'], 'client')} erased at {found['target']}{unknown}"]
     if found["denied"]:
-        lines.append(f"  {found['denied']:,} were allowed something or owed a denial: the platform is told first")
+        lines.append(f"  {found['denied']:,} are denied every channel first")
+    if found["erased_before"]:
+        lines.append(
+            f"  {found['erased_before']:,} were erased before and are not known since: nothing was sent for them"
+        )
     if found["waiting"]:
         lines.append(f"  ! {found['waiting']:,} more are erased by the run or drain that delivers what is owed to them")
-    lines.append("  not reached, and yours to see to:")
-    lines += [f"    {one}" for one in found["out_of_reach"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_out_of_reach(found)])
 
 
 def compared(found: Mapping[str, Any]) -> str:

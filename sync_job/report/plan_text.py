@@ -59,9 +59,10 @@ def approved(found: Mapping[str, Any]) -> str:
 def restored(found: Mapping[str, Any]) -> str:
     """Return what was said of a restored backup, in words."""
     rejected = f"; {found['rejected']:,} rows could not be read" if found["rejected"] else ""
+    erased = f"; {found['erased']:,} rows name people who were erased since" if found["erased"] else ""
     return (
-        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}. The next run may grant "
-        "again, and sends every denial once more first."
+        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}{erased}. The next run "
+        "may grant again, and sends every denial once more first."
     )
 
 

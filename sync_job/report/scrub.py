@@ -23,7 +23,7 @@ _REJECTS = "rejects.csv"
 _APART = "[ ,'\u00a0\u2009\u202f\u2019]"  # what sets thousands apart
 _NAMES = (
     *("results.csv", "results.parquet", _REJECTS, "held.csv", "blocked.csv", "absent.csv", "duplicates.csv"),
-    "withdrawn_but_allowed.csv",
+    *("withdrawn_but_allowed.csv", "not_undone.csv"),
 )
 _ROWS = 1 << 16
 _BLOCK_BYTES = 1 << 24  # the longest row that can be read: a reject has its raw text beside its cells

@@ -95,3 +95,32 @@ def purged(found: Mapping[str, Any]) -> str:
     if not found["reports"]:
         return f"nothing is older than {found['keep_days']} days"
     return f"{found['files']} files of {found['reports']} reports removed, {found['bytes']:,} bytes; summaries stay"
+
+
+def carried(found: Mapping[str, Any]) -> str:
+    """Return what a new state has of an old one, or would have, in words."""
+    would = "would have" if found["checked"] else "has"
+    lines = [
+        f"{found['state']} ({found['target']}) {would} {found['clients']:,} clients of {found['from']}: of "
+        f"{found['known']:,} that are known there, {found['unlisted']:,} are not in the map"
+    ]
+    if found["unknown"]:
+        lines.append(f"  {found['unknown']:,} ids of the map are not known there")
+    if found["merged"]:
+        lines.append(f"  {found['merged']:,} are several in one: what was denied to any of them is denied again")
+    if found["to_be_erased"]:
+        lines.append(f"  {found['to_be_erased']:,} of them are to be erased, because one of them was or is to be")
+    if found["tombstones"]:
+        lines.append(f"  {found['tombstones']:,} erased clients are known under their new ids")
+    if found["tombstones_left"]:
+        lines.append(
+            f"  {found['tombstones_left']:,} erased clients are not in the map: nobody knows them by a new id, and an "
+            "export that names them brings them back"
+        )
+    if found["dropped"]:
+        lines.append(f"  {found['dropped']:,} people who withdrew, or whose number another has now, are left behind")
+    if found["checked"]:
+        lines.append(f"  nothing was changed; --expect {found['clients']} makes it")
+    else:
+        lines.append(f"  {found['from']} is given up: commands by its configuration end in 4")
+    return "\n".join(lines)

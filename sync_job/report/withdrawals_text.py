@@ -19,9 +19,16 @@ def checked(found: Mapping[str, Any]) -> str:
         f"{found['withdrawn_already']:,} withdrew before",
     ]
     lines += [f"    {count:>8,} {reason}" for reason, count in list(found["reasons"].items())[:10]]
+    lines += _erased(found)
     if found["must_be_confirmed"]:
         lines.append(f"  confirm    a list of this size is taken in with --expect {found['clients']}")
     return "\n".join(lines)
+
+
+def _erased(found: Mapping[str, Any]) -> Iterator[str]:
+    if count := found["erased"]:
+        rows = "1 row names a person who was" if count == 1 else f"{count:,} rows name people who were"
+        yield f"  erased     {rows} erased since; not taken in"
 
 
 def taken(found: Mapping[str, Any]) -> str:
@@ -34,6 +41,7 @@ def _taken(found: Mapping[str, Any]) -> Iterator[str]:
     if found["rejected"]:
         yield f"  ! {found['rejected']:,} rows could not be taken; mend and send them again as a list of their own"
         yield from _rejects(found)
+    yield from _erased(found)
     yield from _sent(found)
 
 
@@ -64,7 +72,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             f"  {stands} {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
             f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
         )
-        if not found["run"]:
+        if not found["run"] and sent["rows"]:
             yield "  nothing was sent: this list was taken in and sent before"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
@@ -82,6 +90,7 @@ def reconsented(found: Mapping[str, Any]) -> str:
     ]
     if found["rejected"]:
         lines += [f"  ! {found['rejected']:,} rows are no evidence that can be read", *_rejects(found)]
+    lines += _erased(found)
     lines += [f"    client {one['client']}: {one['rule']}" for one in found["refused"][:50]]
     if len(found["refused"]) > 50:
         lines.append(f"    … and {len(found['refused']) - 50:,} more; --json lists all")
@@ -164,6 +173,9 @@ def report(found: Mapping[str, Any]) -> str:
         + (f"; after {', '.join(f'{name} {text.span(seconds)}' for name, seconds in after.items())}" if after else ""),
     ]
     lines += [f"  ended {ended:<8} {count:>11,}" for ended, count in found["ended_otherwise"].items()]
+    if found["erasures"]:
+        clients = sum(one["clients"] for one in found["erasures"])
+        lines.append(f"  to erase      {clients:>12,} clients in {text.counted(len(found['erasures']), 'request')}")
     lines.append(
         f"  withdrawn, and allowed on the platform as far as we know: {found['withdrawn_and_allowed']:,} (must be 0)"
     )

@@ -27,7 +27,7 @@ def approve(settings: Settings, name: str, what: str, count: int, *, reason: str
 
 def held(settings: Settings) -> list[HeldSet]:
     """Return what runs held that may still be approved, the oldest first."""
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
         return state.ledger.applied.held_runs()
 
 

@@ -285,6 +285,12 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         approved=applied.approved(now),
         absent=mapped if denies else 0,
     )
+    former = ledger.former_ids.of(export.statements)
+    if len(former):
+        findings.add(
+            Exit.ATTENTION,
+            f"{len(former):,} clients are named by ids from before the platform's ids changed, and are granted nothing",
+        )
     newest = export.newest if export.newest is not None else export.as_of
     return Case(
         settings,
@@ -292,7 +298,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         export.digest,
         export.statements,
         export.clients,
-        export.ungranted,
+        union(export.ungranted, former),
         terms,
         made=export.as_of if dated else None,
         newest=newest if dated else None,

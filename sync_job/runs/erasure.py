@@ -1,20 +1,24 @@
-"""Erasure: outstanding denials first, then a client leaves everything that is kept, and a tombstone stays."""
+"""Erasure: every channel is denied first, then a client leaves everything that is kept, and a tombstone stays."""
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import LOW_BITS, Bytes, Ids, denied
+from sync_job.consent.channels import Bytes, Ids, Mask, denied
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
-from sync_job.errors import Exit, gravest
+from sync_job.errors import Exit, StateError, gravest
 from sync_job.exports import id_map
+from sync_job.exports.lists import List
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawals import later_than_erasure
 from sync_job.report import kept, scrub
 from sync_job.report.counts import Summary
 from sync_job.runs import limits
@@ -25,6 +29,7 @@ _log = structlog.get_logger()
 OUT_OF_REACH = (
     "backups of the state and of reports, until they are overwritten",
     "the exports and lists that were read, and plans that were saved with `plan -o`",
+    "reports from before the platform's ids changed (`init --from`), until they are as old as [report] keep_days",
     "the CRM, which will export the client again unless it erases it too",
     "the loyalty platform, which was told to contact the client no more, and keeps what it keeps",
 )
@@ -49,17 +54,47 @@ def among(settings: Settings, statements: Table, asked: Ids | None = None) -> Id
     return union(ids[buried.of(ids)], asked)
 
 
-def ask(state: State, settings: Settings, ids: Ids, request_ref: str) -> int:
-    """Keep who is to be erased, and owe a denial of what each is known to allow; return how many are owed one."""
+def ask(state: State, settings: Settings, ids: Ids, request_ref: str, *, by: str = "", reason: str = "") -> int:
+    """Keep who is to be erased, and owe each a denial of every channel; return how many are owed one.
+
+    The request stays on record, without the ids. Whoever was erased before, and of whom nothing is known since, was
+    denied then and is owed nothing.
+    """
     now = time.time()
-    client, channels = open_to(state.holdings(), ids)
-    started = np.full(len(client), now)
-    until = limits.of(settings, started)
-    owed = state.ledger.obligations.add("erasure", client, channels, started, until)
-    state.ledger.obligations.release(ids, np.full(len(ids), LOW_BITS))  # whatever a guard holds of them
-    # Last: who is to be erased and is owed nothing is erased, so a crash before this erases nobody without a denial.
-    state.ledger.forgetting.ask(ids, request_ref, now)
-    return owed
+    owed = ids[~erased_before(state, settings, ids)]
+    ledger = state.ledger
+
+    def note() -> None:
+        ledger.obligations.owe_before_erasure(owed, now, limits.of(settings, np.full(len(owed), now)))
+        ledger.forgetting.add(ids, request_ref, now)
+        ledger.forgetting.record(ids, request_ref, now, by=by, reason=reason)
+
+    ledger.do(note)
+    return len(owed)
+
+
+def erased_before(state: State, settings: Settings, ids: Ids) -> Mask:
+    """Return which of *ids* were erased, and are not known again."""
+    return tombstones(settings).of(ids) & ~state.knows(ids)
+
+
+def received_since(settings: Settings, found: List, time_column: str = "received_at") -> List:
+    """Return a list without the rows that are not later than the erasure of their client.
+
+    If the codes of the erased cannot be read nothing is taken out: a list of opt-outs is not kept waiting by that.
+    """
+    try:
+        buried = tombstones(settings)
+    except StateError:
+        return found
+    if not len(buried):
+        return found
+    table = found.table
+    client, at = (table.column(name).combine_chunks() for name in ("client", time_column))
+    kept = later_than_erasure(client, at, buried.since)
+    if kept.all():
+        return found
+    return replace(found, table=table.filter(pa.array(kept)), erased=int(np.count_nonzero(~kept)))
 
 
 def open_to(holdings: Holdings, ids: Ids) -> tuple[Ids, Bytes]:
@@ -95,14 +130,13 @@ def again(state: State, settings: Settings) -> None:
     buried = tombstones(settings)
     if not len(buried):
         return
-    ids = state.holdings().client
-    ids = np.unique(np.concatenate([ids, state.ledger.withdrawals.clients()]))
-    back = ids[buried.of(ids)]
+    back = np.unique(np.concatenate([ids[buried.of(ids)] for ids in state.people()]))
     since = buried.since(back)
-    named = state.ledger.withdrawals.named_since(back)
-    back = back[~(named > since)]
+    # A list has named them since, or they are to be erased once more, after a denial.
+    again = (state.ledger.withdrawals.received_at(back) > since) | (state.ledger.forgetting.asked_at(back) > since)
+    back, since = back[~again], since[~again]
     if len(back):
-        state.ledger.forgetting.ask(back, "", time.time())  # so that `complete` makes good what dies half-way
+        state.ledger.forgetting.ask(back, "", since)  # so that `complete` makes good what dies half-way
         _erase(state, settings, back)
 
 
@@ -113,11 +147,16 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     `complete` makes good what died in between. Done twice it is as done once.
     """
     buried = tombstones(settings)
-    buried.add(ids, time.time())
+    asked, since = state.ledger.forgetting.asked_at(ids), buried.since(ids)
+    # Of a list whose clock is ahead the erasure is no earlier than its rows: they must not come back by it.
+    now = np.maximum(time.time(), state.ledger.withdrawals.received_at(ids))
+    # Whoever was erased since they were asked for keeps that time: what a list says later than that still counts.
+    buried.add(ids, np.where(asked <= since, since, now))
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, holdings.at(stays), time.time())
-    reports = kept.folders(settings.report.path, *state.ledger.about.targets())
+    before = state.ledger.about.carried().get("run", 0)  # its reports have other clients' ids
+    reports = kept.folders(settings.report.path, *state.ledger.about.targets(), after=before)
     without(settings, [(folder, ids) for folder in reports])
     if not state.ledger.unfinished():
         state.ledger.forgetting.done(ids)
@@ -138,7 +177,9 @@ def without(settings: Settings, reports: Iterable[tuple[Path, Ids]]) -> None:
         scrub.without(folder, ids, settings.export.columns.Client, in_exports)
 
 
-def result(forgotten: int, waiting: int, unknown: int, denied: int, exit_code: Exit, target: str) -> Summary:
+def result(
+    forgotten: int, waiting: int, *, unknown: int, before: int, denied: int, exit_code: Exit, target: str
+) -> Summary:
     """Return what an erasure came to, in clients, and what it cannot reach."""
     codes = {exit_code} | ({Exit.ATTENTION} if waiting else set())
     return {
@@ -146,6 +187,7 @@ def result(forgotten: int, waiting: int, unknown: int, denied: int, exit_code: E
         "forgotten": forgotten,
         "waiting": waiting,
         "unknown": unknown,
+        "erased_before": before,
         "denied": denied,
         "out_of_reach": list(OUT_OF_REACH),
         "exit": int(gravest(codes)),

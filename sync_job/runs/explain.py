@@ -279,7 +279,7 @@ def _why_not(findings: Findings, case: Case | None, one: _Client, client: int) -
         return ""
     why = [findings.restrict_only] if findings.restrict_only else []
     if client in case.ungranted:
-        why.append("a row of this client was rejected")
+        why.append("a row of this client was rejected, or it is an id from before the platform's ids changed")
     elif one.barred:
         why.append("a denial is owed to this client, and a refused grant must not delay it")
     return "; ".join(why)

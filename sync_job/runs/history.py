@@ -26,7 +26,8 @@ def history(settings: Settings, client: int, watch: Watch | None = None) -> Summ
     rows: list[dict[str, Any]] = []
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         targets = state.ledger.about.targets()
-    folders = kept.folders(settings.report.path, *targets)
+        before = state.ledger.about.carried().get("run", 0)  # its reports have other clients' ids
+    folders = kept.folders(settings.report.path, *targets, after=before)
     for place, folder in enumerate(folders):
         if watch:
             watch.at(place, len(folders))

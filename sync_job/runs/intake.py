@@ -55,9 +55,9 @@ class Taken:
 
 
 def read(settings: Settings, listing: Listing, watch: Watch) -> List:
-    """Return a list as it is meant for one target."""
+    """Return a list as it is meant for one target, without the rows of clients who were erased since."""
     watch.stage("reading the list")
-    return lists.read_withdrawals(
+    found = lists.read_withdrawals(
         listing.path,
         settings,
         received_at=listing.received_at,
@@ -71,6 +71,7 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
         now=time.time(),
         progress=watch.at,
     )
+    return erasure.received_since(settings, found)
 
 
 def take_in(
@@ -86,7 +87,8 @@ def take_in(
     for settings in targets:
         meant = listing(settings)
         found = read(settings, meant, watch)
-        with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
+            refuse_unmapped(state, settings)
             known = state.ledger.clients()
         clients = count(found)
         most = at_most(settings.guards.list, settings.guards.list_share, known)
@@ -102,8 +104,24 @@ def take_in(
     watch.stage("taking the list in")
     for one in read_for:
         put(one.settings, one.found, time.time())
+        # It may have been given up since; then nobody looks into that inbox any more.
+        State.open(one.settings.state.path, one.settings.endpoint.target, write=False, live=True).close()
         _log.info("list.taken_in", list=one.found.digest[:12], rows=one.found.table.num_rows)
     return read_for
+
+
+def refuse_unmapped(state: State, settings: Settings) -> None:
+    """Refuse to read the CRM's numbers as the platform's, where lists have been read by an id map.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if settings.export.id_map is None and state.ledger.withdrawals.has_given():
+        raise ConfigError(
+            f"{state.folder.absolute()}: withdrawals of this state are in the CRM's numbers, and this configuration "
+            "has no [export] id_map: its lists and exports would name other people. Name the map; if the CRM has the "
+            "platform's numbers now, one of each number to itself."
+        )
 
 
 def put(settings: Settings, found: List, now: float) -> None:
@@ -129,7 +147,8 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
     found = read(settings, listing, watch)
     watch.end()
     ids = clients_of(found)
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
+        refuse_unmapped(state, settings)
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
     known = int(holdings.has(ids).sum())
     most = at_most(settings.guards.list, settings.guards.list_share, len(holdings))
@@ -139,6 +158,7 @@ def check(settings: Settings, listing: Listing, watch: Watch) -> Summary:
         "rows": found.rows,
         "rejected": found.rejected,
         "reasons": dict(found.reasons),
+        "erased": found.erased,
         "clients": len(ids),
         "known": known,
         "unknown": len(ids) - known,
@@ -168,6 +188,7 @@ def absorb(state: State, settings: Settings) -> bool:
             about,
             now=time.time(),
             limit_of=partial(limits.of, settings),
+            erased_at=erasure.tombstones(settings).since,
         )
         anchoring.keep(state, settings)
         inbox.remove(path)

@@ -100,6 +100,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
 def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, asked: Asked | None) -> None:
     state, settings, findings = legs.state, legs.settings, legs.findings
     folder = report.folder_of(settings, findings.run)
+    intake.refuse_unmapped(state, settings)
     watch.stage("reading")
     export, findings.reject_keys = read(folder)
     findings.export = export.counts()

@@ -18,7 +18,7 @@ def pause(settings: Settings, *, reason: str, by: str) -> str:
     if not reason.strip() or not by.strip():
         raise ConfigError("pause: say why (--reason) and who (--by); whoever finds it paused reads it.")
     folder = settings.state.path
-    State.open(folder, settings.endpoint.target, write=False).close()
+    State.open(folder, settings.endpoint.target, write=False, live=True).close()
     if before := pauses.paused(folder):
         raise ConfigError(f"{folder.absolute()}: paused already by {before['by']}: {before['reason']}. `resume` first.")
     pauses.pause(folder, reason=reason.strip(), by=by.strip(), now=time.time())

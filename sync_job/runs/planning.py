@@ -40,7 +40,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: no such folder to write the plan into. Make it first.")
     laps = Stopwatch()
-    with State.open(folder, settings.endpoint.target, write=False) as state:
+    with State.open(folder, settings.endpoint.target, write=False, live=True) as state:
         if lock.is_held(folder):
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
         watch.stage("opening the state")

@@ -75,7 +75,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
     folder, target = settings.state.path, settings.endpoint.target
     # Before the lock, so that a folder without state is not given one.
     with suppress(OlderStateError):  # which whoever writes makes a newer one
-        State.open(folder, target, write=False).close()
+        State.open(folder, target, write=False, live=True).close()
     if not while_paused:
         pause.refuse_if_paused(folder)
     with lock.held(folder), logs.of_its_own(), State.open(folder, target, write=True) as state:

@@ -45,8 +45,9 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
         anchoring.keep(state, settings)
         return {
             "was": how,
-            "withdrawals_since": found.rows - found.rejected if found else 0,
+            "withdrawals_since": found.rows - found.rejected - found.erased if found else 0,
             "rejected": found.rejected if found else 0,
+            "erased": found.erased if found else 0,
             "missing": missing,
             "by": by.strip(),
             **state.ledger.withdrawals.counts(),

@@ -34,7 +34,7 @@ def reading(settings: Settings, name: str) -> Read:
     Raises:
         ConfigError: when there is no such run, or its results are not kept any more.
     """
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
         run = look.reported(state, name)
     folder = report.folder_of(settings, run.run)
     kept = sorted(folder.glob("results.*"))
@@ -51,7 +51,7 @@ def _export(settings: Settings, path: Path, out: Path | None) -> Export:
     What the run denied is left alone: the next right export heals it, through the guards. It is listed in *out*.
     """
     was = taken(path)
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
         holds, due = state.holdings().of(was.client)
     granted = allowed(was.sent) & (allowed(holds) | allowed(due))
     says = (granted | (np.uint8(ALL_BLANK) & ~spread(granted))).astype(np.uint8)

@@ -15,7 +15,7 @@ from sync_job.ledger import inbox
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
 from sync_job.report.lists import open_private
-from sync_job.runs import anchoring
+from sync_job.runs import anchoring, erasure, intake
 from sync_job.runs.recover import holding
 
 _SHOWN = 50
@@ -57,6 +57,7 @@ def report(settings: Settings, since: float, until: float) -> Summary:
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
         owed = state.ledger.obligations.owed(now)
         by_source = state.ledger.obligations.status(now, 0.0)["by_source"]
+        erasures = state.ledger.forgetting.erasures(since, until)
     channels = allowed(holdings.state) & withdrawn.of(holdings.client)
     contradicting = holdings.client[channels != 0]
     not_owed = ~pa.compute.is_in(pa.array(contradicting), pa.array(owed.client)).to_numpy(zero_copy_only=False)
@@ -68,6 +69,7 @@ def report(settings: Settings, since: float, until: float) -> Summary:
         "found_by_compare": int(by_source.get("compare", 0)),
         "withdrawn_and_allowed": int(not_owed.sum()),
         "withdrawn_and_owed": len(contradicting) - int(not_owed.sum()),
+        "erasures": erasures,
     }
 
 
@@ -144,6 +146,8 @@ def reconsent(
     now = time.time()
     found = lists.read_reconsents(path, settings, columns=columns, sheet=sheet, contacts=contacts, now=now)
     with holding(settings) as state:
+        intake.refuse_unmapped(state, settings)
+        found = erasure.received_since(settings, found, "granted_at")
         lifted = state.ledger.withdrawals.lift(found.table.to_batches(1 << 16), now)
         anchoring.keep(state, settings)
     return {
@@ -152,6 +156,7 @@ def reconsent(
         "rejected": found.rejected,
         "reasons": dict(found.reasons),
         "rejects": [vars(reject) for reject in found.rejects],
+        "erased": found.erased,
         "lifted": lifted.lifted,
         "refused": [{"client": client, "rule": rule} for client, rule in lifted.refused],
     }

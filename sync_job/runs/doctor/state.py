@@ -40,6 +40,10 @@ def look(settings: Settings) -> Iterator[Check]:
         yield _OWED.skipped("obligations", "the ledger cannot be read")
         return
     with state:
+        if given := state.ledger.about.given_up():
+            cure = "Use the configuration of that state, and take this one away from cron."
+            yield _STATE.problem("given up", f"its people went to {given['to']} ({given['target']})", cure)
+            return
         yield from _ledger(state)
         yield _anchor(state, settings)
         yield from _past(state.ledger.runs(), time.time())
