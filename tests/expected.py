@@ -108,6 +108,24 @@ class Book:
             if flag is not None:
                 (self.allowed if flag else self.denied)[person, k] = elapsed
 
+    def join(self, gone: int, stays: int) -> None:
+        """Let two people be one: each restriction of both holds, and nothing is allowed that not both allowed."""
+        self.withdrawals = [one._replace(person=stays) if one.person == gone else one for one in self.withdrawals]
+        self.voided = [one._replace(person=stays) if one.person == gone else one for one in self.voided]
+        for k in range(4):
+            self.lifted[stays, k] = min(self.lifted.pop((gone, k), 0.0), self.lifted.get((stays, k), 0.0))
+            if (no := self.no.pop((gone, k), None)) is not None:
+                mine = self.no.get((stays, k))
+                self.no[stays, k] = no if mine is None or mine.as_of < no.as_of else mine
+            self.yes.pop((gone, k), None)
+            for held in (self.denied, self.allowed):
+                held.pop((gone, k), None)
+                held.pop((stays, k), None)
+        for people in (self.erased, self.asked):
+            if gone in people:
+                people.discard(gone)
+                people.add(stays)
+
     # What is so
 
     def stands(self, one: Withdrawal, channel: int) -> bool:

@@ -57,6 +57,7 @@ _WEIGHTS = {
     "pause": 2,
     "sicken": 2,
     "no_export": 2,
+    "carry": 2,
     "forget_many": 1,
     "old_list": 2,
     "full_disk": 2,
