@@ -206,7 +206,7 @@ def test_a_lost_state_folder_is_not_taken_for_a_first_run(tmp_path: Path, platfo
     before = platform.requests
     with pytest.raises(NoStateError, match="no state"):
         sync_job.run(shop.settings)
-    with pytest.raises(StateError, match="1 withdrawals"):
+    with pytest.raises(StateError, match="1 person who withdrew"):
         init.init(shop.settings, "unknown", lambda grants: grants, Watch())
     init.init(shop.settings, "unknown", lambda grants: grants, Watch(), withdrawals=shop.listing({5: "all"}))
     sync_job.run(shop.settings)
@@ -278,7 +278,7 @@ def test_a_backup_from_before_a_withdrawal(tmp_path: Path, platform: Standin) ->
     sync_job.run(shop.settings)
     shutil.rmtree(shop.settings.state.path)
     shutil.copytree(tmp_path / "backup", shop.settings.state.path)
-    with pytest.raises(RestoredStateError, match="it knows 0 withdrawals"):
+    with pytest.raises(RestoredStateError, match="lacks 1 person of the 1 who withdrew"):
         sync_job.run(shop.settings)
     shop.withdraw({6: "sms"})
     assert drain.drain(shop.settings, "drain", Watch()) is not None, "a list is sent all the same"

@@ -68,7 +68,9 @@ def test_a_list_that_is_too_short_makes_no_backup_whole(tmp_path: Path, platform
     shop.withdraw({2: "all", 3: "all"})
     drain.drain(shop.settings, "drain", Watch())
     lost(shop)
-    with pytest.raises(ConfigError, match="1 withdrawals that there were are missing still"):
+    with pytest.raises(
+        ConfigError, match=r"named 1 of the 2 who were missing\. 1 person who withdrew is missing still"
+    ):
         restoring.restored(shop.settings, shop.listing({3: "all"}), "me", Watch())
     time.sleep(0.3)
     shop.write({1: YES, 2: YES, 3: YES})

@@ -2,6 +2,7 @@ import contextlib
 import itertools
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,22 @@ from sync_job.ledger.anchor import Anchor, Standing
 
 TARGET = "https://loyalty.example/api operator 7"
 ANCHOR = Anchor(
-    TARGET, "a" * 32, run=5, snapshot=9, withdrawals=20, reconsents=3, written=1_700_000_000.5, tombstones=2
+    TARGET,
+    "a" * 32,
+    run=5,
+    snapshot=9,
+    reconsents=3,
+    withdrawn=20,
+    unnamed=1,
+    edition=4,
+    digest="d" * 64,
+    written=1_700_000_000.5,
+    tombstones=2,
+    moved_to="elsewhere",
+    moved=1_700_000_000.0,
 )
-COUNTS = ("run", "snapshot", "withdrawals", "reconsents")
+HERE = replace(ANCHOR, moved_to="")
+COUNTS = ("run", "snapshot", "reconsents")
 
 numbers = st.integers(0, 4)
 
@@ -33,15 +47,22 @@ def _path(keys: Path) -> Path:
     return path
 
 
-def _compare(against: Anchor | None, *, anchored: bool = True, state: str = ANCHOR.state, **counts: int) -> Standing:
+def _anchor(counts: tuple[int, ...]) -> Anchor:
+    run, snapshot, reconsents = counts
+    return Anchor("t", "s", run, snapshot, reconsents)
+
+
+def _compare(
+    against: Anchor | None, *, anchored: bool = True, state: str = ANCHOR.state, missing: int = 0, **counts: int
+) -> Standing:
     place = {name: getattr(ANCHOR, name) for name in COUNTS} | counts
-    return anchor.compare(against, state=state, anchored=anchored, **place)
+    return anchor.compare(against, state=state, anchored=anchored, missing=missing, **place)
 
 
 def test_what_is_written_is_read(keys: Path) -> None:
     """Every field comes back, and the last one written counts."""
     assert anchor.read(keys, TARGET) == ANCHOR
-    later = Anchor(TARGET, "b" * 32, 6, 10, 21, 4, 1_700_000_100.0, 3)
+    later = Anchor(TARGET, "b" * 32, 6, 10, 4, 21, written=1_700_000_100.0, tombstones=3)
     anchor.write(keys, TARGET, later)
     assert anchor.read(keys, TARGET) == later
 
@@ -57,7 +78,7 @@ def test_no_folder_and_no_file_are_no_anchor(tmp_path: Path) -> None:
 def test_a_folder_serves_several_targets(keys: Path) -> None:
     """Each target has its own anchor, named by the first twelve digits of its digest."""
     assert anchor.read(keys, "another") is None
-    anchor.write(keys, "another", Anchor("another", "c" * 32, 1, 1, 0, 0))
+    anchor.write(keys, "another", Anchor("another", "c" * 32, 1, 1, 0))
     assert anchor.read(keys, TARGET) == ANCHOR
     assert sorted(path.name for path in keys.iterdir()) == sorted(
         f"{anchor.tag(target)}.anchor.json" for target in (TARGET, "another")
@@ -117,7 +138,7 @@ def test_bytes_that_are_no_text_are_damage(keys: Path) -> None:
         anchor.read(keys, TARGET)
 
 
-@pytest.mark.parametrize("name", ["target", *COUNTS, "state", "written", "tombstones", "seal"])
+@pytest.mark.parametrize("name", [one.name for one in fields(Anchor) if one.name != "renumberings"] + ["seal"])
 def test_no_field_changes_unseen(keys: Path, name: str) -> None:
     """Each field is under the seal: lowering a count by hand does not make a restored backup whole."""
     content = json.loads(_path(keys).read_text())
@@ -161,46 +182,67 @@ def test_a_folder_that_cannot_be_looked_into_is_not_one_without_an_anchor(tmp_pa
 
 def test_the_same_state_is_good() -> None:
     """A state stands well where its anchor left it."""
-    assert _compare(ANCHOR) is Standing.GOOD
+    assert _compare(HERE) is Standing.GOOD
+
+
+def test_a_state_that_moved_on_is_neither_good_nor_older() -> None:
+    """Under its old name nothing goes on, however far it had come; another state of that name is another one."""
+    assert _compare(ANCHOR) is Standing.MOVED
+    assert _compare(ANCHOR, run=1, missing=3) is Standing.MOVED
+    assert _compare(ANCHOR, state="b" * 32) is Standing.FOREIGN
+
+
+def test_the_way_of_a_state_is_followed(tmp_path: Path) -> None:
+    """Where it has moved is said through several moves, with when it first did; nobody goes round in circles."""
+    assert anchor.moved(tmp_path / "keys", "a") == ""
+    for target, to in (("a", "b"), ("b", "c"), ("c", "")):
+        anchor.write(tmp_path / "keys", target, replace(ANCHOR, target=target, moved_to=to))
+    assert anchor.moved(tmp_path / "keys", "a") == "c, on 2023-11-14"
+    assert anchor.moved(tmp_path / "keys", "c") == ""
+    anchor.write(tmp_path / "keys", "c", replace(ANCHOR, target="c", moved_to="a"))
+    assert anchor.moved(tmp_path / "keys", "a")
 
 
 def test_a_state_that_never_had_an_anchor_is_good_and_one_that_lost_it_is_restored() -> None:
     """Without an anchor only the state itself knows whether there was one."""
     assert _compare(None, anchored=False) is Standing.GOOD
     assert _compare(None, anchored=True) is Standing.RESTORED
+    assert _compare(None, anchored=False, missing=1) is Standing.SHRUNKEN
 
 
 @pytest.mark.parametrize("anchored", [False, True])
 @pytest.mark.parametrize("same", [False, True])
-@pytest.mark.parametrize("steps", list(itertools.product((-1, 0, 1), repeat=4)))
-def test_every_case(steps: tuple[int, ...], same: bool, anchored: bool) -> None:
-    """Another id is foreign; less taken in is shrunken; else an older run or snapshot is restored; all else good."""
+@pytest.mark.parametrize("steps", list(itertools.product((-1, 0, 1), repeat=3)))
+@pytest.mark.parametrize("missing", [0, 1])
+def test_every_case(missing: int, steps: tuple[int, ...], same: bool, anchored: bool) -> None:
+    """Another id is foreign; whoever is missing makes it shrunken; else any lower number restored; all else good."""
     counts = {name: getattr(ANCHOR, name) + step for name, step in zip(COUNTS, steps, strict=True)}
-    run, snapshot, withdrawals, reconsents = steps
     if not same:
         expected = Standing.FOREIGN
-    elif withdrawals < 0 or reconsents < 0:
+    elif missing:
         expected = Standing.SHRUNKEN
-    elif run < 0 or snapshot < 0:
+    elif min(steps) < 0:
         expected = Standing.RESTORED
     else:
         expected = Standing.GOOD
-    assert _compare(ANCHOR, anchored=anchored, state=ANCHOR.state if same else "b" * 32, **counts) is expected
+    state = ANCHOR.state if same else "b" * 32
+    assert _compare(HERE, anchored=anchored, state=state, missing=missing, **counts) is expected
 
 
-@given(st.tuples(*[numbers] * 4), st.tuples(*[numbers] * 4), st.booleans())
+@given(st.tuples(*[numbers] * 3), st.tuples(*[numbers] * 3), st.booleans())
 def test_good_means_that_nothing_went_back(then: tuple[int, ...], now: tuple[int, ...], anchored: bool) -> None:
     """A state is good if and only if no number is lower than its anchor's, however far it went on."""
-    found = anchor.compare(Anchor("t", "s", *then), state="s", anchored=anchored, **dict(zip(COUNTS, now, strict=True)))
+    place = dict(zip(COUNTS, now, strict=True))
+    found = anchor.compare(_anchor(then), state="s", missing=0, anchored=anchored, **place)
     assert (found is Standing.GOOD) == all(is_ >= was for was, is_ in zip(then, now, strict=True))
 
 
-@given(st.tuples(*[numbers] * 4), st.tuples(*[numbers] * 4), st.sampled_from(COUNTS))
+@given(st.tuples(*[numbers] * 3), st.tuples(*[numbers] * 3), st.sampled_from(COUNTS))
 def test_going_on_never_makes_a_state_worse(then: tuple[int, ...], now: tuple[int, ...], name: str) -> None:
     """One step forward in any number never turns a better standing into a worse one."""
     worse = [Standing.GOOD, Standing.RESTORED, Standing.SHRUNKEN]
     place = dict(zip(COUNTS, now, strict=True))
-    held = Anchor("t", "s", *then)
-    before = anchor.compare(held, state="s", anchored=True, **place)
-    after = anchor.compare(held, state="s", anchored=True, **place | {name: place[name] + 1})
+    held = _anchor(then)
+    before = anchor.compare(held, state="s", missing=0, anchored=True, **place)
+    after = anchor.compare(held, state="s", missing=0, anchored=True, **place | {name: place[name] + 1})
     assert worse.index(after) <= worse.index(before)

@@ -270,7 +270,7 @@ def step_of(step: Step) -> str:
         if place.startswith(beginning):
             return name
     if place.startswith("keys"):
-        return "anchor" if "anchor" in place or place == "keys" else "tombstones"
+        return "tombstones" if ".tombstones" in place else "anchor"
     return "lock and running.json"
 
 

@@ -238,7 +238,7 @@ def test_a_restored_backup_brings_nobody_back(tmp_path: Path, platform: Standin)
     with pytest.raises(StateError, match="state restored"):
         sync_job.run(shop.settings)
     assert everywhere(shop) == []
-    with pytest.raises(ConfigError, match="1 withdrawals that there were are missing"):
+    with pytest.raises(ConfigError, match="1 person who withdrew is missing"):
         restoring.restored(shop.settings, None, "operations", Watch())
     restoring.restored(shop.settings, shop.listing({other: "sms"}, received_at=received), "operations", Watch())
     sync_job.run(shop.settings)

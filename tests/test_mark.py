@@ -59,8 +59,8 @@ def test_a_mark_repeats_and_changes_nothing(world: World, again: Again, ungrante
     assert not (new & ~denied(back.of(what.client)[1])).any(), "a denial that was never told stays due"
     assert new.any() or _same(back, holdings)
     assert _same(taken_back(after, what, what.client), after), "what is in doubt stays due"
-    assert np.array_equal(left(what, after, NOBODY), stated(what.made))
-    assert not left(what, holdings, NOBODY).any(), "acknowledged: due no more"
+    assert np.array_equal(left(what, after), stated(what.made))
+    assert not left(what, holdings).any(), "acknowledged: due no more"
 
 
 @settings(max_examples=100)
@@ -76,7 +76,7 @@ def test_what_is_marked_is_sent_and_ends_by_being_acknowledged(world: World, aga
     sent = np.array([told[client] for client in what.client.tolist()], np.uint8)
     assert np.array_equal(sent & spread(stated(what.made)), what.made)
     acknowledged = after.replaced(Holdings(what.client, after.of(what.client)[0], np.zeros(len(what.client), np.uint8)))
-    assert not left(what, acknowledged, NOBODY).any()
+    assert not left(what, acknowledged).any()
 
 
 @settings(max_examples=100)

@@ -8,7 +8,9 @@ import resource
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,7 @@ SUMMARY = st.fixed_dictionaries(
         ),
         "delivery": st.none() | counts(("limit", "most_in_flight", "turned_away", "pauses", "outages")),
         "withdrawals": st.fixed_dictionaries(
-            dict.fromkeys(("open", "parked", "past_target", "past_limit"), COUNT)
+            dict.fromkeys(("open", "parked", "past_target", "past_limit", "lists_waiting", "clients_waiting"), COUNT)
             | {name: st.none() | MOMENT for name in ("oldest_started", "first_limit")},
             optional={
                 "target_h": st.floats(1, 100),
@@ -208,6 +210,7 @@ def flat(summary: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], floa
     yield "undone_answers_new", {}, sum(one.get("since") == "new" for one in no)
     for name, key, times in (
         *((f"obligations_{key}", key, 1) for key in ("open", "parked", "past_target", "past_limit")),
+        *((f"inbox_{what}", f"{what}_waiting", 1) for what in ("lists", "clients")),
         ("obligation_oldest_timestamp_seconds", "oldest_started", 1),
         ("obligation_first_limit_timestamp_seconds", "first_limit", 1),
         ("obligation_last_acknowledged_timestamp_seconds", "last_acknowledged", 1),
@@ -639,7 +642,7 @@ def test_a_run_of_the_command_writes_the_file(shop: Measured, cli: Cli) -> None:
     promtool("check", "metrics", text=text)
     told = parsed(text)
     for name, labels, one in flat({**summary, "export": None}):
-        kind = {} if name.startswith("obligation") else {"kind": "run"}
+        kind = {} if name.startswith(("obligation", "inbox")) else {"kind": "run"}
         assert told[name, frozenset({**labels, **kind, "target": summary["target"]}.items())] == pytest.approx(one), (
             name
         )
@@ -759,7 +762,8 @@ def test_each_brand_has_its_own_end(shop: Measured, standin: Standin, cli: Cli, 
     listing = shop.listing({FIRST + 1: "sms"})
     both = ("--config", shop.config, "--config", other.config, "--wait-s", 0)
     with lock.held(other.settings.state.path):
-        ended = cli("opt-out", listing.path, "--received-at", "2026-01-01", *both)
+        lately = datetime.fromtimestamp(time.time() - 3600, UTC).isoformat()
+        ended = cli("opt-out", listing.path, "--received-at", lately, *both)
     assert ended.code == Exit.BUSY
     assert shop.told("last_exit_code", kind="opt-out") == 0
     assert other.told("last_exit_code", kind="opt-out") == Exit.BUSY

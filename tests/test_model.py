@@ -189,6 +189,7 @@ def _settled(
         np.array([False]),
         Lingering(CLIENT, np.array([OLD_UNTIL]), np.array([False])) if lingers else no_lingering(),
         STARTED,
+        np.array([True]),
     )
     acknowledged, revoked = (
         bool(len(part.client) and part.channels[0] & 1) for part in (found.acknowledged, found.revoked)

@@ -329,7 +329,7 @@ def test_overload_never_exhausts_a_row() -> None:
 def test_outage_ends_the_run_and_leaves_the_rest(good_s: float) -> None:
     """An endpoint that stays overloaded is waited for, and then the rows are deferred, not exhausted."""
     ran = run(Endpoint(otherwise=lambda at: GOOD if at < good_s else BUSY), [DENIALS] * 500, max_outage_s=60)
-    assert ran.stop.reason is Reason.ENDPOINT
+    assert ran.stop.reason is Reason.OUTAGE
     assert "60 s" in ran.stop.why
     assert 60 <= ran.took_s < 60 + 31 + good_s
     assert set(ran.record.outcomes()) <= {Outcome.DELIVERED, Outcome.DEFERRED}
@@ -340,7 +340,7 @@ def test_outage_ends_the_run_and_leaves_the_rest(good_s: float) -> None:
 def test_endpoint_without_one_good_answer_ends_the_run(answer: Answer) -> None:
     """The first row that runs out of attempts says that it is not the row; nothing is exhausted."""
     ran = run(Endpoint(otherwise=lambda _: answer), [DENIALS] * 500)
-    assert ran.stop.reason is Reason.ENDPOINT
+    assert ran.stop.reason is Reason.HOPELESS
     assert "not one good answer" in ran.stop.why
     assert set(ran.record.outcomes()) == {Outcome.DEFERRED}
     assert len(ran.taken) < 50
@@ -843,7 +843,7 @@ def test_twenty_seconds_without_the_endpoint_exhaust_no_row(answer: Answer, fail
 def test_a_page_in_place_of_answers_exhausts_no_row_while_the_endpoint_is_gone() -> None:
     """A page of maintenance is no answer to the row, either: the rest is left to the next run."""
     ran = run(Endpoint(otherwise=lambda at: GOOD if at < 5 else HTML), [DENIALS] * 6000, law=None, max_outage_s=120)
-    assert ran.stop.reason is Reason.ENDPOINT
+    assert ran.stop.reason is Reason.OUTAGE
     assert set(ran.counted()) == {Outcome.DELIVERED, Outcome.DEFERRED}
 
 
@@ -853,7 +853,7 @@ def test_an_endpoint_that_never_answers_any_more_ends_the_run() -> None:
         otherwise=lambda at: GOOD if at < 10 else TIMEOUT, takes_s=lambda _: 0.1 if virtual.now() < 9.8 else 30.0
     )
     ran = run(endpoint, [DENIALS] * 6000, law=None, max_concurrency=16, max_outage_s=300)
-    assert ran.stop.reason is Reason.ENDPOINT
+    assert ran.stop.reason is Reason.OUTAGE
     assert "no good answer for 300 s; the last was: no answer in time" in ran.stop.why
     assert ran.took_s < 10 + 300 + 2 * 30 + 2
     assert endpoint.most <= 16

@@ -62,7 +62,7 @@ def test_the_state_goes_on_at_the_new_address(tmp_path: Path) -> None:
             assert state.ledger.about.targets() == [before, shop.settings.endpoint.target]
             (moved,) = state.ledger.about.moves()
             assert (moved["reason"], moved["by"]) == ("new host", "me")
-        assert not list(shop.settings.state.keys.glob(f"{anchor.tag(before)}*"))
+        assert [path.name for path in _left(shop.settings.state.keys, before)] == [f"{anchor.tag(before)}.anchor.json"]
         assert inspecting.check(shop.settings)["exit"] == 0
         assert new.requests == 0
 
@@ -75,6 +75,11 @@ def test_the_configuration_may_have_the_new_address_already(shop: Shop) -> None:
     _say(shop, NEW)
     _move(shop)
     shop.state().__enter__().close()
+
+
+def _left(keys: Path, target: str) -> list[Path]:
+    """Return what the keys have under a target's name."""
+    return sorted(keys.glob(f"{anchor.tag(target)}*"))
 
 
 @pytest.mark.parametrize("missing", [{"same_platform": False}, {"reason": " "}, {"by": ""}, {"url": "ftp://x"}])
@@ -103,7 +108,7 @@ def test_a_paused_target_may_move(shop: Shop) -> None:
 def test_a_state_that_is_there_keeps_its_name(shop: Shop) -> None:
     """The keys know another state at the new address: nothing is changed."""
     target = f"{NEW} operator 7"
-    anchor.write(shop.settings.state.keys, target, anchor.Anchor(target, "b" * 32, 5, 5, 5, 5))
+    anchor.write(shop.settings.state.keys, target, anchor.Anchor(target, "b" * 32, 5, 5, 5))
     with pytest.raises(StateError, match="another state"):
         _move(shop)
     with shop.state() as state:
@@ -126,7 +131,8 @@ def test_one_that_died_is_made_good_by_the_next(shop: Shop, moment: str) -> None
         _say(shop, NEW)
     _move(shop)
     _say(shop, NEW)
-    assert not list(keys.glob(f"{anchor.tag(old)}*"))
+    assert [path.name for path in _left(keys, old)] == [f"{anchor.tag(old)}.anchor.json"]
+    assert anchor.moved(keys, old).startswith(NEW)
     assert inspecting.check(shop.settings)["exit"] == 0
 
 
@@ -169,11 +175,13 @@ def test_a_backup_from_before_the_move_goes_on_too(tmp_path: Path) -> None:
             backups.restore(shop.settings, tmp_path / "b.tar")
         _say(shop, old.url)
         backups.restore(shop.settings, tmp_path / "b.tar")
-        with pytest.raises(RestoredStateError):
-            _move(shop, new.url)
-        restoring.restored(shop.settings, shop.listing({1001: "all"}), "me", Watch())
+        with pytest.raises(StateError, match="has moved to"):
+            sync_job.run(shop.settings)
         _move(shop, new.url)
         _say(shop, new.url)
+        with pytest.raises(RestoredStateError):
+            sync_job.run(shop.settings)
+        restoring.restored(shop.settings, shop.listing({1001: "all"}), "me", Watch())
         assert sync_job.run(shop.settings).exit_code == 0
         assert holds(new.platform)[1001] == (False,) * 4
         assert 1003 not in holds(new.platform)

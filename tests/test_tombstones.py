@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync_job.errors import StateDamagedError, StateError, StorageError
-from sync_job.ledger import anchor, tombstones
+from sync_job.ledger import anchor, keyed, tombstones
 from sync_job.ledger.tombstones import Tombstones
 
 TARGET = "https://loyalty.example/api operator 7"
@@ -132,7 +132,7 @@ def test_modes_are_this_users_alone(tmp_path: Path) -> None:
 @pytest.fixture
 def as_nobody(tmp_path: Path) -> Iterator[Path]:
     """Be a user without privileges for the test, in a folder of their own; skipped where only root could become one."""
-    tombstones._encrypt(bytes(32), bytes(16))  # Loaded while the libraries can be read for sure.
+    keyed._encrypt(bytes(32), bytes(16))  # Loaded while the libraries can be read for sure.
     "".encode("ascii")
     if os.geteuid() != 0:
         yield tmp_path
@@ -199,8 +199,8 @@ def test_of_two_that_begin_at_once_one_makes_the_key(tmp_path: Path) -> None:
 
 def test_a_key_is_never_put_in_anothers_place(tmp_path: Path) -> None:
     """Even from within the making of a key, one that is there by then stays and is used."""
-    first = tombstones._make_key(tmp_path / "keys")
-    assert tombstones._make_key(tmp_path / "keys") == first == _key(tmp_path / "keys").read_bytes()
+    first = keyed.make_key(tmp_path / "keys")
+    assert keyed.make_key(tmp_path / "keys") == first == _key(tmp_path / "keys").read_bytes()
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["tombstones.key"]
 
 

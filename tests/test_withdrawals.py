@@ -155,6 +155,7 @@ def _settle(
     revoked: Iterable[tuple[int, int]] = (),
     refused: Iterable[tuple[int, int, bool]] = (),
     delivered: Iterable[int] = (),
+    unanswered: Iterable[int] = (),
     started: float = 20.0,
 ) -> None:
     """Commit a leg that ended so."""
@@ -168,6 +169,7 @@ def _settle(
             _ids(*(one[0] for one in no)), _bytes(*(one[1] for one in no)), np.array([one[2] for one in no], np.bool_)
         ),
         _ids(*delivered),
+        _ids(*unanswered),
     )
     since = np.full(len(owed), started)
     with ledger._writing():
@@ -544,6 +546,8 @@ def test_the_state_of_a_list(ledger: Ledger) -> None:
         "open": 2,
         "refused": 1,
         "parked": 1,
+        "elsewhere": 0,
+        "ended_otherwise": {"twice": 1},
     }
 
 
@@ -728,17 +732,17 @@ def test_the_status_of_nothing(ledger: Ledger) -> None:
 
 
 def test_the_report_of_a_time(ledger: Ledger) -> None:
-    """Received, acknowledged and after how long, late, and ended otherwise; its end is not in it."""
+    """Of what was received: acknowledged and after how long, late, open, and ended otherwise; its end is not in it."""
     _absorb(ledger, "a", [Row(client, received_at=10.0) for client in range(1, 7)])
     _settle(ledger, acknowledged=[(1, ALL, 20.0), (2, ALL, 40.0), (3, ALL, 211.0)])
     ledger.obligations.close(4, "gone", "an officer", 50.0)
-    found = ledger.obligations.report(10.0, 212.0)
-    assert (found["received"], found["acknowledged"], found["late"]) == (6, 3, 1)
+    found = ledger.withdrawals.report(10.0, 212.0)
+    assert (found["received"], found["acknowledged"], found["late"], found["open"]) == (6, 3, 1, 2)
     assert found["after_s"] == {"median": 30.0, "p95": 183.9, "longest": 201.0}
     assert found["ended_otherwise"] == {"by hand": 1}
-    assert ledger.obligations.report(11.0, 211.0)["received"] == 0
-    assert ledger.obligations.report(11.0, 211.0)["acknowledged"] == 2
-    assert ledger.obligations.report(0.0, 5.0)["after_s"]["median"] is None
+    assert ledger.withdrawals.report(0.0, 10.0)["received"] == 0
+    assert ledger.withdrawals.report(11.0, 211.0)["acknowledged"] == 0
+    assert ledger.withdrawals.report(0.0, 5.0)["after_s"]["median"] is None
 
 
 def test_how_long_many_withdrawals_take(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,11 @@
 """Commands that send once more what was acknowledged, or take back what a run sent."""
 
+import time
 from typing import Annotated
 
 import typer
 
-from sync_job.cli import completing, options
+from sync_job.cli import completing, ending, options
 from sync_job.errors import ConfigError
 
 
@@ -74,10 +75,11 @@ def backfill(
     watching.end()
     if check or (everything and approve_grants is None):
         found = planning.plan(settings, options.watch(quiet), None, wish)
+        found = ending.shown(found) if check else found
         if as_json and check:
             options.print_json(found)
         else:
-            typer.echo(plan_text.plan(found, str(config)), err=not check)
+            typer.echo(plan_text.plan(found | {"started": time.time()}, str(config)), err=not check)
         if check:
             raise typer.Exit(found["exit"])
         wish = options.approved(wish, found["granted"])
@@ -112,8 +114,10 @@ def undo(
     read = runs.reading(settings, name)
     wish = Wish(restrict_only=restrict_only, limit=limit, until=options.time_of_day(until), part=True)
     if check:
-        found = planning.plan(settings, options.watch(quiet), None, wish, read)
-        options.print_json(found) if as_json else typer.echo(plan_text.plan(found, str(config)))
+        found = ending.shown(planning.plan(settings, options.watch(quiet), None, wish, read))
+        options.print_json(found) if as_json else typer.echo(
+            plan_text.plan(found | {"started": time.time()}, str(config))
+        )
         raise typer.Exit(found["exit"])
     with telling.how_it_ends(settings, "undo"):
         report = night.run(settings, wish, options.watch(quiet), kind="undo", read=read)

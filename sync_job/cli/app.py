@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from sync_job.cli import (
     clients,
     completing,
     doctor,
+    ending,
     guarding,
     helping,
     looking,
@@ -90,6 +90,9 @@ def init(
     no_withdrawals: Annotated[
         bool, typer.Option("--no-withdrawals", help="There is no list of withdrawals to begin with.")
     ] = False,
+    missing: Annotated[
+        int, typer.Option(min=0, help="How many people withdrew by a state that was lost, and can be named by nobody.")
+    ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
@@ -146,7 +149,9 @@ def init(
         listing = Listing(withdrawals, received, scope, basis)
     made = options.moment(as_of, settings, "--as-of")
     with telling.how_it_ends(settings, "init"):
-        report = runs.init(settings, platform, approve, options.watch(quiet), withdrawals=listing, as_of=made)
+        report = runs.init(
+            settings, platform, approve, options.watch(quiet), withdrawals=listing, missing=missing, as_of=made
+        )
     options.tell(report.summary, config, as_json=as_json, quiet=quiet)
 
 
@@ -264,11 +269,11 @@ def plan(
     wish = Wish(restrict_only=restrict_only, part=part is not None, as_of=made)
     watch = options.watch(quiet)
     options.await_export(settings, wait_for_export, watch, part=part is not None)
-    found = planning.plan(settings, watch, out, wish)
+    found = ending.shown(planning.plan(settings, watch, out, wish))
     if as_json:
         options.print_json(found)
     elif not quiet:
-        typer.echo(plan_text.plan(found | {"started": time.time()}, str(config)))
+        typer.echo(plan_text.plan(found, str(config)))
     raise typer.Exit(found["exit"])
 
 
@@ -301,7 +306,12 @@ helping.examples_last(app)
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn errors into messages on standard error and exit codes; a traceback is for a bug alone."""
+    """End the process with an exit code; errors become messages, and a traceback is for a bug alone.
+
+    Whatever the command ended in, a denial past its limit is 7 (`ending`).
+    """
+    ending.begin()
+    code = Exit.OK
     try:
         try:
             yield
@@ -312,6 +322,10 @@ def exit_codes() -> Iterator[None]:
         code = exc.exit_code
         if code is Exit.BUG:
             traceback.print_exc()
+    except SystemExit as exc:
+        if not isinstance(exc.code, int | None):
+            raise
+        raise SystemExit(_last(exc.code or 0)) from None
     except (KeyboardInterrupt, TerminatedError) as exc:
         code = exit_of(exc)
         typer.echo(f"consent-sync: {code.name.lower()}; nothing that was acknowledged is lost.", err=True)
@@ -327,9 +341,18 @@ def exit_codes() -> Iterator[None]:
             "consent-sync: a bug. Nothing that was acknowledged is lost; please report the lines above.", err=True
         )
         code = Exit.BUG
-    else:
-        return
-    raise SystemExit(int(code))
+    raise SystemExit(_last(int(code)))
+
+
+def _last(code: int) -> int:
+    """Return the code that the process ends with; an interruption meanwhile, or a bug, does not hide *code*."""
+    try:
+        return ending.last(code)
+    except KeyboardInterrupt:
+        return code
+    except Exception:  # noqa: BLE001 - as below
+        traceback.print_exc()
+        return int(Exit.BUG)
 
 
 @contextlib.contextmanager

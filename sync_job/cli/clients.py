@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sync_job.cli import options
+from sync_job.cli import ending, options
 from sync_job.errors import Exit
 
 
@@ -34,7 +34,7 @@ def explain(
     from sync_job.report import people_text
     from sync_job.runs import explain as runs
 
-    settings = options.load(config, export)
+    settings = options.load(config, export, shows=True)
     made = options.moment(as_of, settings, "--as-of")
     with options.showing(quiet, "opening the state") as shown:
         found = runs.explain(settings, client, shown, with_export=bool(settings.export.path), as_of=made)
@@ -55,7 +55,7 @@ def history(
     from sync_job.runs import history as runs
 
     with options.showing(quiet, "reading reports") as shown:
-        found = runs.history(options.load(config), client, shown)
+        found = runs.history(options.load(config, shows=True), client, shown)
     options.print_json(found) if as_json else typer.echo(people_text.history(found))
 
 
@@ -98,6 +98,7 @@ def forget(
     forgetting.confirm(planned, expect, typed)
     with telling.how_it_ends(settings, "forget"), options.showing(quiet, "erasing") as shown:
         found = forgetting.forget(settings, ids, request_ref, shown, by=by, reason=reason)
+    found = ending.shown(found)
     options.print_json(found) if as_json else typer.echo(people_text.forgotten(found))
     raise typer.Exit(Exit(found["exit"]))
 
@@ -115,6 +116,6 @@ def compare(
     from sync_job.report import people_text
     from sync_job.runs import compare as runs
 
-    found = runs.compare(options.load(config), dump, options.watch(quiet))
+    found = ending.shown(runs.compare(options.load(config), dump, options.watch(quiet)))
     options.print_json(found) if as_json else typer.echo(people_text.compared(found))
     raise typer.Exit(Exit(found["exit"]))

@@ -48,7 +48,7 @@ def check(
     if config is None:
         settings, run_settings, made = ExportSettings(as_of="none"), RunSettings.model_validate({}), None
     else:
-        loaded = options.load(config)
+        loaded = options.load(config, shows=True)
         settings, run_settings = loaded.export, loaded.run
         made = options.moment(as_of, loaded, "--as-of")
     where = export or settings.path
@@ -78,7 +78,7 @@ def show(
     from sync_job.report import text
     from sync_job.runs import explain, look
 
-    settings, silent = options.load(config), options.watch(True)
+    settings, silent = options.load(config, shows=True), options.watch(True)
     found = look.show(settings, clients)
     for one in found:
         known = explain.explain(settings, one["Client"], silent, with_export=False)
@@ -107,7 +107,7 @@ def export_(
     from sync_job.runs import look
 
     with options.showing(quiet, "writing the snapshot"):
-        count = look.export(options.load(config), out)
+        count = look.export(options.load(config, shows=True), out)
     if not quiet:
         typer.echo(f"{count:,} clients written to {out}")
 
@@ -120,7 +120,7 @@ def runs(config: options.ConfigOption, as_json: options.JsonOption = False) -> N
     from sync_job.report import text
     from sync_job.runs import look
 
-    found = look.history(options.load(config))
+    found = look.history(options.load(config, shows=True))
     options.print_json({"runs": found}) if as_json else typer.echo(text.history(found))
 
 
@@ -140,7 +140,7 @@ def report(
 
     Example: consent-sync report 12 --open --config nightly.toml
     """
-    settings = options.load(config)
+    settings = options.load(config, shows=True)
     if index and name:
         raise ConfigError("report: --index is over all runs; name none.")
     if open_ or index:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import typer
 
-from sync_job.cli import completing
+from sync_job.cli import completing, ending
 from sync_job.errors import BusyError, ConfigError, PausedError
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ UntilOption = Annotated[
 RestrictOption = Annotated[bool, typer.Option("--restrict-only", help="Deny what has to be denied, and grant nothing.")]
 
 
-def load_all(configs: list[Path]) -> "list[Settings]":
-    """Return the settings of every configuration that is named; a folder names all of its *.toml.
+def load_all(configs: list[Path], *, shows: bool = False) -> "list[Settings]":
+    """Return the settings of every configuration that is named; a folder names all of its *.toml. *shows*: see `load`.
 
     Raises:
         ConfigError: when a folder has none, or two that have the same state do not read a list alike.
@@ -102,7 +102,7 @@ def load_all(configs: list[Path]) -> "list[Settings]":
         files += found
     targets: dict[Path, tuple[Path, Settings]] = {}
     for file in files:
-        settings = load(file)
+        settings = load(file, shows=shows)
         first, before = targets.setdefault(settings.state.path.resolve(), (file, settings))
         # Several configurations of one brand, as for nights and for a backfill, are one target.
         if differs := reading.difference(before, settings):
@@ -142,14 +142,21 @@ def columns(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
-def load(config: Path, export: str | None = None) -> "Settings":
-    """Return the settings of a configuration, with the export that the command line names."""
+def load(config: Path, export: str | None = None, *, shows: bool = False) -> "Settings":
+    """Return the settings of a configuration, with the export that the command line names.
+
+    What is owed past its limit there decides how the command ends, but not if it only *shows* or copies something: a
+    script has to be able to tell that this was done.
+    """
     from sync_job import config as configuration
 
     if export and configuration.is_path(export):
         export = str(Path(export).absolute())
     flags: dict[str, Mapping[str, object]] = {"export": {"path": export}} if export else {}
-    return configuration.load(config, **flags)
+    settings = configuration.load(config, **flags)
+    if not shows:
+        ending.concerns(settings)
+    return settings
 
 
 def await_export(settings: "Settings", wait: str, watching: "Watch", *, part: bool = False) -> None:
@@ -228,6 +235,7 @@ def tell(summary: Mapping[str, Any], config: Path, *, as_json: bool, quiet: bool
     """Print a run's summary, and leave with its exit code; off a terminal a run that went well says nothing."""
     from sync_job.report import text
 
+    summary = ending.shown(dict(summary))
     if as_json:
         print_json(summary)
     elif summary["exit"] or (sys.stdout.isatty() and not quiet):

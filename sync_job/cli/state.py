@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sync_job.cli import completing, helping, options
+from sync_job.cli import completing, ending, helping, options
 from sync_job.errors import ConfigError
 
 _commands = typer.Typer(
@@ -29,7 +29,7 @@ def restored(
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Nobody withdrew since.")] = False,
     missing: Annotated[
-        int, typer.Option(min=0, help="How many withdrawals are missing still, and can be named by nobody.")
+        int, typer.Option(min=0, help="How many people who withdrew are missing still, and can be named by nobody.")
     ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
@@ -71,7 +71,7 @@ def check(
     from sync_job.runs import inspecting
 
     with options.showing(quiet, "looking at the state") as shown:
-        found = inspecting.check(options.load(config), shown)
+        found = inspecting.check(options.load(config, shows=True), shown)
     if as_json:
         options.print_json(found)
     elif found["exit"] or not quiet:
@@ -91,7 +91,7 @@ def repair(
     from sync_job.runs import inspecting
 
     with options.showing(quiet, "repairing the state"):
-        found = inspecting.repair(options.load(config))
+        found = ending.shown(inspecting.repair(options.load(config)))
     if as_json:
         options.print_json(found)
     elif found["exit"] or not quiet:
@@ -119,7 +119,7 @@ def backup(
     from sync_job.runs import backups
 
     with options.showing(quiet, "copying the state") as shown:
-        found = backups.backup(options.load(config), path, shown)
+        found = backups.backup(options.load(config, shows=True), path, shown)
     if as_json:
         options.print_json(found)
     elif not quiet:

@@ -31,7 +31,7 @@ def try_(
     from sync_job.runs import trial
 
     try:
-        found = trial.send(options.load(config), client, [name for name in deny.split(",") if name.strip()])
+        found = trial.send(options.load(config, shows=True), client, [name for name in deny.split(",") if name.strip()])
     except ValueError as exc:
         raise ConfigError(f"try: {exc}.") from exc
     shown = {
@@ -59,7 +59,7 @@ def notify(config: options.ConfigOption, as_json: options.JsonOption = False) ->
     from sync_job.report import notify as text
     from sync_job.runs import notifying
 
-    found = notifying.try_(options.load(config))
+    found = notifying.try_(options.load(config, shows=True))
     options.print_json({"notices": found}) if as_json else typer.echo(text.answers(found))
     raise typer.Exit(Exit.ENDPOINT if any(one["why"] for one in found) else Exit.OK)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sync_job.cli import completing, helping, options
+from sync_job.cli import completing, ending, helping, options
 from sync_job.errors import ConfigError, ConsentSyncError, Exit, gravest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def opt_out(
     Example: consent-sync opt-out opt-outs.csv --received-at 2026-11-24 --scope marketing --config nightly.toml
     """
     from sync_job.report import withdrawals_text as text
-    from sync_job.runs import drain, intake, measuring
+    from sync_job.runs import drain, intake, measuring, notifying
 
     targets = options.load_all(config)
     watch = options.watch(quiet)
@@ -77,26 +77,37 @@ def opt_out(
         return intake.Listing(path, said, scope, basis, request_ref, options.columns(columns), sheet, lookup, id_map)
 
     if check:
-        found = [intake.check(settings, listing(settings), watch) for settings in targets]
+        found = _each(targets, lambda settings: intake.check(settings, listing(settings), watch))
         _show(found, text.checked, as_json=as_json)
-        raise typer.Exit(Exit.ATTENTION if any(one["rejected"] for one in found) else Exit.OK)
+        raise typer.Exit(_ends(found, Exit.ATTENTION, lambda one: one["rejected"]))
 
     def confirm(clients: int, most: int) -> int | None:
         if expect is not None or not sys.stdin.isatty():
             return expect
         return options.typed(f"The list has {clients:,} clients, more than {most:,}.", "take it in")
 
+    errors: list[tuple[Settings, ConsentSyncError]] = []
+
+    def failed(settings: "Settings", error: ConsentSyncError) -> None:
+        errors.append((settings, error))
+
     with measuring.ending("opt-out", *targets):
-        taken = intake.take_in(targets, listing, confirm, watch)
+        taken = intake.take_in(targets, listing, confirm, watch, failed)
     done: list[dict[str, Any]] = [_UNSENT for _ in taken]
     if not no_send:
         # The list is taken in: whatever the sending ends in is said beside that, and not in its place.
         done = _sent_apart(taken, lambda one, for_s: drain.deliver([one], for_s, watch)[0], wait_s, raises=False)
     watch.end()
-    shown = []
+    shown: list[dict[str, Any]] = []
+    for settings, error in errors:
+        measuring.ended(settings, "opt-out", error.exit_code)
+        shown.append(_failed(settings, error))
     for one, outcome in zip(taken, done, strict=True):
         codes = {Exit(outcome["exit"]), Exit.ATTENTION if one.found.rejected else Exit.OK}
-        measuring.ended(one.settings, "opt-out", gravest(codes))
+        code = ending.code(gravest(codes), one.settings)
+        measuring.ended(one.settings, "opt-out", code)
+        if outcome["elsewhere"]:
+            notifying.elsewhere(one.settings, "opt-out", outcome["busy"])
         shown.append(
             {
                 "target": one.settings.endpoint.target,
@@ -107,8 +118,8 @@ def opt_out(
                 "reasons": dict(one.found.reasons),
                 "erased": one.found.erased,
                 "rejects": [vars(reject) for reject in one.found.rejects],
-                **outcome,
-                "exit": int(gravest(codes)),
+                **{name: value for name, value in outcome.items() if name != "elsewhere"},
+                "exit": int(code),
             }
         )
     code = gravest({Exit(one["exit"]) for one in shown})
@@ -148,7 +159,8 @@ def _sending(send: "Callable[[T, float], Drained]", one: T, for_s: float, *, rai
         return _UNSENT | {"error": str(exc), "exit": int(exc.exit_code)}
 
 
-_UNSENT: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None, "exit": 0}
+_UNSENT: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None}
+_UNSENT |= {"elsewhere": False, "exit": 0}
 
 
 def _outcome(one: "Drained") -> dict[str, Any]:
@@ -159,6 +171,7 @@ def _outcome(one: "Drained") -> dict[str, Any]:
         "run": one.report.summary["run"] if one.report else None,
         "reasons_of_run": one.report.summary["reasons"] if one.report else [],
         "outcomes": one.report.summary["outcomes"] if one.report else None,
+        "elsewhere": one.elsewhere,
         "exit": int(one.exit_code),
     }
 
@@ -175,16 +188,21 @@ def drain(
     """
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import drain as runs
-    from sync_job.runs import measuring
+    from sync_job.runs import measuring, notifying
 
     targets, watch = options.load_all(config), options.watch(quiet)
     with measuring.ending("drain", *targets):
         done = _sent_apart(
             targets, lambda one, for_s: runs.drain_all([one], for_s, watch)[0], wait_s, raises=len(targets) == 1
         )
+    shown = []
     for one, found in zip(targets, done, strict=True):
-        measuring.ended(one, "drain", Exit(found["exit"]))
-    shown = [{"target": one.endpoint.target, **found} for one, found in zip(targets, done, strict=True)]
+        ends = ending.code(found["exit"], one)
+        measuring.ended(one, "drain", ends)
+        if found["elsewhere"]:
+            notifying.elsewhere(one, "drain", found["busy"])
+        said = {name: value for name, value in found.items() if name != "elsewhere"}
+        shown.append({"target": one.endpoint.target, **said, "exit": int(ends)})
     code = gravest({Exit(one["exit"]) for one in shown})
     if as_json:
         _show(shown, text.drained, as_json=True)
@@ -322,7 +340,7 @@ def export(
     """
     from sync_job.runs import withdrawing
 
-    targets = options.load_all(config)
+    targets = options.load_all(config, shows=True)
     if len(targets) > 1:
         raise ConfigError("withdrawals export: one configuration at a time; each has a file of its own.")
     with options.showing(quiet, "writing withdrawals"):
@@ -343,6 +361,11 @@ def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:
 _ERROR = {"target", "error", "exit"}
 
 
+def _failed(settings: "Settings", error: ConsentSyncError) -> dict[str, Any]:
+    """Return what is shown of a target at which a command ended in an error."""
+    return {"target": settings.endpoint.target, "error": str(error), "exit": int(error.exit_code)}
+
+
 def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]") -> list[dict[str, Any]]:
     """Return what *act* says of each target; with several, an error at one is said in its place and ends no other.
 
@@ -356,7 +379,7 @@ def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]"
             found.append({"target": one.endpoint.target} | act(one))
         except ConsentSyncError as exc:
             errors.append(exc)
-            found.append({"target": one.endpoint.target, "error": str(exc), "exit": int(exc.exit_code)})
+            found.append(_failed(one, exc))
     if len(errors) == len(targets):
         raise errors[0]
     return found

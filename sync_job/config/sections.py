@@ -267,7 +267,7 @@ class DeliverySettings(Section):
         30, ge=0, le=600, description="seconds that requests in flight may still take when a run is asked to end"
     )
     canary: int = Field(
-        20, ge=0, le=1000, description="first rows that go one at a time, and stop the run if all are refused alike"
+        20, ge=0, le=1000, description="rows that go first, one at a time, and stop the run if all are refused alike"
     )
     window: Annotated[str, AfterValidator(values.window)] = Field(
         "", description='when an export may be sent, as "01:00-06:00" in [run] timezone; "" for always'

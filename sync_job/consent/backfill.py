@@ -57,24 +57,33 @@ def marked(holdings: Holdings, what: Mark) -> Holdings:
     return holdings.replaced(Holdings(what.client, state, due | what.made))
 
 
-def left(what: Mark, holdings: Holdings, in_doubt: Ids) -> Bytes:
-    """Return of each marked client the channels, a low bit each, that are still as the mark made them.
+def left(what: Mark, holdings: Holdings) -> Bytes:
+    """Return the channels of each marked client, a low bit each, that are still due as the mark made them.
 
-    Their State is what it was and they are due as marked; nothing of them was acknowledged, and no attempt is *in
-    doubt* (ascending ids).
+    A row in doubt is one of them: it is sent until it is acknowledged.
     """
-    state, due = holdings.of(what.client)
-    same = ~stated(state ^ what.state) & ~stated(due ^ what.made) & stated(what.made)
+    due = holdings.of(what.client)[1]
+    return np.asarray(~stated(due ^ what.made) & stated(what.made), np.uint8)
+
+
+def untouched(what: Mark, holdings: Holdings, in_doubt: Ids) -> Bytes:
+    """Return the channels of each marked client, a low bit each, that may be taken back.
+
+    They are `left` with the State that they had: nothing of them was acknowledged, and no attempt is *in doubt*
+    (ascending ids).
+    """
+    state, _ = holdings.of(what.client)
+    same = left(what, holdings) & ~stated(state ^ what.state)
     same[np.isin(what.client, in_doubt, assume_unique=True)] = 0
     return np.asarray(same, np.uint8)
 
 
 def taken_back(holdings: Holdings, what: Mark, in_doubt: Ids) -> Holdings:
-    """Return the holdings without what is `left` of the mark; what was due before it stays.
+    """Return the holdings without what is `untouched` of the mark; what was due before it stays.
 
     So does a denial of what the platform was never told: the export had decided it, and it repeats nothing.
     """
-    channels = left(what, holdings, in_doubt) & ~(denied(what.made) & ~stated(what.state))
+    channels = untouched(what, holdings, in_doubt) & ~(denied(what.made) & ~stated(what.state))
     which = channels != 0
     ids = what.client[which]
     state, due = holdings.of(ids)

@@ -21,7 +21,10 @@ class Acknowledged(NamedTuple):
 
 
 class Revoked(NamedTuple):
-    """Revocations that were planned and not acknowledged, the low bit of each channel: they are owed from now on."""
+    """Denials of what the platform may allow that are not acknowledged for sure, the low bit of each channel.
+
+    They are owed from now on.
+    """
 
     client: Ids
     channels: Bytes
@@ -43,22 +46,22 @@ class Refused(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """All of it; *delivered* are the clients whose rows were delivered whole."""
+    """All of it; *delivered* are the clients whose rows were delivered whole.
+
+    *unanswered* are those whose row was tried, and neither delivered nor refused: whatever was said of them before, it
+    is not the last answer any more.
+    """
 
     acknowledged: Acknowledged
     revoked: Revoked
     refused: Refused
     delivered: Ids
+    unanswered: Ids
 
     def less_revoked(self, channels: Table) -> "Settlement":
         """Return the same without what was revoked of these channels (low bits, by client)."""
         left = np.asarray(self.revoked.channels & ~channels.of(self.revoked.client), np.uint8)
         return self._replace(revoked=Revoked(self.revoked.client[left != 0], left[left != 0]))
-
-    def without_refused(self) -> "Settlement":
-        """Return the same, with nobody refused."""
-        client, sent, not_found = self.refused
-        return self._replace(refused=Refused(client[:0], sent[:0], not_found[:0]))
 
 
 def settle(
@@ -68,22 +71,39 @@ def settle(
     not_found: Mask,
     lingering: Lingering,
     started: float,
+    tried: Mask,
 ) -> Settlement:
     """Return what follows from how *rows* ended.
 
-    *settled* is when each did, in epoch seconds, *started* when the leg was planned and *lingering* who lingered then.
+    *settled* is when each did, in epoch seconds, *started* when the leg was planned and *lingering* who lingered then;
+    *tried* are the rows of which a request was made, or may have been.
     A denial that was acknowledged while an older request may still be applied, or after an attempt in doubt, stays
     owed: it is sent once more when the linger has ended.
     """
     denials = np.where(endings.denials != Outcome.OPEN, endings.denials, endings.outcome)
     done = denials == Outcome.DELIVERED
     says_no = denied(rows.sent)
-    sure = done & (endings.doubt == 0) & ~lingering.of(rows.client, started)[0] & (says_no != 0)
-    revoked = np.where(done, 0, says_no & allowed(rows.state)).astype(np.uint8)
+    lingers = lingering.of(rows.client, started)[0]
+    sure = done & (endings.doubt == 0) & ~lingers & (says_no != 0)
+    revoked = (says_no & np.where(done, late_grants(rows, lingers), may_be_allowed(rows))).astype(np.uint8)
     refused = endings.outcome == Outcome.REFUSED
     return Settlement(
         Acknowledged(rows.client[sure], says_no[sure], settled[sure]),
         Revoked(rows.client[revoked != 0], revoked[revoked != 0]),
         Refused(rows.client[refused], rows.sent[refused], not_found[refused]),
         rows.client[endings.outcome == Outcome.DELIVERED],
+        rows.client[tried & (endings.outcome != Outcome.DELIVERED) & ~refused],
     )
+
+
+def may_be_allowed(rows: Rows) -> Bytes:
+    """Return the channels, a low bit each, that the platform may allow when a row is planned.
+
+    It acknowledged that, or a grant was sent whose answer was lost: until something else is acknowledged, that is Due.
+    """
+    return allowed(rows.state) | allowed(rows.due)
+
+
+def late_grants(rows: Rows, lingers: Mask) -> Bytes:
+    """Return the channels, a low bit each, that a grant in doubt may still allow after the row was delivered."""
+    return np.where(lingers, allowed(rows.due), np.uint8(0)).astype(np.uint8)

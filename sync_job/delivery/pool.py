@@ -46,7 +46,10 @@ class Progress:
 
 
 class Pool:
-    """Delivers the rows of one plan, beginning with *law* or, without one, with an adaptive limit of 1."""
+    """Delivers the rows of one plan, beginning with *law* or, without one, with an adaptive limit of 1.
+
+    *good*: the endpoint gave a good answer before, in the same run.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Pool:
         *,
         law: Law | None = None,
         guarded: bool = True,
+        good: bool = False,
     ) -> None:
         self.progress = Progress()
         self.refused_alike: Sending | None = None  # the last of the canaries, where they stopped the pool
@@ -76,7 +80,7 @@ class Pool:
         self._settings = settings
         self._world = world
         self._stop = stop
-        self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop)
+        self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop, good=good)
         self._once_more: list[_Task] = []
         self._workers: Sequence[asyncio.Task[object]] = ()
         stop.then(self.limiter.close)
@@ -85,6 +89,11 @@ class Pool:
     def requests(self) -> int:
         """How many requests were made."""
         return self._sender.requests
+
+    @property
+    def good(self) -> bool:
+        """Whether there was a good answer."""
+        return self._sender.good
 
     async def deliver(self, rows: Iterator[Row], *, first: int = 0, canaries: int = 0, until: float = 0.0) -> None:
         """Send *rows* and record how each ended; return when all have.
@@ -200,9 +209,7 @@ class Pool:
             if sender.bad_since is not None:
                 wait_s = sender.bad_since + longest - self._world.clock()
                 if wait_s <= 0:
-                    self._stop.ask(
-                        Reason.ENDPOINT, f"no good answer for {longest:g} s; the last was: {sender.last_bad}"
-                    )
+                    self._stop.ask(Reason.OUTAGE, f"no good answer for {longest:g} s; the last was: {sender.last_bad}")
             if until:
                 margin = min(self._settings.timeout_s, max(LEAST_MARGIN_S, LATE * self.limiter.rtt_s))
                 left = until - margin - self._world.now()

@@ -62,6 +62,8 @@ class Reason(Enum):
     ASKED = "asked to stop"
     DEADLINE = "the time is up"
     ENDPOINT = "the endpoint"
+    HOPELESS = "no good answer"
+    OUTAGE = "no good answer for too long"
     CANARY = "the canary rows"
     HANDOVER = "another run takes over"
 
@@ -108,10 +110,18 @@ class Sender:
     """Sends rows; what it has learned of the endpoint holds for all of them."""
 
     def __init__(
-        self, endpoint: Endpoint, limiter: Limiter, settings: DeliverySettings, codes: Codes, world: World, stop: Stop
+        self,
+        endpoint: Endpoint,
+        limiter: Limiter,
+        settings: DeliverySettings,
+        codes: Codes,
+        world: World,
+        stop: Stop,
+        *,
+        good: bool = False,
     ) -> None:
         self.requests = 0
-        self.good = False
+        self.good = good
         self.last = False  # nothing is tried once more any longer
         self.hopeless = 0
         self.bad_since: float | None = None
@@ -193,8 +203,8 @@ class Sender:
             self.hopeless += not self.good
             if self.good or (self.hopeless < HOPELESS and not self.last):
                 return Outcome.EXHAUSTED
-            # Not one good answer in this run: it is not the row.
-            self._stop.ask(Reason.ENDPOINT, f"not one good answer; the last was: {last.verdict.why}")
+            # Not one good answer so far: it is not the row.
+            self._stop.ask(Reason.HOPELESS, f"not one good answer; the last was: {last.verdict.why}")
             return Outcome.DEFERRED
 
     async def _go_on(self, spent: retry.Spent, verdict: Verdict, answer: Answer) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from sync_job.config import name_pattern
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import sources
-
-_AHEAD_S = 15 * 60.0  # what clocks may differ by
 
 
 def as_of(how: str, files: list[sources.Source], newest: int, told: float | None, zone: ZoneInfo) -> float | None:
@@ -59,7 +58,7 @@ def check(where: str, made: float | None, now: float | None) -> None:
     Raises:
         ExportError: when it is more than a quarter of an hour ahead of *now*.
     """
-    if made is not None and now is not None and made > now + _AHEAD_S:
+    if made is not None and now is not None and made > now + AHEAD_S:
         said = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
         raise ExportError(f"{where}: as of {said}, which is in the future. Mend the clock, or [export] as_of.")
 

@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 from sync_job.config import Settings
 from sync_job.consent import lists
 from sync_job.consent.channels import Ids
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.tables import UNTIMED
 from sync_job.errors import ConfigError, ExportError
 from sync_job.exports import blocks, cells, csv_piece, id_map, naming, pieces
 from sync_job.exports.pieces import CRM_ID, PLATFORM_ID, Piece, Progress
 
-_AHEAD_S = 15 * 60.0  # what clocks may differ by
 _DAY_S = 86400.0
 _END_OF_DAY = time(23, 59, 59)
 REJECTS_KEPT = 1000  # with their text; a list with more of them is to be mended, not read row by row
@@ -127,7 +127,7 @@ def read_withdrawals(
         withdrawn = np.where(np.isnan(withdrawn), received, withdrawn)
         blank = np.isnan(received) & ~problems.bad  # of what cannot be read that is said already
         problems.add(blank, there["received_at"] or "received_at", "no time")
-        problems.add(received > now + _AHEAD_S, there["received_at"] or "received_at", "in the future")
+        problems.add(received > now + AHEAD_S, there["received_at"] or "received_at", "in the future")
         problems.add(withdrawn > received + _DAY_S, there["withdrawn_at"] or "withdrawn_at", "after it was received")
         withdrawn = _whole_days(withdrawn, zone)
         channels = _words(piece, there["scope"], scope, lists.scope, "scope")

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import FIELDS, Bytes, Ids
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.freshness import Kind
 from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
@@ -75,6 +76,7 @@ class Export:
     others: int = 0
     left_out: list[tuple[str, float]] = field(default_factory=list)  # files that are not the newest, with their times
     id_map: dict[str, Any] | None = None  # the map by which its ids were read: its path, SHA-256 and rows
+    from_the_future: int = 0  # rows whose time of consent is in the future, and so is none
 
     @property
     def clients(self) -> int:
@@ -89,6 +91,7 @@ class Export:
             "in_rejects_only": self.in_rejects_only,
             "duplicates": self.duplicates,
             "conflicting": len(self.conflicting),
+            "from_the_future": self.from_the_future,
             "rejects": self.rejects,
             "others": self.others,
             "reasons": dict(self.reasons.most_common()),
@@ -137,9 +140,13 @@ def _mapped(settings: ExportSettings) -> list[str]:
 
 @dataclass
 class _Gathering:
-    """What the blocks read so far come to."""
+    """What the blocks read so far come to.
+
+    A time of consent after *latest* (microseconds) is none: its row counts as one without a time.
+    """
 
     table: StatementTable
+    latest: int
     rows: int = 0
     rejects: int = 0
     tokens: Tokens = field(default_factory=dict)
@@ -163,12 +170,14 @@ class _Gathering:
             self.stale += self._of_file
         self._of_file = None
 
+    from_the_future: int = 0
+
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""
         self.rows += block.rows
         self.others += block.others
         self.operators.update(block.operators)
-        self.table.add(block.ids, block.values, block.times)
+        self.table.add(block.ids, block.values, self._timed(block.times))
         if self._of_file is not None:
             self._of_file.append(block.ids)
         self.newest = max(self.newest, block.newest)
@@ -176,11 +185,17 @@ class _Gathering:
         for name, counter in block.tokens.items():
             self.tokens.setdefault(name, Counter()).update(counter)
         if len(block.partial_ids):
-            self.partial.append((block.partial_ids, block.partial_values, block.partial_times))
+            self.partial.append((block.partial_ids, block.partial_values, self._timed(block.partial_times)))
         if block.rejects is not None:
             self.rejects += len(block.rejects)
             self.reasons.update(block.reasons)
             sink(block.rejects.after(line))
+
+    def _timed(self, times: Times | None) -> Times | None:
+        if times is None or not len(times) or times.max() <= self.latest:
+            return times
+        self.from_the_future += int(np.count_nonzero(times > self.latest))
+        return np.where(times > self.latest, UNTIMED, times)
 
 
 def load(
@@ -200,8 +215,8 @@ def load(
     """Return the export at *where*: a file, a glob or a folder.
 
     *kind* is what it is taken for, by default what the settings say; *as_of* when it was made, where the settings
-    leave that to the caller; *now* holds its age against the future, all in epoch seconds. The raw rows of the client
-    *wanted* go with it. Of several files, those that were made before *not_before* grant nothing.
+    leave that to the caller; *now* holds its age and times against the future, all in epoch seconds. The raw rows of
+    the client *wanted* go with it. Of several files, those that were made before *not_before* grant nothing.
 
     On a *first_look* every mapped column must be there; later a missing channel states nothing, and the caller
     grants nothing in that run. *sink* gets the rejects in the order of the file.
@@ -219,7 +234,8 @@ def load(
     where = naming.shown(where)
     asked, reading = Asked.of_export(settings), Reading.of(settings)
     timed = bool(settings.columns.consent_changed_at)
-    gathering = _Gathering(StatementTable(timed=timed))
+    latest = np.iinfo(np.int64).max if now is None else int(1e6 * (now + AHEAD_S))
+    gathering = _Gathering(StatementTable(timed=timed), latest)
     inputs: list[Input] = []
     missing: set[str] = set()
     dated_by = settings.as_of.removeprefix("column:") if settings.as_of.startswith("column:") else ""
@@ -355,6 +371,7 @@ def _finish(gathering: _Gathering, inputs: list[Input], missing: tuple[str, ...]
         digest=statements.digest(),
         raw=gathering.raw,
         others=gathering.others,
+        from_the_future=gathering.from_the_future,
     )
 
 

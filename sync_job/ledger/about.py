@@ -1,9 +1,21 @@
 """What a ledger says of itself: how it stands beside its anchor, whose state it is, and what its endpoint can take."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from sync_job.ledger.store import Store
+
+
+class Accounted(NamedTuple):
+    """How far a ledger and the codes of who withdrew know of each other.
+
+    The codes with this *digest* have everybody of the lists up to number *last_list*. *whole*: the ledger knows all of
+    the codes, but for those that are unnamed.
+    """
+
+    digest: str
+    last_list: int
+    whole: bool
 
 
 class About(Store):
@@ -34,6 +46,16 @@ class About(Store):
     def note_buried(self, count: int) -> None:
         """Note how many tombstones there are."""
         self._note(buried=str(count))
+
+    def accounted(self) -> Accounted | None:
+        """Return how far ledger and codes know of each other; none if that is to be found out anew."""
+        said = self.said("accounted")
+        return Accounted(*json.loads(said)) if said else None
+
+    def note_accounted(self, one: Accounted | None) -> None:
+        """Note how far ledger and codes know of each other."""
+        if one != self.accounted():
+            self._note(accounted=json.dumps(one) if one else "")
 
     def restored(self) -> str:
         """Return how it was found to be a restored backup: "older" or "shrunken"; "" when it was not.

@@ -6,6 +6,7 @@ A state that is older than its anchor is a restored backup: it believes less tha
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,27 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Anchor:
-    """How far a state had come: its id, the numbers of its last run and snapshot, what it had taken in (counts).
+    """How far a state had come: its id, the numbers of its last run and snapshot, how many re-consents it had.
 
-    *written* is in epoch seconds; *tombstones* stays 0 where the writer does not count them.
+    *withdrawn* is how many people had withdrawn, and *unnamed* of how many of them nobody could tell who they are;
+    *edition* and *digest* are those of the file that knows them (`withdrawn`), 0 and "" if there is none. Times are in
+    epoch seconds. *moved_to* is the target that the state was bound to at *moved*, "" if it is still this one.
+    *tombstones* stays 0 where the writer does not count them.
     """
 
     target: str
     state: str
     run: int
     snapshot: int
-    withdrawals: int
     reconsents: int
+    withdrawn: int = 0
+    unnamed: int = 0
+    edition: int = 0
+    digest: str = ""
     written: float = 0.0
     tombstones: int = 0
+    moved_to: str = ""
+    moved: float = 0.0
 
 
 class Standing(Enum):
@@ -38,7 +47,8 @@ class Standing(Enum):
 
     GOOD = auto()
     RESTORED = auto()  # an older one of the same state
-    SHRUNKEN = auto()  # it lacks withdrawals or re-consents that there were
+    SHRUNKEN = auto()  # it lacks people who withdrew
+    MOVED = auto()  # the state goes on under the name of another target
     FOREIGN = auto()  # another state's anchor
 
 
@@ -53,18 +63,42 @@ def compare(
     state: str,
     run: int,
     snapshot: int,
-    withdrawals: int,
     reconsents: int,
+    missing: int,
     anchored: bool,
 ) -> Standing:
-    """Return how a state stands; one that was *anchored* and has no anchor any more may be a restored backup."""
+    """Return how a state stands that lacks so many people who withdrew as are *missing*.
+
+    One that was *anchored* and has no anchor any more may be a restored backup. Fewer re-consents make it an older one
+    and no worse: people stay denied.
+    """
+    if anchor is not None and anchor.state != state:
+        return Standing.FOREIGN
+    if anchor is not None and anchor.moved_to:
+        return Standing.MOVED
+    if missing:
+        return Standing.SHRUNKEN
     if anchor is None:
         return Standing.RESTORED if anchored else Standing.GOOD
-    if anchor.state != state:
-        return Standing.FOREIGN
-    if withdrawals < anchor.withdrawals or reconsents < anchor.reconsents:
-        return Standing.SHRUNKEN
-    return Standing.RESTORED if run < anchor.run or snapshot < anchor.snapshot else Standing.GOOD
+    older = run < anchor.run or snapshot < anchor.snapshot or reconsents < anchor.reconsents
+    return Standing.RESTORED if older else Standing.GOOD
+
+
+def moved(keys: Path, target: str) -> str:
+    """Return where the state of a target has moved since and when, through several moves, in words; "" if it has not.
+
+    Raises:
+        StateDamagedError: when an anchor is not what was written.
+    """
+    first = found = read(keys, target)
+    seen = {target}
+    while found is not None and found.moved_to and found.moved_to not in seen:
+        target = found.moved_to
+        seen.add(target)
+        found = read(keys, target)
+    if first is None or not first.moved_to:
+        return ""
+    return f"{target}, on {datetime.fromtimestamp(first.moved, UTC):%Y-%m-%d}"
 
 
 def read(keys: Path, target: str) -> Anchor | None:

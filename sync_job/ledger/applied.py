@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sync_job.consent.channels import Ids, allowed, blank, spread, stated
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.diff import Held
 from sync_job.consent.freshness import Before, Kind
 from sync_job.consent.guards import DAY_S, Past, Sent
@@ -49,7 +50,6 @@ CREATE TABLE approved (
     PRIMARY KEY (client, approval)
 ) WITHOUT ROWID
 """
-SKEW_S = 15 * 60.0  # by how much clocks may differ
 APPROVED_S = 72 * 3600.0  # how long an approval holds: over a weekend, not into another week
 _NIGHTS = 14  # that say what is usual
 _HOLDS_KEPT_S = 14 * 86400.0
@@ -141,7 +141,7 @@ class Applied(Store):
             "SELECT max(coalesce(newest, as_of)) FROM exports WHERE coalesce(newest, as_of) <= ?2 "
             "AND (kind = 'full' OR (kind = 'delta' AND ?1 = 'delta'))",
             kind,
-            now + SKEW_S,
+            now + AHEAD_S,
         )
         seen = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY number DESC", kind)
         replayed = kind != "part" and seen[:1] != [(digest,)] and (digest,) in seen
@@ -170,7 +170,7 @@ class Applied(Store):
         rows = self._rows(
             "SELECT as_of FROM exports WHERE kind = 'full' AND coalesce(newest, as_of) <= ? "
             "ORDER BY coalesce(newest, as_of) DESC LIMIT 1",
-            now + SKEW_S,
+            now + AHEAD_S,
         )
         return rows[0][0] if rows else None
 
@@ -224,7 +224,7 @@ class Applied(Store):
             "SELECT total(new_grants), total(re_grants), total(sms), total(email), total(push), total(cheque), "
             "total(changed), total(unknown) FROM sent WHERE at > ? AND at <= ?",
             now - DAY_S,
-            now + SKEW_S,
+            now + AHEAD_S,
         )
         return Sent(int(new), int(again), tuple(int(one) for one in revoked), int(changed), int(unknown))
 
@@ -362,7 +362,7 @@ class Applied(Store):
 
 
 # An approval holds for its time from now at most: one from the future was given by a clock that was wrong.
-_HOLDS_AT = f"until > ?1 AND until <= ?1 + {APPROVED_S + SKEW_S}"
+_HOLDS_AT = f"until > ?1 AND until <= ?1 + {APPROVED_S + AHEAD_S}"
 # Denials that a run held and that still wait.
 _WAITING = "EXISTS (SELECT 1 FROM obligations o WHERE o.held = holds.run AND o.owed != 0)"
 _HELD = (

@@ -41,6 +41,14 @@ class Backfills(Store):
             return Backfill(run, at, channels, bool(grants), approved, clients)
         return None
 
+    def last(self) -> tuple[str, str] | None:
+        """Return the run of the backfill that ended last, and how it ended; none if no backfill has ended."""
+        rows = self._rows(
+            "SELECT b.run, b.how FROM backfills b LEFT JOIN runs r ON r.run = b.run WHERE b.ended IS NOT NULL "
+            "ORDER BY r.number DESC LIMIT 1"
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
     def begin(self, one: Backfill) -> None:
         """Enter a backfill, within the transaction that makes its snapshot count."""
         self._db.execute("DELETE FROM doubted")

@@ -22,6 +22,7 @@ _PATIENCE_S = 300.0
 _CURES = {
     errno.ENOSPC: "The disk is full: make room, then run again; what was acknowledged is kept",
     errno.EDQUOT: "The quota is used up: make room, then run again; what was acknowledged is kept",
+    errno.EFBIG: "No file may grow so large here (ulimit -f): raise the limit, then run again",
     errno.EROFS: "The file system is read-only: mount it writable",
     errno.EACCES: "This user may not do that there: run as the folder's owner, or mend owner or mode",
     errno.EPERM: "This user may not do that there: run as the folder's owner, or mend owner or mode",
@@ -29,11 +30,13 @@ _CURES = {
     errno.EMFILE: "Too many open files: raise the limit (ulimit -n)",
 }
 
+# What SQLite says if the system refuses something: it says nothing of the file.
 _REFUSED = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-)  # of a read, and says nothing of the file
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+)
+_ROOM_BYTES = 1 << 20  # with less than that left on the disk, it is what SQLite has met
+_PROBE_BYTES = 1 << 16
 
 
 # A value that is not what was written there is of another type or size, or out of range.
@@ -48,6 +51,44 @@ def _code(exc: sqlite3.Error) -> int:
     return int(getattr(exc, "sqlite_errorcode", 0))
 
 
+def _is_refused(path: Path, exc: sqlite3.Error) -> bool:
+    """Return whether an error of SQLite is the system's, and no damage of the file."""
+    if _code(exc) == sqlite3.SQLITE_IOERR_SHORT_READ:  # the file ends too early
+        return _errno(path, exc) != errno.EIO
+    return _code(exc) & 0xFF in _REFUSED
+
+
+def _errno(path: Path, exc: sqlite3.Error) -> int:
+    """Return the system's error behind one of SQLite, 0 if none is known.
+
+    SQLite says "disk I/O error" and "unable to open database file" also if a disk is full or a quota used up.
+    """
+    code = _code(exc) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return errno.ENOSPC
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return _disk_error(path.parent) or (errno.EIO if code == sqlite3.SQLITE_IOERR else 0)
+    return 0
+
+
+def _disk_error(folder: Path) -> int:
+    """Return the error that a write to *folder* meets now, 0 if it meets none."""
+    try:
+        disk = os.statvfs(folder)
+        if disk.f_flag & os.ST_RDONLY:
+            return errno.EROFS
+        if disk.f_bavail * disk.f_frsize < _ROOM_BYTES or (disk.f_files and not disk.f_favail):
+            return errno.ENOSPC
+        handle = os.open(folder, os.O_TMPFILE | os.O_RDWR, FILE_MODE)
+        try:
+            os.write(handle, bytes(_PROBE_BYTES))
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        return exc.errno if exc.errno in _CURES else 0
+    return 0
+
+
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turn what the system says against writing *path* into a `StorageError` that names file and cure."""
@@ -57,8 +98,7 @@ def storing(path: Path) -> Iterator[None]:
         cure = _CURES.get(exc.errno or 0, "Look at the disk and the folder's mode")
         raise StorageError(f"{path}: {exc.strerror or exc}. {cure}.") from exc
     except sqlite3.OperationalError as exc:
-        full = _code(exc) == sqlite3.SQLITE_FULL
-        cure = _CURES[errno.ENOSPC] if full else "Look at the disk and the folder's mode"
+        cure = _CURES.get(_errno(path, exc), "Look at the disk and the folder's mode")
         raise StorageError(f"{path}: {exc}. {cure}.") from exc
     except sqlite3.DatabaseError as exc:
         raise damaged(path, str(exc)) from exc
@@ -76,7 +116,7 @@ def loading(path: Path) -> Iterator[None]:
         raise damaged(path, "it is missing") from exc
     except (*_UNREADABLE, OSError) as exc:
         refused = isinstance(exc, OSError) and exc.errno in _CURES
-        refused |= isinstance(exc, sqlite3.OperationalError) and _code(exc) & 0xFF in _REFUSED
+        refused |= isinstance(exc, sqlite3.OperationalError) and _is_refused(path, exc)
         if refused:
             with storing(path):
                 raise

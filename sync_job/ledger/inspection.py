@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.errors import StateError
-from sync_job.ledger import anchor, files, inbox, pause, references, tables
+from sync_job.ledger import accounting, anchor, files, inbox, keyed, pause, references, tables
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.ledger import Ledger, Place
 from sync_job.ledger.state import SNAPSHOTS_KEPT, Leg
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawn import Withdrawn
 
 
 class Verdict(StrEnum):
@@ -52,6 +54,8 @@ class _Facts:
 
     place: Place | None = None
     anchored: bool = False
+    missing: int = 0
+    withdrawals: int = 0
     buried: int = 0
     current: int = 0
     snapshots: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -97,15 +101,20 @@ class _Looking:
         self._prefix = ""
         self._facts = _Facts()
         self._anchored: Anchor | StateError | None = None
+        self._codes: Withdrawn | StateError | None = None
         self._sound = False  # the ledger can be read: what it does not name is an orphan
         self.found: list[Finding] = []
 
     def anchor_first(self, keys: Path) -> None:
-        """Read the anchor before the ledger: a run that goes on meanwhile may put the ledger ahead, not the anchor."""
+        """Read anchor and codes before the ledger: a run that goes on meanwhile may put the ledger ahead, not them."""
         try:
-            self._anchored = anchor.read(keys, self._target)
+            found = self._anchored = anchor.read(keys, self._target)
         except StateError as exc:
-            self._anchored = exc
+            found, self._anchored = None, exc
+        try:
+            self._codes = Withdrawn.open(keys, self._target, found)
+        except StateError as exc:
+            self._codes = exc
 
     def _say(self, path: Path, verdict: Verdict, words: str = "") -> None:
         what = self._prefix + (path.relative_to(self._root).as_posix() if path != self._root else "")
@@ -123,7 +132,8 @@ class _Looking:
 
     def _orphan(self, path: Path, words: str, *, age_s: float = 0.0) -> None:
         """Say that nothing needs a thing, unless somebody may be writing it right now."""
-        young = age_s and not path.lstat().st_mtime < time.time() - age_s
+        now = time.time()
+        young = age_s and now - age_s <= path.lstat().st_mtime <= now + AHEAD_S
         if self._busy or young or not self._sound:
             self._say(path, Verdict.BUSY, "not judged" if self._busy or young else "the ledger cannot say")
         else:
@@ -194,11 +204,11 @@ class _Looking:
         def look() -> str:
             with Ledger.open(path, self._target, write=False) as ledger:
                 references.check(path)
-                self._facts = _facts(path, ledger)
+                self._facts = _facts(path, ledger, self._codes if isinstance(self._codes, Withdrawn) else None)
             self._sound = True
             place = self._facts.place
             assert place is not None  # noqa: S101 - just read
-            return f"run {place['run']}, snapshot {place['snapshot']}, {place['withdrawals']:,} withdrawals"
+            return f"run {place['run']}, snapshot {place['snapshot']}, {self._facts.withdrawals:,} withdrawals"
 
         self._try(path, look)
 
@@ -326,6 +336,7 @@ class _Looking:
         if any(one.verdict is Verdict.MODE for one in self.found[before:]):
             self._say(keys, Verdict.BUSY, "nothing is read of it before its modes are mended: `state repair`")
             return
+        self._try(keys / f"{tag}.{keyed.WITHDRAWN}", self._withdrawn)
         self._try(keys / f"{tag}.anchor.json", self._anchor)
         self._try(keys / f"{tag}.tombstones", self._tombstones)
 
@@ -337,7 +348,8 @@ class _Looking:
             return "not held against the ledger, which cannot be read"
         if self._facts.given_up:
             return f"of the state that its people went to, {self._facts.given_up}"
-        standing = anchor.compare(found, anchored=self._facts.anchored, **place)
+        missing = self._facts.missing
+        standing = anchor.compare(found, missing=missing, anchored=self._facts.anchored, **place)
         if standing is Standing.FOREIGN:
             raise StateError("the anchor of another state of this target: if that one was lost, move the anchor away")
         if found is None and standing is Standing.RESTORED:
@@ -345,13 +357,23 @@ class _Looking:
                 "missing: restore it from the backup of the keys. Without it the state is taken for a backup, and "
                 "runs grant nothing until `consent-sync state restored`"
             )
-        if found is not None and standing is not Standing.GOOD:
+        if standing is Standing.MOVED:
             raise StateError(
-                f"the state had come to run {found.run} with {found.withdrawals:,} withdrawals, and this one is at run "
-                f"{place['run']} with {place['withdrawals']:,}: a restored backup. `consent-sync state restored` says "
+                f"the state has moved to {anchor.moved(self._root, self._target)}: a backup from before. `consent-sync "
+                "state retarget` binds it to that address as well"
+            )
+        if standing is not Standing.GOOD:
+            raise StateError(
+                f"the state had come to run {found.run if found else 0}, and this one is at run {place['run']} and "
+                f"lacks {missing:,} of the people who withdrew: a restored backup. `consent-sync state restored` says "
                 "what it lacks"
             )
         return "the state has come as far" if found else "none yet"
+
+    def _withdrawn(self) -> str:
+        if isinstance(self._codes, StateError):
+            raise self._codes
+        return f"{len(self._codes) if self._codes else 0:,} people who withdrew"
 
     def _tombstones(self) -> str:
         there = len(Tombstones.open(self._root, self._target))
@@ -370,14 +392,16 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _facts(path: Path, ledger: Ledger) -> _Facts:
-    """Return what the ledger names, as of one moment."""
+def _facts(path: Path, ledger: Ledger, codes: Withdrawn | None) -> _Facts:
+    """Return what the ledger names, as of one moment, and how many people of *codes* it lacks."""
     with ledger.frozen(), files.loading(path), closing(files.connect_reading(path)) as db:
         backfill = ledger.backfills.open()
         snapshots = {number: (digest, clients) for number, digest, clients, _ in db.execute("SELECT * FROM snapshots")}
         return _Facts(
             place=ledger.place(),
             anchored=ledger.about.is_anchored(),
+            missing=accounting.missing(ledger, codes) if codes else 0,
+            withdrawals=ledger.withdrawals.counts()["withdrawals"],
             buried=ledger.about.buried(),
             current=ledger.current()[0],
             snapshots=snapshots,

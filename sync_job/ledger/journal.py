@@ -334,19 +334,20 @@ class Reading:
         """Return how all rows of the plan ended."""
         return self.ended(frozenset())[0]
 
-    def ended(self, not_found: frozenset[int]) -> tuple[Endings, npt.NDArray[np.float64], Mask]:
-        """Return how all rows of the plan ended, when, and which were refused with an ErrorCode in *not_found*."""
+    def ended(self, not_found: frozenset[int]) -> tuple[Endings, npt.NDArray[np.float64], Mask, Mask]:
+        """Return how all rows ended, when, which were refused with a code in *not_found*, and which were tried."""
         outcome, denials, doubt = (np.zeros(self._rows, np.uint8) for _ in range(3))
         doubt_at, settled = np.zeros(self._rows), np.zeros(self._rows)
-        unknown = np.zeros(self._rows, np.bool_)
+        unknown, tried = np.zeros(self._rows, np.bool_), np.zeros(self._rows, np.bool_)
         for part in self.parts():
             chosen = slice(part.start, part.start + len(part))
             outcome[chosen], denials[chosen] = part.outcome, part.denials
             doubt[chosen], doubt_at[chosen] = part.doubt, part.doubt_at
             settled[chosen] = part.settled
+            tried[chosen] = (part.attempts > 0) | (part.doubt != 0)
             refused = np.flatnonzero(part.outcome == Outcome.REFUSED)
             unknown[part.start + refused] = [part.code[place] in not_found for place in refused]
-        return Endings(outcome, denials, doubt, doubt_at), settled, unknown
+        return Endings(outcome, denials, doubt, doubt_at), settled, unknown, tried
 
     def codes(self, plain: Callable[[str], str]) -> list[tuple[Outcome, int | None, int | None, str, int]]:
         """Return how often each outcome, HTTP status, ErrorCode and Message occurred, the most frequent first.

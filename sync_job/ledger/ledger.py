@@ -35,6 +35,8 @@ from sync_job.ledger.about import About
 from sync_job.ledger.applied import Applied
 from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.carrying import Carrier, Former
+from sync_job.ledger.claims import ClaimsStore
+from sync_job.ledger.clocks import Clocks
 from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.former_ids import FormerIds
 from sync_job.ledger.migrations import Step
@@ -83,7 +85,6 @@ class Place(TypedDict):
     state: str
     run: int
     snapshot: int
-    withdrawals: int
     reconsents: int
 
 
@@ -115,12 +116,14 @@ class Ledger(Store):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self.withdrawals = Withdrawals(path, connection)
+        self.claims = ClaimsStore(path, connection)
         self.obligations = Obligations(path, connection)
         self.applied = Applied(path, connection)
         self.forgetting = Forgetting(path, connection)
         self.backfills = Backfills(path, connection)
         self.about = About(path, connection)
         self.former_ids = FormerIds(path, connection)
+        self.clocks = Clocks(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
@@ -268,12 +271,14 @@ class Ledger(Store):
         in_doubt: Ids = NOBODY,
         stated: float | None = None,
         sent: Sent = NOTHING_SENT,
+        excused: bool = False,
     ) -> int:
         """Make the next snapshot the one that counts: the commit point of a leg. Return its number.
 
         With it, in the same step, obligations are closed or made as *settlement* says, and refused rows wait. *owed*
         has since when and until when each of its revocations is owed, *started* is when the leg was planned, *stated*
-        when its export stated what it sends, *in_doubt* the clients of which an attempt is. *sent* is for the guards.
+        when its export stated what it sends, *in_doubt* the clients of which an attempt is. *sent* is for the
+        guards; *excused* is as in `Obligations.settle`.
         """
         with self._writing():
             number = self._count_snapshot(digest, clients, now)
@@ -289,7 +294,7 @@ class Ledger(Store):
                 ),
             )
             if settlement is not None and owed is not None:
-                self.obligations.settle(settlement, owed, run, started=started, stated=stated)
+                self.obligations.settle(settlement, owed, run, started=started, stated=stated, excused=excused)
                 self.applied.delivered(settlement.delivered)
                 self.applied.sent(run, leg, sent, now)
             self.backfills.doubt(in_doubt)
@@ -378,13 +383,11 @@ class Ledger(Store):
         ((run, snapshot),) = self._rows(
             "SELECT (SELECT coalesce(max(number), 0) FROM runs), (SELECT coalesce(max(number), 0) FROM snapshots)"
         )
-        counts = self.withdrawals.counts()
         return Place(
             state=self.about.said("state"),
             run=int(run),
             snapshot=int(snapshot),
-            withdrawals=counts["withdrawals"],
-            reconsents=counts["reconsents"],
+            reconsents=self.withdrawals.counts()["reconsents"],
         )
 
     def unfinished(self) -> list[Run]:

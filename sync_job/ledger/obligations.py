@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -30,7 +31,8 @@ CREATE INDEX obligations_held ON obligations (held) WHERE held IS NOT NULL;
 CREATE TABLE waiting (
     client INTEGER PRIMARY KEY, sent INTEGER NOT NULL, tries INTEGER NOT NULL, since REAL NOT NULL,
     next_at REAL NOT NULL, not_found INTEGER NOT NULL
-)
+);
+CREATE TABLE closed_by_hand (client INTEGER PRIMARY KEY, channels INTEGER NOT NULL)
 """
 _DAY_S = 86400.0
 _AGES_H = (1, 6, 24, 48, 72)  # where ages of what is owed are told apart
@@ -67,6 +69,15 @@ class Owed:
 
 
 @dataclass(frozen=True, eq=False)
+class Coming:
+    """What lists in the inbox will owe as soon as they are taken in: a client, since when, and until when, per row."""
+
+    client: Ids
+    started: Floats
+    limit_at: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Waiting:
     """Clients whose row was refused, ascending: what it sent, since and until when they wait, and what was said."""
 
@@ -88,7 +99,7 @@ class Obligations(Store):
         """Return what is owed at *now*, all of a client's obligations together."""
         rows = self._columns(
             "SELECT o.client, o.owed, o.started, o.limit_at, o.source = 'revocation', coalesce(w.next_at, 0), "
-            "coalesce(w.not_found, 0), o.held IS NOT NULL, coalesce(o.stated, o.started) "
+            "coalesce(w.since, 0), coalesce(w.not_found, 0), o.held IS NOT NULL, coalesce(o.stated, o.started) "
             "FROM obligations o LEFT JOIN waiting w ON w.client = o.client WHERE o.owed != 0 ORDER BY o.client",
             client=np.int32,
             owed=np.uint8,
@@ -96,6 +107,7 @@ class Obligations(Store):
             limit_at=np.float64,
             revocation=np.bool_,
             next_at=np.float64,
+            since=np.float64,
             not_found=np.bool_,
             held=np.bool_,
             stated=np.float64,
@@ -112,7 +124,7 @@ class Obligations(Store):
             revoked | others,
             np.minimum.reduceat(rows["started"], starts),
             np.minimum.reduceat(rows["limit_at"], starts),
-            rows["next_at"][starts] <= now,
+            (rows["next_at"][starts] <= now) | (rows["since"][starts] > now + AHEAD_S),
             rows["not_found"][starts].copy(),
             revoked & ~others,
             np.bitwise_or.reduceat(np.where(rows["held"], rows["owed"], 0).astype(np.uint8), starts),
@@ -132,21 +144,30 @@ class Obligations(Store):
         return Waiting(*(np.ascontiguousarray(rows[one.name]) for one in fields(Waiting)))
 
     def settle(
-        self, found: Settlement, owed: OwedSince, run: str, *, started: float, stated: float | None = None
+        self,
+        found: Settlement,
+        owed: OwedSince,
+        run: str,
+        *,
+        started: float,
+        stated: float | None = None,
+        excused: bool = False,
     ) -> None:
         """Close what was acknowledged, owe what was revoked and was not, and let refused rows wait.
 
-        *started* is when the leg was planned, *stated* when its export stated what it revokes. The caller has begun
-        the transaction: it is the commit point's.
+        *started* is when the leg was planned, *stated* when its export stated what it revokes. If it is *excused*, a
+        row that was refused for the first time may be tried again at once. The caller has begun the transaction: it is
+        the commit point's.
         """
         open_now = self._open()
         self._acknowledge(found, open_now)
         revoked = found.revoked
-        fresh = revoked.channels & ~self._open().of(revoked.client)
+        fresh = revoked.channels & ~self._open().of(revoked.client) & ~self.closed_by_hand().of(revoked.client)
         which = np.flatnonzero(fresh)
         since = owed.started[which], owed.limit_at[which]
         self._add("revocation", revoked.client[which], fresh[which], *since, run=run, stated=stated)
-        self._refuse(found.refused, started)
+        self._unpark(found.unanswered)
+        self._refuse(found.refused, started, excused)
         if self._rows("SELECT 1 FROM waiting LIMIT 1"):
             self._delete_waiting(found.delivered)
 
@@ -158,6 +179,7 @@ class Obligations(Store):
         What an earlier run held of them is this run's from now on, since when it was held.
         """
         fresh, again = channels & ~self._open().of(client), channels & self.held().of(client)
+        fresh &= ~self.closed_by_hand().of(client)
         ids, bits = client[again != 0], again[again != 0]
         with self._writing():
             self._db.executemany(
@@ -204,6 +226,7 @@ class Obligations(Store):
             "WHERE client = ?3 AND owed != 0 AND owed & ?1 != 0",
             zip(channels[which].tolist(), at[which].tolist(), ids[which].tolist(), strict=True),
         )
+        self._reopen(ids, channels)
 
     def _add(
         self,
@@ -213,7 +236,7 @@ class Obligations(Store):
         started: Floats,
         limit_at: Floats,
         *,
-        run: str | None,
+        run: str | None = None,
         stated: float | None = None,
         held: str | None = None,
     ) -> None:
@@ -226,19 +249,52 @@ class Obligations(Store):
             ),
         )
 
-    def _refuse(self, refused: Refused, started: float) -> None:
+    def _refuse(self, refused: Refused, started: float, excused: bool) -> None:
         owing = self._open().of(refused.client) != 0
         for ids, sent, unknown, owes in zip(
             refused.client.tolist(), refused.sent.tolist(), refused.not_found.tolist(), owing.tolist(), strict=True
         ):
             before = self._db.execute("SELECT sent, tries FROM waiting WHERE client = ?", (ids,)).fetchone()
-            tries = before[1] + 1 if before and before[0] == sent else 1
+            again = before is not None and before[0] == sent
+            if excused and not again:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO waiting VALUES (?, ?, 0, ?, ?, 0)", (ids, sent, started, started)
+                )
+                continue
+            tries = before[1] + 1 if again else 1
             days = (_NOT_FOUND_DAYS if unknown else _OWED_DAYS) if owes else _OTHER_DAYS
             next_at = started + days[min(tries, len(days)) - 1] * _DAY_S - _SLACK_S
             self._db.execute(
                 "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?, ?)",
                 (ids, sent, tries, started, next_at, unknown and owes),
             )
+
+    def _unpark(self, ids: Ids) -> None:
+        """Have clients whose last attempt got another answer than *not found* sent again, and count again."""
+        self._db.executemany(
+            "DELETE FROM waiting WHERE client = ? AND not_found", ((client,) for client in ids.tolist())
+        )
+
+    def closed_by_hand(self) -> Table:
+        """Return the channels of each client whose denial a person closed: a revocation is owed no more for them."""
+        rows = self._columns(
+            "SELECT client, channels FROM closed_by_hand ORDER BY client", client=np.int32, channels=np.uint8
+        )
+        ids = np.ascontiguousarray(rows["client"])
+        return tabulate(ids, ids, np.ascontiguousarray(rows["channels"]))
+
+    def reopen(self, client: Ids, channels: Bytes) -> None:
+        """Let a denial of these channels be owed again, although a person closed one: they were allowed since."""
+        with self._writing():
+            self._reopen(client, channels)
+
+    def _reopen(self, client: Ids, channels: Bytes) -> None:
+        closed = channels & self.closed_by_hand().of(client)
+        which = np.flatnonzero(closed)
+        pairs = list(zip(client[which].tolist(), closed[which].tolist(), strict=True))
+        self._db.executemany("UPDATE closed_by_hand SET channels = channels & ~?2 WHERE client = ?1", pairs)
+        if pairs:
+            self._db.execute("DELETE FROM closed_by_hand WHERE channels = 0")
 
     def _delete_waiting(self, ids: Ids) -> None:
         waits = self._columns("SELECT client FROM waiting", client=np.int32)["client"]
@@ -255,14 +311,12 @@ class Obligations(Store):
                 ((bits, now, one) for one, bits in zip(client.tolist(), channels.tolist(), strict=True)),
             )
 
-    def add(
-        self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats, *, run: str = ""
-    ) -> int:
+    def add(self, source: Source, client: Ids, channels: Bytes, started: Floats, limit_at: Floats) -> int:
         """Owe denials of channels for which nothing is owed yet, to whoever waits too; return how many clients."""
         fresh = channels & ~self._open().of(client)
         which = np.flatnonzero(fresh)
         with self._writing():
-            self._add(source, client[which], fresh[which], started[which], limit_at[which], run=run)
+            self._add(source, client[which], fresh[which], started[which], limit_at[which])
             self._db.executemany("DELETE FROM waiting WHERE client = ?", ((one,) for one in client.tolist()))
         return len(which)
 
@@ -286,6 +340,13 @@ class Obligations(Store):
     def close(self, client: int, reason: str, by: str, now: float) -> int:
         """End by hand what is owed to a client, and return how many obligations that were; its withdrawal stays."""
         with self._writing():
+            for (owed,) in self._db.execute(
+                "SELECT owed FROM obligations WHERE client = ? AND owed != 0", (client,)
+            ).fetchall():
+                self._db.execute(
+                    "INSERT INTO closed_by_hand VALUES (?1, ?2) ON CONFLICT DO UPDATE SET channels = channels | ?2",
+                    (client, owed),
+                )
             closed = self._db.execute(
                 "UPDATE obligations SET owed = 0, closed = ?, ended = 'by hand', reason = ?, by = ? "
                 "WHERE client = ? AND owed != 0",
@@ -293,37 +354,40 @@ class Obligations(Store):
             ).rowcount
         return int(closed)
 
-    def status(self, now: float, target_s: float) -> dict[str, Any]:
-        """Return how many clients are owed a denial: in all, past target and limit, by age and by source."""
+    def status(self, now: float, target_s: float, coming: Coming | None = None) -> dict[str, Any]:
+        """Return how many clients are owed a denial: in all, past target and limit, by age and by source.
+
+        Each client counts once. *coming* counts as if it were taken in already.
+        """
         owed = self.owed(now)
-        age = now - owed.started
-        loose = ~owed.parked
-        sources = self._rows(
-            "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
+        by_source = dict(
+            self._rows(
+                "SELECT source, count(DISTINCT client) FROM obligations WHERE owed != 0 GROUP BY source ORDER BY source"
+            )
         )
+        started, limit_at, parked = owed.started, owed.limit_at, owed.parked
+        if coming is not None and len(coming.client):
+            by_source["inbox"] = len(np.unique(coming.client))
+            started, limit_at, parked = _together(owed, coming)
+        age = now - started
+        loose = ~parked
         by_age = np.bincount(np.digitize(age[loose] / 3600, _AGES_H), minlength=len(_AGES_H) + 1)
         ((last,),) = self._rows("SELECT max(acknowledged) FROM obligations WHERE source = 'withdrawal'")
+        late = loose & (limit_at < now)
         return {
             "open": int(np.count_nonzero(loose)),
-            "parked": int(np.count_nonzero(owed.parked)),
+            "parked": int(np.count_nonzero(parked)),
             "past_target": int(np.count_nonzero(loose & (age > target_s))),
-            "past_limit": int(np.count_nonzero(loose & (owed.limit_at < now))),
-            "oldest_started": float(owed.started[loose].min()) if loose.any() else None,
-            "first_limit": float(owed.limit_at[loose].min()) if loose.any() else None,
+            "past_limit": int(np.count_nonzero(late)),
+            "oldest_started": float(started[loose].min()) if loose.any() else None,
+            "oldest_past_limit": float(started[late].min()) if late.any() else None,
+            "first_limit": float(limit_at[loose].min()) if loose.any() else None,
             "ages": [
                 {"upto_h": upto, "open": count} for upto, count in zip((*_AGES_H, None), by_age.tolist(), strict=True)
             ],
-            "by_source": dict(sources),
+            "by_source": by_source,
             "last_acknowledged": last,
         }
-
-    def past_limit(self, now: float) -> int:
-        """Return how many obligations are past their limit, but for parked ones."""
-        query = (
-            "SELECT count(*) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
-            "WHERE owed != 0 AND limit_at < ? AND coalesce(w.not_found, 0) = 0"
-        )
-        return int(self._rows(query, now)[0][0])
 
     def open_list(self, limit: int) -> list[dict[str, Any]]:
         """Return what is owed, the earliest limit first, for people."""
@@ -336,33 +400,20 @@ class Obligations(Store):
         )
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def report(self, since: float, until: float) -> dict[str, Any]:
-        """Return what was received and what was acknowledged between two times, and after how long (seconds)."""
-        ((received,),) = self._rows(
-            "SELECT count(*) FROM withdrawals WHERE received_at >= ? AND received_at < ?", since, until
-        )
-        took = self._columns(
-            "SELECT acknowledged - started, acknowledged > limit_at FROM obligations "
-            f"WHERE ended = 'acknowledged' AND acknowledged >= {float(since)!r} AND acknowledged < {float(until)!r}",
-            s=np.float64,
-            late=np.bool_,
-        )
-        ended = self._rows(
-            "SELECT ended, count(*) FROM obligations WHERE closed >= ? AND closed < ? AND ended != 'acknowledged' "
-            "GROUP BY ended",
+    def others(self, since: float, until: float) -> dict[str, Any]:
+        """Return what became of the denials that were owed between two times for another reason than a list."""
+        rows = self._rows(
+            "SELECT CASE WHEN o.owed = 0 THEN o.ended WHEN coalesce(w.not_found, 0) THEN 'parked' ELSE 'open' END, "
+            "count(*) FROM obligations o LEFT JOIN waiting w ON w.client = o.client "
+            "WHERE source != 'withdrawal' AND started >= ? AND started < ? GROUP BY 1 ORDER BY 1",
             since,
             until,
         )
-        seconds = np.sort(took["s"])
+        counts = dict(rows)
         return {
-            "received": received,
-            "acknowledged": len(seconds),
-            "late": int(np.count_nonzero(took["late"])),
-            "after_s": {
-                name: round(float(np.quantile(seconds, share)), 1) if len(seconds) else None
-                for name, share in (("median", 0.5), ("p95", 0.95), ("longest", 1.0))
-            },
-            "ended_otherwise": dict(ended),
+            "owed": sum(counts.values()),
+            **{name: counts.pop(name, 0) for name in ("acknowledged", "open", "parked")},
+            "ended_otherwise": counts,
         }
 
     def of(self, client: int) -> dict[str, Any]:
@@ -379,9 +430,21 @@ class Obligations(Store):
 
     def forget(self, ids: Ids) -> None:
         """Forget these clients; the caller has begun the transaction."""
-        for table in ("obligations", "waiting"):
+        for table in ("obligations", "waiting", "closed_by_hand"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))
 
 
 _SHOWN = "channels, owed, source, started, limit_at, list, run, acknowledged, closed, ended, reason, by"
+
+
+def _together(owed: Owed, coming: Coming) -> tuple[Floats, Floats, Mask]:
+    """Return since and until when each client is owed a denial, and who is parked, lists to come included."""
+    ids, place = np.unique(np.concatenate([owed.client, coming.client]), return_inverse=True)
+    started, limit_at = np.full(len(ids), np.inf), np.full(len(ids), np.inf)
+    np.minimum.at(started, place, np.concatenate([owed.started, coming.started]))
+    np.minimum.at(limit_at, place, np.concatenate([owed.limit_at, coming.limit_at]))
+    parked = np.ones(len(ids), np.bool_)
+    # Whoever asks anew is sent at once, also if the platform did not know the client before.
+    np.logical_and.at(parked, place, np.concatenate([owed.parked, np.zeros(len(coming.client), np.bool_)]))
+    return started, limit_at, parked

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +16,7 @@ from sync_job.consent.channels import NOBODY, Ids, Mask
 from sync_job.consent.guards import NOTHING_SENT, Sent
 from sync_job.consent.known import Holdings, Lingering
 from sync_job.consent.settlement import OwedSince, Settlement
-from sync_job.errors import StateError
+from sync_job.errors import NoStateError, StateError
 from sync_job.ledger import files, tables
 from sync_job.ledger.backfills import Backfill
 from sync_job.ledger.ledger import Ledger
@@ -61,7 +62,7 @@ class State:
         """
         path = folder / "ledger.db"
         if path.exists():
-            with Ledger.open(path, target, write=False) as ledger:
+            with suppress(NoStateError), Ledger.open(path, target, write=False) as ledger:
                 if ledger.has_snapshot():
                     raise StateError(
                         f"{folder.absolute()}: there is state already; `init` never replaces it. Move the folder away "
@@ -149,6 +150,7 @@ class State:
         in_doubt: Ids = NOBODY,
         stated: float | None = None,
         sent: Sent = NOTHING_SENT,
+        excused: bool = False,
     ) -> int:
         """Make *holdings* the snapshot that counts; older ones but the last few are removed. Return its number."""
         number = self.ledger.next_snapshot()
@@ -166,17 +168,24 @@ class State:
             in_doubt=in_doubt,
             stated=stated,
             sent=sent,
+            excused=excused,
         )
+        self._sweep_snapshots(committed)
+        return committed
+
+    def _sweep_snapshots(self, committed: int) -> None:
+        """Remove the snapshots that are older than the last few."""
         for path in (self.folder / "snapshots").glob("*.parquet"):
             if path.stem.isdigit() and int(path.stem) <= committed - SNAPSHOTS_KEPT:
                 files.remove(path)
-        return committed
 
     def replace_holdings(self, holdings: Holdings, now: float, also: Callable[[], None] = lambda: None) -> int:
         """Make *holdings* the snapshot that counts without a leg, and do *also* that to the ledger in the same step."""
         number = self.ledger.next_snapshot()
         digest = tables.write_snapshot(self._snapshot(number), holdings)
-        return self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now, also=also)
+        committed = self.ledger.commit_snapshot(digest=digest, clients=len(holdings), now=now, also=also)
+        self._sweep_snapshots(committed)
+        return committed
 
     def begin_backfill(self, run: str, what: Mark, again: Again, approved: int, holdings: Holdings, now: float) -> None:
         """Make *holdings*, in which *what* a run marked is due, the snapshot that counts, and keep the mark."""
@@ -201,6 +210,13 @@ class State:
         else:
             self.replace_holdings(holdings, now, end)
         files.remove(self._mark(one.run))
+
+    def sweep_marks(self) -> None:
+        """Remove the marks of backfills that ended: who ended one may have died before the mark was removed."""
+        one = self.ledger.backfills.open()
+        for path in (self.folder / "backfills").glob("*.parquet"):
+            if one is None or path.stem != one.run:
+                files.remove(path)
 
     def _mark(self, run: str) -> Path:
         return self.folder / "backfills" / f"{run}.parquet"

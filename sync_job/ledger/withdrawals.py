@@ -6,6 +6,7 @@ given is kept beside it, for the platform's number that this means may change. O
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_job.consent.channels import LOW_BITS, Bytes, Ids, Mask
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.lists import BASES, scope_text, without_ids
 from sync_job.consent.tables import Table, tabulate
 from sync_job.ledger import files
@@ -29,6 +31,10 @@ CREATE TABLE lists (
     absorbed REAL NOT NULL, rows INTEGER NOT NULL, fresh INTEGER NOT NULL, repeats INTEGER NOT NULL,
     superseded INTEGER NOT NULL, erased INTEGER NOT NULL, voided REAL, reason TEXT, by TEXT, approved_by TEXT
 );
+CREATE TABLE erased (
+    list INTEGER NOT NULL, hour REAL NOT NULL, own INTEGER NOT NULL, repeated INTEGER NOT NULL,
+    PRIMARY KEY (list, hour)
+) WITHOUT ROWID;
 CREATE TABLE withdrawals (
     client INTEGER NOT NULL, channels INTEGER NOT NULL, withdrawn_at REAL NOT NULL, request_ref TEXT NOT NULL,
     received_at REAL NOT NULL, basis INTEGER NOT NULL, list INTEGER NOT NULL,
@@ -64,17 +70,52 @@ _KEYS = (
     "w.client = i.client AND w.channels = i.channels AND w.withdrawn_at = i.withdrawn_at "
     "AND w.request_ref = i.request_ref"
 )
-# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs.
+# The channels that evidence has lifted after the withdrawal: SQLite has no aggregate that ORs. Evidence from the future
+# (after ?2) lifts nothing: a clock was wrong when it was taken in, and nobody knows which of the two came later.
 _LIFTED = (
     "coalesce((SELECT max(r.channels & 1) | max(r.channels & 4) | max(r.channels & 16) | max(r.channels & 64) "
-    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at), 0)"
+    "FROM reconsents r WHERE r.client = i.client AND r.granted_at > i.withdrawn_at "
+    "AND r.granted_at <= min(?2, r.taken_in)), 0)"
 )
 _ANY_IN_FORCE = " | ".join(f"max(w.in_force & {bit})" for bit in (1, 4, 16, 64))
 _VOID = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
+# When a client withdrew. No list may say that it was more than a day after it was received, and that time is brought to
+# now if a clock was wrong: otherwise no evidence would be late enough.
+_WITHDRAWN = "min(withdrawn_at, received_at + 86400)"
+_BEFORE = "this evidence lifted it before"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
-LimitOf = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-ErasedAt = Callable[[Ids], npt.NDArray[np.float64]]
+# What became of each withdrawal, the first that holds. An open denial of one of its channels counts whatever it is owed
+# for: nothing is called acknowledged that the platform may still allow.
+_FATE = """
+    CASE WHEN l.voided IS NOT NULL THEN 'void'
+    WHEN EXISTS (SELECT 1 FROM obligations o WHERE o.client = w.client AND o.owed & w.in_force) THEN CASE
+        (SELECT not_found FROM waiting t WHERE t.client = w.client) WHEN 1 THEN 'parked' WHEN 0 THEN 'refused'
+        ELSE 'open' END
+    WHEN own.ended IS NOT NULL THEN own.ended
+    ELSE 'superseded' END
+"""
+_FATED = (
+    "JOIN lists l ON l.number = w.list LEFT JOIN obligations own ON own.id = (SELECT max(o.id) "
+    "FROM obligations o WHERE o.client = w.client AND o.list = w.list AND o.channels = w.channels "
+    "AND o.withdrawn_at = w.withdrawn_at AND o.request_ref = w.request_ref)"
+)
+# Whether taking in a row (client, channels, withdrawn_at, request_ref) owes a denial, or one is owed for it already.
+_OWES = f"""
+    SELECT CASE WHEN EXISTS (
+        SELECT 1 FROM withdrawals w JOIN lists l ON l.number = w.list WHERE w.client = ?1 AND w.channels = ?2
+        AND w.withdrawn_at = ?3 AND w.request_ref = ?4 AND l.voided IS NULL
+    ) THEN EXISTS (
+        SELECT 1 FROM obligations WHERE client = ?1 AND owed != 0 AND source = 'withdrawal' AND channels = ?2
+        AND withdrawn_at = ?3 AND request_ref = ?4
+    ) ELSE i.channels & ~{_LIFTED} != 0 END FROM (
+        SELECT ?1 AS client, ?2 AS channels, ?3 AS withdrawn_at, ?4 AS request_ref
+    ) i
+"""
+FATES = ("acknowledged", "open", "refused", "parked")  # whatever else became of a withdrawal ended otherwise
+Times = npt.NDArray[np.float64]
+LimitOf = Callable[[Times], Times]
+ErasedAt = Callable[[Ids], Times]
 
 
 @dataclass(frozen=True)
@@ -95,11 +136,12 @@ class Absorbed:
 class Lifted:
     """What became of a ledger of evidence: how many rows lifted something, and what was refused, with the rule.
 
-    A row that lifts some channels and not others is in both.
+    A row that lifts some channels and not others is in both. One that lifted something *before* has nothing to lift.
     """
 
     rows: int
     lifted: int
+    before: int = 0
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -161,7 +203,7 @@ class Withdrawals(Store):
                     batch = batch.filter(pa.array(~gone))
                 if not batch.num_rows:
                     continue
-                new, lifted = self._take(batch, int(number or 0), limit_of)
+                new, lifted = self._take(batch, int(number or 0), limit_of, now)
                 fresh, superseded = fresh + new, superseded + lifted
                 if new:
                     taken.append(self._ready.rows(_NEW))
@@ -175,7 +217,7 @@ class Withdrawals(Store):
             )
         return found
 
-    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf) -> tuple[int, int]:
+    def _take(self, batch: pa.RecordBatch, number: int, limit_of: LimitOf, now: float) -> tuple[int, int]:
         """Take in a batch; return how many of its rows are new and in force, and new but lifted already."""
         received = batch.column("received_at").to_numpy()
         columns = [batch.column(name).to_pylist() for name in ("client", "channels", "withdrawn_at", "request_ref")]
@@ -212,9 +254,9 @@ class Withdrawals(Store):
             )
         before = self._db.total_changes
         self._db.execute(
-            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?, "
+            "INSERT INTO withdrawals SELECT client, channels, withdrawn_at, request_ref, received_at, basis, ?1, "
             f"channels & ~{_LIFTED} FROM temp.incoming i WHERE NOT known",
-            (number,),
+            (number, now + AHEAD_S),
         )
         new = self._db.total_changes - before
         before = self._db.total_changes
@@ -337,7 +379,7 @@ class Withdrawals(Store):
 
         *batches* have client, channels, granted_at, method, evidence_ref. What is owed for a lifted channel ends.
         """
-        rows = lifted = 0
+        rows = lifted = before = 0
         refused: list[tuple[int, str]] = []
         with self._writing():
             for batch in batches:
@@ -345,12 +387,14 @@ class Withdrawals(Store):
                     rows += 1
                     lifts, why = self._lift(row, now)
                     lifted += lifts
-                    if why:
+                    if why == _BEFORE:
+                        before += 1
+                    elif why:
                         refused.append((row["client"], why))
             if lifted:
                 self._ready.gather()
             self._db.execute("INSERT INTO evidence (taken_in, rows, lifted) VALUES (?, ?, ?)", (now, rows, lifted))
-        return Lifted(rows, lifted, refused)
+        return Lifted(rows, lifted, before, refused)
 
     def _lift(self, row: dict[str, Any], now: float) -> tuple[bool, str]:
         """Record one re-consent and lift what it lifts; return whether that is anything, and why not all of it."""
@@ -359,7 +403,7 @@ class Withdrawals(Store):
             return False, "granted_at is in the future"
         lifts = stands = 0
         for bits, withdrawn_at in self._db.execute(
-            "SELECT in_force & ?2, withdrawn_at FROM withdrawals WHERE client = ?1 AND in_force & ?2",
+            f"SELECT in_force & ?2, {_WITHDRAWN} FROM withdrawals WHERE client = ?1 AND in_force & ?2",
             (client, channels),
         ):
             if withdrawn_at < granted_at:
@@ -367,6 +411,9 @@ class Withdrawals(Store):
             else:
                 stands |= bits
         if not lifts | stands:
+            known = "SELECT 1 FROM reconsents WHERE client = ? AND channels = ? AND granted_at = ?"
+            if self._db.execute(known, (client, channels, granted_at)).fetchone():
+                return False, _BEFORE
             return False, "nothing of these channels is withdrawn"
         why = f"it is not later than the withdrawal of {scope_text(stands)}" if stands else ""
         if not lifts:
@@ -376,13 +423,14 @@ class Withdrawals(Store):
             (client, channels, granted_at, row["method"], row["evidence_ref"], now),
         )
         self._db.execute(
-            "UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND withdrawn_at < ?",
+            f"UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND {_WITHDRAWN} < ?",
             (channels, client, granted_at),
         )
         self._db.execute(
             "UPDATE obligations SET closed = CASE WHEN owed & ~?1 = 0 THEN ?2 END, "
             "ended = CASE WHEN owed & ~?1 = 0 THEN 'lifted' END, owed = owed & ~?1 "
-            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' AND withdrawn_at < ?4",
+            "WHERE client = ?3 AND owed != 0 AND source = 'withdrawal' "
+            "AND min(withdrawn_at, started + 86400) < ?4",
             (channels, now, client, granted_at),
         )
         return True, why
@@ -448,34 +496,95 @@ class Withdrawals(Store):
         query = f"SELECT {', '.join(names)} FROM lists ORDER BY number DESC LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self._rows(query, limit)]
 
-    def list_state(self, digest: str) -> dict[str, Any] | None:
-        """Return what became of a list so far; none when it was not taken into the ledger yet.
+    def coming(self, batches: Iterable[pa.RecordBatch], digest: str, erased_at: ErasedAt) -> tuple[Ids, Times]:
+        """Return the rows of a list that `absorb` would owe a denial for: each client, and when it was received.
 
-        *open*: owed and to be sent; *refused* and *parked* (no such client): owed, and waiting for their next try.
+        A repeat counts if its denial is still owed, because its receipt may be the earlier one. What *erased_at* is is
+        for `absorb` to say.
+        """
+        ids, received = [np.zeros(0, np.int32)], [np.zeros(0, np.float64)]
+        if not self._rows("SELECT 1 FROM lists WHERE digest = ? AND voided IS NULL", digest):
+            for listed in batches:
+                kept = later_than_erasure(listed.column("client"), listed.column("received_at"), erased_at)
+                batch = listed.filter(pa.array(kept))
+                names = ("client", "channels", "withdrawn_at", "request_ref")
+                rows = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+                with files.loading(self.path):
+                    owes = np.array([bool(self._db.execute(_OWES, row).fetchone()[0]) for row in rows], np.bool_)
+                ids.append(batch.column("client").to_numpy()[owes])
+                received.append(batch.column("received_at").to_numpy()[owes])
+        return np.concatenate(ids), np.concatenate(received)
+
+    def list_state(self, digest: str) -> dict[str, Any] | None:
+        """Return what became of a list's rows so far, also of those that another list had brought before.
+
+        None if the list was not taken into the ledger yet. *open*: owed and to be sent; *refused* and *parked* (no such
+        client): owed, and waiting for their next try. *elsewhere* are its acknowledged rows that another list brought.
         """
         found = self._rows(
-            "SELECT number, rows, fresh, repeats, superseded, erased FROM lists WHERE digest = ?", digest
+            "SELECT number, rows, fresh, repeats, superseded, erased, voided FROM lists WHERE digest = ?", digest
         )
         if not found:
             return None
-        number, rows, fresh, repeats, superseded, erased = found[0]
-        ((acknowledged, owed, refused, parked),) = self._rows(
-            "SELECT count(*) FILTER (WHERE ended = 'acknowledged'), count(*) FILTER (WHERE owed != 0), "
-            "count(*) FILTER (WHERE owed != 0 AND w.not_found = 0), "
-            "count(*) FILTER (WHERE owed != 0 AND w.not_found = 1) "
-            "FROM obligations o LEFT JOIN waiting w ON w.client = o.client WHERE o.list = ?",
-            number,
-        )
+        number, rows, fresh, repeats, superseded, passed, voided = found[0]
+        counts: dict[str, int] = {"void": rows} if voided is not None else {}
+        elsewhere = 0
+        for fate, another, count in (
+            []
+            if counts
+            else self._rows(
+                f"SELECT {_FATE}, w.list != ?1, count(*) FROM (SELECT client, channels, withdrawn_at, request_ref "
+                "FROM withdrawals WHERE list = ?1 UNION SELECT client, channels, withdrawn_at, request_ref "
+                f"FROM repeats WHERE list = ?1) i JOIN withdrawals w ON {_KEYS} {_FATED} GROUP BY 1, 2",
+                number,
+            )
+        ):
+            counts[fate] = counts.get(fate, 0) + count
+            elsewhere += count if another and fate == "acknowledged" else 0
+        ((erased,),) = self._rows("SELECT coalesce(sum(own + repeated), 0) FROM erased WHERE list = ?", number)
+        if erased + passed and voided is None:
+            counts["erased"] = int(erased) + passed  # since then, or before they came in
+        if (twice := rows - sum(counts.values())) > 0:  # an id map that changed may add clients
+            counts["twice"] = twice  # the same row again in the same list
         return {
             "rows": rows,
             "fresh": fresh,
             "repeats": repeats,
             "superseded": superseded,
-            "erased": erased,
-            "acknowledged": acknowledged,
-            "open": owed - refused - parked,
-            "refused": refused,
-            "parked": parked,
+            "erased": passed,
+            **{fate: counts.pop(fate, 0) for fate in FATES},
+            "elsewhere": elsewhere,
+            "ended_otherwise": counts,
+        }
+
+    def report(self, since: float, until: float) -> dict[str, Any]:
+        """Return how many withdrawals were received between two times, and what became of them until now.
+
+        *after_s* is how long the acknowledged ones took, in seconds.
+        """
+        rows = self._rows(
+            f"SELECT {_FATE}, own.acknowledged - own.started, own.acknowledged > own.limit_at "
+            f"FROM withdrawals w {_FATED} WHERE w.received_at >= ? AND w.received_at < ?",
+            since,
+            until,
+        )
+        counts = Counter("open" if fate == "refused" else fate for fate, _, _ in rows)
+        took = np.sort([seconds for fate, seconds, _ in rows if fate == "acknowledged"])
+        ((erased,),) = self._rows("SELECT sum(own) FROM erased WHERE hour >= ? AND hour < ?", since, until)
+        if erased:
+            counts["erased"] = int(erased)
+        ((received,),) = self._rows(
+            "SELECT count(*) FROM withdrawals WHERE received_at >= ? AND received_at < ?", since, until
+        )
+        return {
+            "received": int(received) + int(erased or 0),
+            **{fate: counts.pop(fate, 0) for fate in ("acknowledged", "open", "parked")},
+            "late": sum(bool(late) for fate, _, late in rows if fate == "acknowledged"),
+            "after_s": {
+                name: round(float(np.quantile(took, share)), 1) if len(took) else None
+                for name, share in (("median", 0.5), ("p95", 0.95), ("longest", 1.0))
+            },
+            "ended_otherwise": dict(sorted(counts.items())),
         }
 
     def of(self, client: int) -> dict[str, Any]:
@@ -551,6 +660,16 @@ class Withdrawals(Store):
             for name, text in zip(named, texts, strict=True):
                 if text and (without := without_ids(text, gone)) != text:
                     self._db.execute(f"UPDATE lists SET {name} = ? WHERE number = ?", (without, number))
+        # How many rows of which list there were stays known, so that what was received still adds up.
+        for client in ids.tolist():
+            self._db.execute(
+                "INSERT INTO erased SELECT i.list, 3600 * (CAST(w.received_at AS INTEGER) / 3600), sum(i.own), "
+                "sum(NOT i.own) FROM (SELECT *, 1 AS own FROM (SELECT client, channels, withdrawn_at, request_ref, "
+                "list FROM withdrawals WHERE client = ?1) UNION ALL SELECT *, 0 FROM repeats WHERE client = ?1) i "
+                f"JOIN withdrawals w ON {_KEYS} WHERE true GROUP BY 1, 2 "
+                "ON CONFLICT DO UPDATE SET own = own + excluded.own, repeated = repeated + excluded.repeated",
+                (client,),
+            )
         for table in ("withdrawals", "reconsents", "repeats", "given"):
             query = f"DELETE FROM {table} WHERE client = ?"
             self._db.executemany(query, ((client,) for client in ids.tolist()))

@@ -321,6 +321,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "{n} {n|client has|clients have} rows that disagree (duplicates.csv).",
         "У {n} {n|клиента|клиентов|клиентов} строки противоречат друг другу (duplicates.csv).",
     ),
+    "from_the_future": (
+        "{n} {n|row has a time|rows have times} of consent in the future: {n|it counts|they count} as rows without "
+        "one, so that a no wins.",
+        "Время согласия в {n} {n|строке|строках|строках} ещё не наступило: {n|она считается|они считаются|они "
+        "считаются} строками без времени, и побеждает запрет.",
+    ),
     "others": (
         "{n} {n|row belongs|rows belong} to others, by [export.where], and {n|is|are} not counted.",
         "{n} {n|строка относится|строки относятся|строк относятся} к другим по [export.where] и не в счёт.",

@@ -94,6 +94,8 @@ def flow(found: Summary, words: Words) -> Section:
         lines.append(words("in_rejects_only", n=export["in_rejects_only"]))
     if export and export["conflicting"]:
         lines.append(words("conflicting", n=export["conflicting"]))
+    if export and export.get("from_the_future"):
+        lines.append(words("from_the_future", n=export["from_the_future"]))
     if export and export.get("others"):
         lines.append(words("others", n=export["others"]))
     if decisions:

@@ -75,6 +75,24 @@ def check(summary: Mapping[str, Any]) -> None:
     _hold("planned", summary["planned"], sum(ended.values()))
 
 
+def check_received(found: Mapping[str, Any]) -> None:
+    """Hold that each withdrawal that was received is in one of the counts of what became of it, and in no other.
+
+    *found* is of a period, or of a list.
+
+    Raises:
+        CountsError: when it is not, which is a bug.
+    """
+    ended = sum(found.get(name, 0) for name in ("acknowledged", "open", "refused", "parked"))
+    others: Mapping[str, int] = found["ended_otherwise"]
+    _hold(
+        "withdrawals received",
+        found["received"] if "received" in found else found["rows"],
+        ended + sum(others.values()),
+    )
+    _hold("none less than nothing", 0, sum(count < 0 for count in others.values()))
+
+
 def _hold(what: str, whole: int, parts: int) -> None:
     if whole != parts:
         raise CountsError(f"{what}: {whole}, but its parts add up to {parts}. This is a bug in consent-sync.")

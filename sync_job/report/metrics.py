@@ -154,6 +154,8 @@ _OWED = tuple(
         ("obligations_past_limit", "past_limit", "Open obligations that were past their limit."),
         ("obligation_oldest_timestamp_seconds", "oldest_started", "Since when the oldest open obligation is owed."),
         ("obligation_first_limit_timestamp_seconds", "first_limit", "When the first open obligation is at its limit."),
+        ("inbox_lists", "lists_waiting", "Lists in the inbox that are not taken into the ledger yet."),
+        ("inbox_clients", "clients_waiting", "Clients in those lists who are owed a denial; open counts them too."),
         (
             "obligation_last_acknowledged_timestamp_seconds",
             "last_acknowledged",

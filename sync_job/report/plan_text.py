@@ -59,10 +59,15 @@ def approved(found: Mapping[str, Any]) -> str:
 def restored(found: Mapping[str, Any]) -> str:
     """Return what was said of a restored backup, in words."""
     rejected = f"; {found['rejected']:,} rows could not be read" if found["rejected"] else ""
-    erased = f"; {found['erased']:,} rows name people who were erased since" if found["erased"] else ""
+    missing = found["missing"]
     return (
-        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}{erased}. The next run "
-        "may grant again, and sends every denial once more first."
+        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}. The next run may grant "
+        "again, and sends every denial once more first."
+    ) + (
+        f" Of the people who withdrew and whom nobody could name ({missing:,}) and of those known for an earlier "
+        f"withdrawal, {found['recognised']:,} were recognised; whoever is left is denied when an export has their id."
+        if missing
+        else ""
     )
 
 
@@ -74,7 +79,8 @@ def cancelled(found: Mapping[str, Any]) -> str:
             "mark is damaged: all of that stays due, and goes as the export says."
         )
     return (
-        f"the backfill of run {found['run']} is cancelled: {found['left']:,} of "
-        f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it "
-        f"is, and so do {text.counted(found['in_doubt'], 'client')} whose request is in doubt."
+        f"the backfill of run {found['run']} is cancelled: {found['taken_back']:,} of "
+        f"{text.counted(found['clients'], 'client')} are not sent again. What was acknowledged stays as it is. "
+        f"{text.counted(found['left'] - found['taken_back'], 'client')} stay due and are still sent: "
+        f"{found['in_doubt']:,} because the request is in doubt, the others because the platform was never told."
     )

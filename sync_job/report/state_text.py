@@ -32,11 +32,16 @@ def restored(found: Mapping[str, Any]) -> str:
             "The folder of keys knows another state of this target, and nothing is sent. If that one is lost for good, "
             "move its anchor away."
         )
+    if found["standing"] == "moved":
+        lines.append(
+            f"The state has moved to {found['moved']} since, and nothing is sent before `consent-sync state retarget` "
+            "binds this one to it as well."
+        )
     if found["standing"] == "unknown":
         lines.append("Its anchor cannot be read, and nothing is sent: `consent-sync state check` says what to do.")
     if found["standing"] == "shrunken":
         lines.append(
-            f"It lacks {found['lacking']:,} withdrawals or some re-consents that there were: nothing but lists is sent."
+            f"It lacks {found['lacking']:,} of the people who withdrew: nothing but lists is sent."
             + (" The lists of its inbox may be some of them." if found["lists_waiting"] else "")
         )
     none = "" if found["lacking"] else ", or --none if nobody did"
@@ -55,6 +60,11 @@ def checked(found: Mapping[str, Any]) -> str:
     if found["running"]:
         lines.append(f"{found['running']}: what it may be writing was not judged")
     lines.append(", ".join(f"{count} {verdict}" for verdict, count in found["counts"].items() if count))
+    if times := found["from_the_future"]:
+        lines += [f"future   {said}" for said in _times(times)]
+        lines.append(
+            "A clock was wrong. If this machine's is right now, `consent-sync state repair` brings them to now."
+        )
     lines += _next(found["counts"])
     return "\n".join(lines)
 
@@ -63,11 +73,29 @@ def repaired(found: Mapping[str, Any]) -> str:
     """Return what was removed and mended, and what is left."""
     lines = ["ledger.db is of today's version now"] if found["migrated"] else []
     lines += [f"removed  {one['what']}: {one['words']}" for one in found["removed"]]
+    lines += [f"to now   {said}" for said in _times(found["brought_to_now"])]
     lines += [f"mended   {one['what']}: {one['words']}" for one in found["mended"]]
     lines += [f"{one['verdict']:<8} {one['what']}: {one['words']}" for one in found["left"]]
     if not lines:
         lines.append("nothing to repair")
     return "\n".join(lines)
+
+
+_FUTURE = {
+    "about.lingering_until": "the end of a time in which everyone lingers",
+    "lingering.until": "clients who linger",
+    "obligations.started": "obligations",
+    "waiting.since": "refused rows that wait for their next try",
+    "keys.anchor": "the anchor",
+    "keys.backup": "the note of the last backup",
+    "keys.tombstones": "codes of erased clients",
+    "state.paused": "the pause",
+}
+
+
+def _times(found: Mapping[str, int]) -> list[str]:
+    """Return each kind of time from the future with its count."""
+    return [f"{_FUTURE.get(kind, f'times in {kind}')}: {count:,}" for kind, count in found.items()]
 
 
 def _next(counts: Mapping[str, int]) -> list[str]:

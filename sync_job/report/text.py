@@ -277,6 +277,7 @@ def status(found: Mapping[str, Any]) -> str:
             "sent; `consent-sync run` carries it on"
         )
     lines += [RESTORED] if found["restored"] else []
+    lines += [line.strip() for line in owed_lines({"withdrawals": found["owed"]})]
     lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
     if found["last"]:
         lines.append(f"the last run, {found['last']['run']}, ended with exit {found['last']['exit']}")

@@ -72,7 +72,13 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             f"  {stands} {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
             f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
         )
-        if not found["run"] and sent["rows"]:
+        if sent["ended_otherwise"]:
+            yield f"  and        {', '.join(_ended(sent['ended_otherwise']))}"
+        if sent["elsewhere"]:
+            whole = sent["elsewhere"] == sent["rows"] - sent["ended_otherwise"].get("twice", 0)
+            how_many = "all" if whole else f"{sent['elsewhere']:,}"
+            yield f"  by another list acknowledged: {how_many} of its rows"
+        if not found["run"]:
             yield "  nothing was sent: this list was taken in and sent before"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
@@ -82,12 +88,29 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  run        {found['run']}"
 
 
+_ENDED = {
+    "by hand": "closed by hand",
+    "lifted": "lifted by evidence",
+    "superseded": "lifted by evidence before they came in",
+    "void": "of a void list",
+    "erased": "of erased clients",
+    "twice": "in the list twice",
+}
+
+
+def _ended(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield how many withdrawals ended otherwise than acknowledged, and how."""
+    return (f"{count:,} {_ENDED.get(how, how)}" for how, count in counts.items())
+
+
 def reconsented(found: Mapping[str, Any]) -> str:
     """Return what evidence has lifted, as lines."""
     lines = [
         f"evidence for {found['target']}: {found['lifted']:,} of {found['rows']:,} rows lift a withdrawal; the next "
         "export that says allowed may grant again",
     ]
+    if found["lifted_before"]:
+        lines.append(f"  {found['lifted_before']:,} rows have lifted it before, and change nothing")
     if found["rejected"]:
         lines += [f"  ! {found['rejected']:,} rows are no evidence that can be read", *_rejects(found)]
     lines += _erased(found)
@@ -114,11 +137,23 @@ def ages(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         after = upto
 
 
+def past_limit(found: Mapping[str, Any]) -> str:
+    """Return how many denials are past their limit, since when the oldest is owed, and what to do next."""
+    one = found["past_limit"] == 1
+    since = text.moment(found["oldest_past_limit"])
+    return (
+        f"{text.counted(found['past_limit'], 'client')} {'is' if one else 'are'} owed a denial that is past its limit "
+        f"and not acknowledged, {'since' if one else 'the oldest since'} {since}: "
+        f"`consent-sync withdrawals status` lists {'it' if one else 'them'}"
+    )
+
+
 def _status(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"owed at {found['target']}: {text.counted(found['open'], 'client')}, {found['parked']:,} more are parked"
     if found["lists_waiting"]:
         waiting = text.counted(found["lists_waiting"], "list")
-        yield f"  ! {waiting} in the inbox not counted yet: the next run or drain does"
+        clients = text.counted(found["clients_waiting"], "client")
+        yield f"  ! {waiting} in the inbox, with {clients} of these: the next run or drain takes it in"
     if found["restored"]:
         yield f"  ! {text.RESTORED}"
     if found["ambiguous"]:
@@ -172,10 +207,18 @@ def report(found: Mapping[str, Any]) -> str:
         f"  acknowledged  {found['acknowledged']:>12,}, {found['late']:,} of them late"
         + (f"; after {', '.join(f'{name} {text.span(seconds)}' for name, seconds in after.items())}" if after else ""),
     ]
-    lines += [f"  ended {ended:<8} {count:>11,}" for ended, count in found["ended_otherwise"].items()]
-    if found["erasures"]:
-        clients = sum(one["clients"] for one in found["erasures"])
-        lines.append(f"  to erase      {clients:>12,} clients in {text.counted(len(found['erasures']), 'request')}")
+    lines.append(f"  open          {found['open']:>12,}, and {found['parked']:,} parked")
+    ended = ", ".join(_ended(found["ended_otherwise"]))
+    lines.append(f"  otherwise     {sum(found['ended_otherwise'].values()):>12,}{f': {ended}' if ended else ''}")
+    if found["lists_waiting"]:
+        clients = text.counted(found["clients_waiting"], "client")
+        lines.append(f"  and in the inbox, not counted: {text.counted(found['lists_waiting'], 'list')}, {clients}")
+    if (others := found["others"])["owed"]:
+        more = "".join(f", {one}" for one in _ended(others["ended_otherwise"]))
+        lines.append(
+            f"  owed for another reason than a list {others['owed']:,}: {others['acknowledged']:,} acknowledged, "
+            f"{others['open']:,} open, {others['parked']:,} parked{more}"
+        )
     lines.append(
         f"  withdrawn, and allowed on the platform as far as we know: {found['withdrawn_and_allowed']:,} (must be 0)"
     )

@@ -19,6 +19,8 @@ def approve(settings: Settings, name: str, what: str, count: int, *, reason: str
     if not reason.strip(" …") or not by.strip(" …"):  # … is what stands in the command that a report shows
         raise ConfigError("approve: say why (--reason) and who (--by); both are kept and reported.")
     with holding(settings) as state:
+        if before := _given(state.ledger, name, what, count, now=time.time()):
+            return before  # whoever gave it may have died before it was told
         one = _held_by(state.ledger, name)
         return state.ledger.applied.approve(
             state.folder, one, what, count, reason=reason.strip(), by=by.strip(), now=time.time()
@@ -31,9 +33,19 @@ def held(settings: Settings) -> list[HeldSet]:
         return state.ledger.applied.held_runs()
 
 
+def _given(ledger: Ledger, name: str, what: str, count: int, *, now: float) -> Approval | None:
+    """Return the same approval, if it was given already and still holds."""
+    found = [one for one in ledger.applied.approvals(now) if (one.what, one.count) == (what, count)]
+    return next((one for one in reversed(found) if _is_called(one.run, name)), None)
+
+
+def _is_called(run: str, name: str) -> bool:
+    return run == name or run.split("-")[0].lstrip("0") == name.lstrip("0")
+
+
 def _held_by(ledger: Ledger, name: str) -> HeldSet:
     found = ledger.applied.held_runs()
-    wanted = [one for one in found if one.run == name or one.run.split("-")[0].lstrip("0") == name.lstrip("0")]
+    wanted = [one for one in found if _is_called(one.run, name)]
     if not wanted:
         known = ", ".join(one.run for one in found[-5:]) or "none"
         raise ConfigError(f"Run {name} held nothing that could be approved; those that did are: {known}.")

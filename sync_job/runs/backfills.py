@@ -161,6 +161,7 @@ def sample(planned: Rows, count: int, legs: Legs, findings: Findings) -> Rows:
 def end_if_done(state: State, now: float) -> None:
     """End the backfill that is open if nothing of it is left; one whose mark cannot be read ends no run."""
     one = state.ledger.backfills.open()
+    state.sweep_marks()
     if one and shown(state, one)["left"] == 0:
         state.end_backfill(one, "done", now)
         _log.info("backfill.done", backfill=one.run)
@@ -176,8 +177,7 @@ def shown(state: State, one: Backfill) -> Summary:
     """Return how far a backfill is, in clients; how many are *left* is not known where its mark is damaged."""
     left: int | None = None
     with contextlib.suppress(StateDamagedError):
-        still = backfill.left(state.mark(one), state.holdings(), state.ledger.backfills.doubted())
-        left = int(np.count_nonzero(still))
+        left = int(np.count_nonzero(backfill.left(state.mark(one), state.holdings())))
     return {
         "run": one.run,
         "at": one.at,
@@ -192,6 +192,9 @@ def shown(state: State, one: Backfill) -> Summary:
 def cancel(settings: Settings) -> Summary:
     """Take back what the open backfill made due and is neither acknowledged nor in doubt; what was due before stays.
 
+    Of the clients that were *left*, some are *taken_back*; all others are still sent, some of them as their request is
+    *in_doubt*.
+
     Raises:
         ConfigError: when none is open.
         BusyError: while a run holds the lock.
@@ -199,12 +202,27 @@ def cancel(settings: Settings) -> Summary:
     with holding(settings) as state:
         one = state.ledger.backfills.open()
         if one is None:
-            raise ConfigError("No backfill is open: none was made, or all of it was sent.")
+            state.sweep_marks()
+            raise ConfigError(f"No backfill is open: {_last(state)}.")
         found = shown(state, one)
-        in_doubt, holdings, doubted = state.ledger.backfills.doubted(), None, 0
+        in_doubt, holdings = state.ledger.backfills.doubted(), None
+        back, doubted = 0, 0
         with contextlib.suppress(StateDamagedError):  # then nobody can tell what it made due: all of that stays
-            what = state.mark(one)
-            holdings = backfill.taken_back(state.holdings(), what, in_doubt)
-            doubted = int(np.count_nonzero(np.isin(what.client, in_doubt)))
+            what, before = state.mark(one), state.holdings()
+            holdings = backfill.taken_back(before, what, in_doubt)
+            still = backfill.left(what, before)
+            back = int(np.count_nonzero(still & ~backfill.left(what, holdings)))
+            doubted = int(np.count_nonzero((still != 0) & np.isin(what.client, in_doubt)))
         state.end_backfill(one, "cancelled", time.time(), holdings)
-    return {"target": settings.endpoint.target, **found, "in_doubt": doubted}
+    return {"target": settings.endpoint.target, **found, "taken_back": back, "in_doubt": doubted}
+
+
+def _last(state: State) -> str:
+    """Return in words how the last backfill ended."""
+    run, how = state.ledger.backfills.last() or ("", "")
+    ends = {
+        "done": "all of it was sent",
+        "cancelled": "it was cancelled already",
+        "restored": "it ended when the state was restored",
+    }
+    return f"the last one was that of run {run}, and {ends.get(how, how)}" if run else "none was made"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from sync_job.config import Settings
 from sync_job.errors import ConfigError, StateError
-from sync_job.ledger import anchor, archive, backed_up, files, inbox, pause
+from sync_job.ledger import accounting, anchor, archive, backed_up, files, inbox, pause
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.backed_up import BackedUp
 from sync_job.ledger.state import State
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report.counts import Summary
 from sync_job.runs.watch import Watch
 
@@ -56,6 +57,12 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
     folder, target = settings.state.path.absolute(), settings.endpoint.target
     with files.storing(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if _is_put_back(folder, target):
+                raise StateError(
+                    f"{folder}: a backup was put into place here already, and no run has begun since. Go on with "
+                    "`consent-sync state restored`; to restore another one, move the folder away first. Nothing was "
+                    "changed."
+                )
             raise StateError(
                 f"{folder}: there is something already; `state restore` never replaces it. Move it away first, and "
                 "keep it until the next run has ended well. Nothing was changed."
@@ -67,7 +74,7 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
             state.ledger.about.note_put_back()
             clients = state.ledger.clients()
             unfinished = [run.run for run in state.ledger.unfinished()]
-            standing, lacking = _standing(state, settings)
+            standing, lacking, moved = _standing(state, settings)
         found: Summary = {
             "restored": str(folder),
             "target": target,
@@ -80,6 +87,7 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
             "paused": pause.paused(parts),
             "standing": standing,
             "lacking": lacking,
+            "moved": moved,
         }
         with files.storing(folder):
             parts.rename(folder)
@@ -87,14 +95,28 @@ def restore(settings: Settings, path: Path, watch: Watch | None = None) -> Summa
     return found
 
 
-def _standing(state: State, settings: Settings) -> tuple[str, int]:
-    """Return how the state stands beside its anchor, in one word, and how many withdrawals it lacks."""
+def _is_put_back(folder: Path, target: str) -> bool:
+    """Return whether the state in *folder* is a backup that was put there, as it was put there."""
+    with suppress(StateError), State.open(folder, target, write=False) as state:
+        return state.ledger.about.restored() == "put back"
+    return False
+
+
+def _standing(state: State, settings: Settings) -> tuple[str, int, str]:
+    """Return how the state stands beside its anchor, in one word, how many people it lacks, and where it has moved."""
+    keys, target = settings.state.keys, settings.endpoint.target
     try:
-        found = anchor.read(settings.state.keys, settings.endpoint.target)
+        found = anchor.read(keys, target)
+        missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+        moved = anchor.moved(keys, target)
     except StateError:
-        return "unknown", 0
-    place = state.ledger.place()
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **place)
-    words = {Standing.SHRUNKEN: "shrunken", Standing.FOREIGN: "foreign"}
-    lacking = max(0, found.withdrawals - place["withdrawals"]) if found and standing is not Standing.FOREIGN else 0
-    return words.get(standing, "older"), lacking
+        return "unknown", 0, ""
+    anchored = state.ledger.about.is_anchored()
+    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
+    words = {
+        Standing.SHRUNKEN: "shrunken",
+        Standing.FOREIGN: "foreign",
+        Standing.MOVED: "moved",
+    }
+    lacking = missing if standing is Standing.SHRUNKEN else 0
+    return words.get(standing, "older"), lacking, moved if standing is Standing.MOVED else ""

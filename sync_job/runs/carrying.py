@@ -22,12 +22,13 @@ from sync_job.consent.known import Holdings
 from sync_job.consent.tables import union
 from sync_job.errors import BusyError, ConfigError, NoStateError, StateError
 from sync_job.exports import id_map
-from sync_job.ledger import anchor, backed_up, files, inbox, ledger, lock, references
-from sync_job.ledger.anchor import Standing
+from sync_job.ledger import accounting, anchor, backed_up, files, inbox, ledger, lock, references, withdrawn
+from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.carrying import Former
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report.counts import Summary
 from sync_job.runs import anchoring, limits
 from sync_job.runs.watch import Watch
@@ -163,7 +164,9 @@ def _refuse_unready(state: State, settings: Settings, target: str) -> None:
             f"{keys.absolute()}: no anchor of {folder}. [state] keys must name the folder of keys of the old state: "
             "it has the codes of erased clients. No state was made."
         )
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
+    missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+    anchored = state.ledger.about.is_anchored()
+    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     if state.ledger.about.restored() or standing is not Standing.GOOD:
         raise StateError(
             f"{folder}: a restored backup, or another state than the one that {keys.absolute()} knows. Say first what "
@@ -302,6 +305,7 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
         Tombstones.open(keys, own).replace(_draft(keys, own))
         if own == target:
             files.remove(backed_up.path(keys, own))  # it is a backup of the old ids
+            _withdrew_anew(state, keys, own)
         elif found := anchor.read(keys, target):
             # So that no backup of the old state is ever taken for one that may go on.
             anchor.write(keys, target, replace(found, state=state.ledger.place()["state"]))
@@ -309,3 +313,14 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
         state.ledger.about.end_carrying()
         clients = state.ledger.clients()
     _log.info("state.carried", clients=clients)
+
+
+def _withdrew_anew(state: State, keys: Path, target: str) -> None:
+    """Remove the codes of who withdrew under the old ids, for those of the new ids; each step may be done again."""
+    found = anchor.read(keys, target)
+    place = state.ledger.place()
+    if found and found.state != place["state"]:
+        found = Anchor(target=target, written=time.time(), tombstones=found.tombstones, **place)
+        anchor.write(keys, target, found)
+    if found and not found.edition:
+        files.remove(withdrawn.path_of(keys, target))

@@ -121,6 +121,10 @@ def warnings(export: Export, ids: Ids, settings: ExportSettings) -> Iterator[str
                 f"{channel}: column {columns[channel]!r} never says no: whoever opted out cannot be told from whoever "
                 "was not asked"
             )
+    if export.from_the_future:
+        column = settings.columns.consent_changed_at
+        rows = "row has a time" if export.from_the_future == 1 else "rows have times"
+        yield f"{column}: {export.from_the_future:,} {rows} in the future; they count as rows without a time"
     yield from _of_ids(export, ids, settings.columns.Client)
     if last := sum(count for reason, count in export.reasons.items() if reason.startswith(csv_piece.LAST_LINE[0])):
         files = "a file ends" if last == 1 else f"{last:,} files end"

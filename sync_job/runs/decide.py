@@ -226,6 +226,14 @@ def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
     return Channels(owed.client[channels != 0], channels[channels != 0])
 
 
+def reopen(case: Case, ledger: Ledger) -> None:
+    """Note what the export allows of denials that a person closed by hand: if it is denied again, it is a new case."""
+    ids, channels = ledger.obligations.closed_by_hand().items()
+    again = (channels & allowed(case.statements.of(ids))).astype(np.uint8)
+    if again.any() and not case.doubts and not case.judgement.only_owed:
+        ledger.obligations.reopen(ids, again)
+
+
 def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger, wish: Wish, now: float) -> Case:
     """Return the case of an export, with its freshness judged and noted; the guards come with the plan."""
     kind = kind_of(settings, wish)

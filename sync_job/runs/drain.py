@@ -11,8 +11,9 @@ from sync_job.delivery import tls
 from sync_job.errors import BusyError, Exit, PausedError, gravest
 from sync_job.ledger import inbox
 from sync_job.ledger.state import State
+from sync_job.report import counts
 from sync_job.report.counts import Summary
-from sync_job.runs import legs, measuring, night, notifying
+from sync_job.runs import legs, measuring, night, notifying, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Taken
 from sync_job.runs.recover import holding
@@ -31,14 +32,14 @@ class Drained:
     report: Report | None = None
     busy: str = ""
     list_state: Summary | None = None
-    past_limit: int = 0
+    elsewhere: bool = False  # this process sends nothing: another holds the lock, or the target is paused
 
     @property
     def exit_code(self) -> Exit:
-        """What the command ends with for this target."""
+        """What the command ends with for this target, whatever is past its limit there."""
         if self.busy:
             return Exit.BUSY
-        code = self.report.exit_code if self.report else Exit.OBLIGATION if self.past_limit else Exit.OK
+        code = self.report.exit_code if self.report else Exit.OK
         left = self.list_state and any(self.list_state[name] for name in ("open", "refused", "parked"))
         return gravest({code, Exit.ATTENTION}) if left else code
 
@@ -60,8 +61,9 @@ def _drain(settings: Settings, kind: str, watch: Watch, not_taken: int) -> Repor
     watch.stage("opening the state")
     with holding(settings, lists_only=True) as state:
         if not len(legs.owed_now(state, time.time())):
-            measuring.owed(settings, state)
-            notifying.idle(state.ledger.obligations.past_limit(time.time()))
+            found = owing.figures(state, settings)
+            measuring.owed(settings, found)
+            notifying.idle(found)
             return None
         findings = night.begin(state, settings, kind, watch)
         laps = Stopwatch()
@@ -102,13 +104,16 @@ def _try(one: Taken, result: Drained, watch: Watch) -> bool:
     settings = one.settings
     try:
         result.report = drain(settings, "opt-out", watch, not_taken=one.found.rejected)
+        result.elsewhere = False
     except PausedError as exc:
-        result.busy = str(exc)
+        result.busy, result.elsewhere = str(exc), True
         return True
     except BusyError as exc:
-        result.busy = str(exc)
+        result.busy, result.elsewhere = str(exc), True
     with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
         result.list_state = state.ledger.withdrawals.list_state(one.found.digest)
+        if result.list_state:
+            counts.check_received(result.list_state)
     if result.report is None and result.busy and (not result.list_state or result.list_state["open"]):
         return False
     result.busy = ""
@@ -134,18 +139,12 @@ def drain_all(
 
 def _try_drain(result: Drained, watch: Watch) -> bool:
     try:
-        result.report, result.busy = drain(result.settings, "drain", watch), ""
+        result.report, result.busy, result.elsewhere = drain(result.settings, "drain", watch), "", False
     except PausedError as exc:
-        result.busy = str(exc)
+        result.busy, result.elsewhere = str(exc), True
     except BusyError as exc:
-        result.busy = str(exc)
+        result.busy, result.elsewhere = str(exc), True
         if inbox.waiting(result.settings.state.path):
             return False
         result.busy = ""  # whoever holds the lock sends what is owed
-        notifying.elsewhere(result.settings, "drain")
-    if result.report is None and not result.busy:
-        # Nothing is to be sent now; what waits for its next try may be past its limit all the same.
-        with State.open(result.settings.state.path, result.settings.endpoint.target, write=False) as state:
-            now = time.time()
-            result.past_limit = state.ledger.obligations.past_limit(now)
     return True

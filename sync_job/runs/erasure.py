@@ -16,9 +16,11 @@ from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, StateError, gravest
 from sync_job.exports import id_map
 from sync_job.exports.lists import List
+from sync_job.ledger import accounting, anchor
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.ledger.withdrawals import later_than_erasure
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report import kept, scrub
 from sync_job.report.counts import Summary
 from sync_job.runs import limits
@@ -137,11 +139,11 @@ def again(state: State, settings: Settings) -> None:
     back, since = back[~again], since[~again]
     if len(back):
         state.ledger.forgetting.ask(back, "", since)  # so that `complete` makes good what dies half-way
-        _erase(state, settings, back)
+        _erase(state, settings, back, back=True)
 
 
-def _erase(state: State, settings: Settings, ids: Ids) -> None:
-    """Take clients out of everything.
+def _erase(state: State, settings: Settings, ids: Ids, *, back: bool = False) -> None:
+    """Take clients out of everything; those whom a backup has brought *back* are in the codes only if they came since.
 
     The tombstones come first, so that no export brings back who is half erased; that it is done comes last, so that
     `complete` makes good what died in between. Done twice it is as done once.
@@ -152,6 +154,11 @@ def _erase(state: State, settings: Settings, ids: Ids) -> None:
     now = np.maximum(time.time(), state.ledger.withdrawals.received_at(ids))
     # Whoever was erased since they were asked for keeps that time: what a list says later than that still counts.
     buried.add(ids, np.where(asked <= since, since, now))
+    if back:
+        state.ledger.about.note_accounted(None)
+    else:
+        keys, target = settings.state.keys, settings.endpoint.target
+        accounting.erase(state.ledger, Withdrawn.open(keys, target, anchor.read(keys, target)), ids)
     holdings = state.holdings()
     stays = ~np.isin(holdings.client, ids)
     state.erase(ids, holdings.at(stays), time.time())

@@ -8,17 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Bytes, Ids, allowed, blank, denied
+from sync_job.consent.channels import NOBODY, Bytes, Ids, allowed, blank, denied
 from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.known import Holdings, no_lingering
 from sync_job.consent.tables import Table, tabulate, union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports.lists import List
 from sync_job.exports.loader import Export
-from sync_job.ledger import anchor, files, lock
+from sync_job.ledger import anchor, claims, files, lock
 from sync_job.ledger.applied import ReadExport
+from sync_job.ledger.claims import Claims
 from sync_job.ledger.state import State
-from sync_job.runs import decide, dump, erasure, intake, logs, night, notifying, report
+from sync_job.ledger.withdrawn import Recognised, Withdrawn
+from sync_job.runs import anchoring, decide, dump, erasure, intake, logs, night, notifying, report
 from sync_job.runs.decide import Wish
 from sync_job.runs.intake import Listing
 from sync_job.runs.report import Findings, Report, Stopwatch
@@ -87,21 +89,25 @@ def init(
     watch: Watch,
     *,
     withdrawals: Listing | None = None,
+    missing: int = 0,
     as_of: float | None = None,
 ) -> Report:
     """Make the state, and return a report of what the export holds.
 
     *platform* is unknown, empty, equal, or the path of a dump. *approve* is told how many clients the next run
     would send an *allowed*, and returns the number that was approved, or none. *withdrawals* are honoured from the
-    first run on.
+    first run on. *missing* is how many people withdrew by a state that was lost and can be named by nobody; they are
+    denied where their ids come up.
 
     Raises:
-        StateError: when there is state already, or there was some with withdrawals that nobody names now.
+        StateError: when there is state already, or there was some in which people withdrew whom nobody names now.
         ConfigError: when the grants were not approved by their number.
     """
     folder, target = settings.state.path, settings.endpoint.target
     _refuse_existing(folder, target)
-    _refuse_forgetting(settings, withdrawals)
+    listed = intake.read(settings, withdrawals, watch) if withdrawals else None
+    named = _claims(listed)
+    codes = _refuse_forgetting(settings, named, missing)
     started = time.time()
     run = f"0001-{night.name_at(started)}"
     laps = Stopwatch()
@@ -116,12 +122,14 @@ def init(
         export.statements.values[export.statements.slots.of(forgotten)] = 0
         erasure.without(settings, [(report.folder_of(settings, run), forgotten)])
     laps.lap("read")
-    listed = intake.read(settings, withdrawals, watch) if withdrawals else None
     held = platform if platform in (UNKNOWN, EMPTY, EQUAL) else dump.read(settings, platform, watch)
     if isinstance(held, Table):
         held.values[held.slots.of(erasure.among(settings, held))] = 0
     stated = min(started, export.newest if export.newest is not None else started)
-    first = start(held, export.statements, export.ungranted, _withdrawn(listed), stated=stated)
+    ids = export.statements.items()[0]
+    ids = union(ids, named.client, held.items()[0]) if isinstance(held, Table) else union(ids, named.client)
+    known = codes.recognise(ids, codes.behind(named))
+    first = start(held, export.statements, export.ungranted, _withdrawn(named, known), stated=stated)
     if first.grants:
         watch.end()  # a person may be asked at the same terminal
         approved = approve(first.grants)
@@ -141,6 +149,7 @@ def init(
             intake.put(settings, listed, started)
             intake.absorb(state, settings)
         state.ledger.applied.record(_record(export, settings, findings.run, first, started))
+        anchoring.take_over(state, settings, ids)
         state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)
         findings.made = {
             "state": str(folder.absolute()),
@@ -163,26 +172,46 @@ def _record(export: Export, settings: Settings, run: str, first: Start, now: flo
     )
 
 
-def _withdrawn(listed: List | None) -> Table | None:
+def _claims(listed: List | None) -> Claims:
+    """Return who withdrew by a list."""
     if listed is None:
-        return None
-    ids, channels = (listed.table.column(name).to_numpy() for name in ("client", "channels"))
+        return claims.named(NOBODY, np.zeros(0, np.uint8), np.zeros(0))
+    return claims.named(*(listed.table.column(name).to_numpy() for name in ("client", "channels", "withdrawn_at")))
+
+
+def _withdrawn(listed: Claims, known: Recognised) -> Table:
+    """Return what withdrew who is on a list, or is known by the keys."""
+    ids, channels = np.concatenate([listed.client, known.client]), np.concatenate([listed.in_force, known.channels])
     unique, place = np.unique(ids, return_inverse=True)
     merged = np.zeros(len(unique), np.uint8)
     np.bitwise_or.at(merged, place, channels)
     return tabulate(unique.astype(np.int32), unique.astype(np.int32), merged)
 
 
-def _refuse_forgetting(settings: Settings, withdrawals: Listing | None) -> None:
-    """Refuse to begin anew without withdrawals where there were some: their state was lost, not done with."""
-    keys = settings.state.keys
-    found = anchor.read(keys, settings.endpoint.target)
-    if found is not None and found.withdrawals and withdrawals is None:
+def _refuse_forgetting(settings: Settings, named: Claims, missing: int) -> Withdrawn:
+    """Refuse to begin anew without people who withdrew: their state was lost, not done with. Return their codes."""
+    keys, target = settings.state.keys, settings.endpoint.target
+    if moved := anchor.moved(keys, target):
         raise StateError(
-            f"{keys.absolute()}: there was state of this target, with {found.withdrawals:,} withdrawals, and it is not "
-            f"in {settings.state.path.absolute()}. Restore a backup of it; or, if it is lost for good, give the "
-            "withdrawals with --withdrawals LIST. No state was made."
+            f"{keys.absolute()}: the state of this target has moved to {moved}; go on with it there. If another "
+            f"platform has this address now, move {anchor.tag(target)}.anchor.json away. No state was made."
         )
+    codes = Withdrawn.open(keys, target, anchor.read(keys, target))
+    lacking = int(np.count_nonzero(codes.missing(named, anew=True)))
+    if missing and not lacking:
+        raise ConfigError("init: nobody who withdrew is missing; leave --missing out. No state was made.")
+    if lacking != missing:
+        listed = f"The list that was given has {len(codes) - lacking:,} of them. " if len(named.client) else ""
+        cure = (
+            "Restore a backup of it; or, if it is lost for good, name them with --withdrawals LIST. If nobody can name "
+            f"the {lacking:,} others, say --missing {lacking}: they are denied as soon as their ids come up."
+        )
+        raise StateError(
+            f"{keys.absolute()}: there was state of this target, with {anchoring.people(len(codes))} who withdrew, and "
+            f"it is not in {settings.state.path.absolute()}. {listed}"
+            f"{cure} No state was made."
+        )
+    return codes
 
 
 def _refuse_existing(folder: Path, target: str) -> None:

@@ -8,7 +8,9 @@ from sync_job.errors import Exit, NoStateError, OlderStateError, StateError, gra
 from sync_job.ledger import files, inspection, lock
 from sync_job.ledger.inspection import Finding, Verdict
 from sync_job.ledger.ledger import Ledger
+from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
+from sync_job.runs import clocks
 from sync_job.runs.watch import Watch
 
 _TRIES = 3  # a run that commits while it is looked at makes things seem what they are not
@@ -24,6 +26,7 @@ def check(settings: Settings, watch: Watch | None = None) -> Summary:
     """
     folder = settings.state.path
     _refuse_missing(settings)
+    times = _ahead(settings)
     for _ in range(_TRIES):
         busy, before = lock.is_held(folder), _fingerprint(settings)
         found = _inspect(settings, busy=busy, watch=watch)
@@ -38,12 +41,13 @@ def check(settings: Settings, watch: Watch | None = None) -> Summary:
         "running": lock.describe(lock.running(folder)) if busy else "",
         "things": [_shown(one) for one in found],
         "counts": {str(verdict): counts[verdict] for verdict in Verdict},
-        "exit": int(_exit(found)),
+        "from_the_future": times,
+        "exit": int(gravest({_exit(found), Exit.ATTENTION if times else Exit.OK})),
     }
 
 
 def repair(settings: Settings) -> Summary:
-    """Remove orphans, mend modes, and return what was done and what is left; damage is left as it is.
+    """Remove orphans, fix modes and times from the future; return what was done and what is left. Damage is left.
 
     Raises:
         NoStateError, BusyError: when there is no state, or a run is under way.
@@ -58,11 +62,13 @@ def repair(settings: Settings) -> Summary:
                 files.remove(one.path)
             else:
                 files.make_private(one.path)
+        times = _bring_back(settings)
         left = [one for one in _inspect(settings, busy=False) if one.verdict not in _TIDY]
     return {
         "target": settings.endpoint.target,
         "migrated": migrated,
         "removed": [_shown(one) for one in done if one.verdict is Verdict.ORPHAN],
+        "brought_to_now": times,
         "mended": [_shown(one) for one in done if one.verdict is Verdict.MODE],
         "left": [_shown(one) for one in left],
         "exit": int(_exit(left)),
@@ -79,6 +85,20 @@ def _migrate(settings: Settings) -> bool:
             Ledger.open(path, target, write=True).close()
             return True
     return False
+
+
+def _ahead(settings: Settings) -> dict[str, int]:
+    """Return how many times of each kind are in the future; nothing if state or keys cannot be read."""
+    with suppress(StateError), State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        return clocks.ahead(state, settings)
+    return {}
+
+
+def _bring_back(settings: Settings) -> dict[str, int]:
+    """Bring times from the future to now, and return how many of each kind; damage is left as it is."""
+    with suppress(StateError), State.open(settings.state.path, settings.endpoint.target, write=True) as state:
+        return clocks.bring_back(state, settings)
+    return {}
 
 
 def _inspect(settings: Settings, *, busy: bool, watch: Watch | None = None) -> list[Finding]:

@@ -16,7 +16,7 @@ from sync_job.config import Settings
 from sync_job.consent.channels import Ids
 from sync_job.consent.guards import at_most
 from sync_job.consent.id_map import Numbering, whose
-from sync_job.errors import ConfigError, ExportError, StateError
+from sync_job.errors import ConfigError, ConsentSyncError, ExportError, StateError
 from sync_job.exports import id_map, lists, sources
 from sync_job.exports.lists import List
 from sync_job.ledger import inbox
@@ -75,21 +75,41 @@ def read(settings: Settings, listing: Listing, watch: Watch) -> List:
 
 
 def take_in(
-    targets: Sequence[Settings], listing: Callable[[Settings], Listing], confirm: Confirm, watch: Watch
+    targets: Sequence[Settings],
+    listing: Callable[[Settings], Listing],
+    confirm: Confirm,
+    watch: Watch,
+    failed: Callable[[Settings, ConsentSyncError], object] | None = None,
 ) -> list[Taken]:
-    """Make a list durable in the inbox of every target, or of none; *listing* gives it as it is meant for each.
+    """Make a list durable in the inbox of every target; *listing* gives it as it is meant for each.
+
+    A large list is confirmed for all targets before it is taken in anywhere. With *failed*, a target whose state or
+    list cannot be used is reported there, and the others take the list in; without it, nobody does.
 
     Raises:
-        ConfigError: when the list is large and its number of clients was not confirmed.
-        StateError: when a target has no state.
+        ConfigError: the list is large and its number of clients was not confirmed.
+        ConsentSyncError: without *failed*, the first error; with it, the first error if there is one at every target.
     """
+    errors: list[ConsentSyncError] = []
+
+    def report(settings: Settings, error: ConsentSyncError) -> None:
+        if failed is None:
+            raise error
+        errors.append(error)
+        _log.warning("list.not_taken_in", target=settings.endpoint.target, why=str(error))
+        failed(settings, error)
+
     read_for = []
     for settings in targets:
         meant = listing(settings)
-        found = read(settings, meant, watch)
-        with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
-            refuse_unmapped(state, settings)
-            known = state.ledger.clients()
+        try:
+            found = read(settings, meant, watch)
+            with State.open(settings.state.path, settings.endpoint.target, write=False, live=True) as state:
+                refuse_unmapped(state, settings)
+                known = state.ledger.clients()
+        except ConsentSyncError as exc:
+            report(settings, exc)
+            continue
         clients = count(found)
         most = at_most(settings.guards.list, settings.guards.list_share, known)
         if clients > most:
@@ -102,12 +122,21 @@ def take_in(
                 )
         read_for.append(Taken(settings, found))
     watch.stage("taking the list in")
+    taken = []
     for one in read_for:
-        put(one.settings, one.found, time.time())
-        # It may have been given up since; then nobody looks into that inbox any more.
-        State.open(one.settings.state.path, one.settings.endpoint.target, write=False, live=True).close()
-        _log.info("list.taken_in", list=one.found.digest[:12], rows=one.found.table.num_rows)
-    return read_for
+        found = one.found
+        try:
+            put(one.settings, found, time.time())
+            # It may have been given up since; then nobody looks into that inbox any more.
+            State.open(one.settings.state.path, one.settings.endpoint.target, write=False, live=True).close()
+        except ConsentSyncError as exc:
+            report(one.settings, exc)
+            continue
+        taken.append(one)
+        _log.info("list.taken_in", list=found.digest[:12], rows=found.table.num_rows)
+    if errors and not taken:
+        raise errors[0]
+    return taken
 
 
 def refuse_unmapped(state: State, settings: Settings) -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent import guards
+from sync_job.consent.channels import Mask
 from sync_job.consent.dates import Seconds
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.known import Holdings, Lingering
@@ -42,10 +43,17 @@ _SHOW_S = 0.2
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why a leg ended before its plan was done."""
+    """Why a leg ended before its plan was done.
+
+    *unknown*: the platform knows none of the canaries. That is an answer, and may be true of them; or the ids are
+    others than the platform's.
+    """
 
     exit_code: Exit
     why: str
+    hopeless: bool = False  # only for want of a good answer: another leg of the run may have one
+    others: bool = False  # at once, after a few rows: others of the leg may have one
+    unknown: bool = False
 
 
 class JournalRecord:
@@ -80,6 +88,7 @@ class Manner:
 
     *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
     comes in ends the leg, but not before it is so old; so does a nightly run that asks for it, if it *hands over*.
+    *good*: a leg before had a good answer.
     """
 
     limit: int | None = None
@@ -87,6 +96,7 @@ class Manner:
     canaries: int = 0
     hold_on_s: float = 0.0
     hands_over: bool = False
+    good: bool = False
 
 
 def deliver(
@@ -107,13 +117,18 @@ def deliver(
         return None, Delivery()
     leg = state.new_leg(run, number)
     started = time.time()
+    if manner.canaries:
+        refused = np.isin(rows.client, state.ledger.obligations.waiting().client)
+        most = len(rows) if manner.limit is None else manner.limit
+        rows = rows.at(canary.drawn(rows.lane, refused, manner.canaries, most))
     tables.write_plan(leg.plan, rows, about | {"run": run, "leg": number, "planned": started})
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
     stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
     watch.stage("folding")
-    # Rows that were all refused alike tell of the configuration: when that is mended, they need not wait.
-    excused = stopped is not None and stopped.exit_code is Exit.CONFIG
-    commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
+    # Rows that were all refused alike tell of the configuration: once that is fixed, they need not wait.
+    excused = stopped is not None and stopped.exit_code is Exit.CONFIG and not stopped.unknown
+    tried = commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
+    delivery.untried = rows.client[~tried]
     if delivery.limit_met or delivery.limit > state.ledger.about.learned():
         # A run that was too short to reach the limit has not shown that less is possible.
         rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
@@ -144,7 +159,7 @@ async def _deliver(
         ) as platform,
     ):
         law = Limit.starting(state.ledger.about.learned() / 2, delivery.max_concurrency)
-        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law)
+        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law, good=manner.good)
         with _heeding(loop, asked, stop, senders, delivery.drain_s):
             async with asyncio.TaskGroup() as group:
                 looking = _look(state, stop, manner)
@@ -199,9 +214,15 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
         return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
-    if stop.reason is Reason.ENDPOINT:
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
+        unknown = said.code in settings.endpoint.not_found_codes
+        rest = "No grant was sent" if unknown else "The rest was not sent"
+        return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown)
+    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
-        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}")
+        few = stop.reason is Reason.HOPELESS
+        hopeless = few or (stop.reason is Reason.OUTAGE and not senders.good)
+        return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", hopeless, few)
     if asked:
         return Stopped(asked[0], stop.why)
     if stop.reason is Reason.HANDOVER:
@@ -302,23 +323,21 @@ def commit(
     stated: float | None = None,
     *,
     excused: bool = False,
-) -> None:
-    """Fold what the leg's journal knows into the next snapshot: the commit point.
+) -> Mask:
+    """Fold what the leg's journal knows into the next snapshot, the commit point; return which rows were tried.
 
-    *stated* is when the export stated what it sends. *excused*: what was refused is not to blame, and does not wait
-    for its next try.
+    *stated* is when the export stated what it sends. *excused*: a row that was refused for the first time is not to
+    blame, and does not wait for its next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
-        endings, settled, not_found = journal.ended(frozenset(settings.endpoint.not_found_codes))
+        endings, settled, not_found, tried = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
     dates = stated_at(rows, state.ledger.obligations.owed(now), stated, started)
     after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s, dates)
-    settlement = settle(rows, endings, settled, not_found, lingering, started)
+    settlement = settle(rows, endings, settled, not_found, lingering, started, tried)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())
-    if excused:
-        settlement = settlement.without_refused()
     state.commit_leg(
         run,
         leg.number,
@@ -331,8 +350,10 @@ def commit(
         in_doubt=rows.client[endings.doubt != 0],
         stated=stated,
         sent=guards.sent(rows, endings, state.ledger.applied.approved(now).of(rows.client)),
+        excused=excused,
     )
     anchoring.keep(state, settings)
+    return tried
 
 
 def _owed_since(settings: Settings, settlement: Settlement, started: float) -> OwedSince:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sync_job.config import Settings
+from sync_job.consent.channels import Ids
 from sync_job.consent.rows import (
     Lane,
     Rows,
@@ -40,6 +41,12 @@ def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
 Decided = Callable[[decide.Planned, float], None]
 
 
+def refused_since(state: State, findings: Findings) -> Ids:
+    """Return whose row was refused since the run began: it is not sent again by the same run."""
+    waiting = state.ledger.obligations.waiting()
+    return waiting.client[waiting.since >= findings.started]
+
+
 class Legs:
     """Sends the legs of one run, and notes how each went."""
 
@@ -62,6 +69,9 @@ class Legs:
         self._hands_over = hands_over
         self._stated: float | None = None  # when the export stated what is sent of it
         self._planned = joined([])  # the last row of each client, of all legs
+        self._others = False  # the last leg stopped after a few rows without a good answer
+        self._unknown = ""  # why no grant is sent: the platform knew no canary, and no row since
+        self._canaries = settings.delivery.canary
 
     def send_at_most(self, rows: int) -> None:
         """Send no more than so many rows from now on."""
@@ -72,7 +82,12 @@ class Legs:
         while True:
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
-            # A handful of rows without a good answer may be those rows; whether the endpoint is there, others show.
+            if untried := self._untried():
+                # Rows without a good answer may be to blame, and not the endpoint: those at the other end of the line
+                # show it, and would else wait for the first ones for ever.
+                left = owed_now(self.state, time.time())
+                left = left.at(np.flatnonzero(np.isin(left.client, untried))[::-1])
+                stopped = self._send(left, Manner()) if len(left) else stopped
             if stopped - {Exit.ENDPOINT}:
                 return True
             if stopped and len(rows) >= HOPELESS:
@@ -84,18 +99,21 @@ class Legs:
     def export(self, rows: Rows, case: decide.Case, decided: Decided) -> None:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
 
-        *decided* makes durable what each new plan decides besides its rows.
+        *decided* makes durable what each new plan decides besides its rows. If the platform knows none of the canaries,
+        the denials go alone; the grants follow once it knows one of those.
         """
         self._stated = case.stated
         self._number = max(self._number, 1)
         while True:
             rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
+            stopped, learned = self._heeding_unknown(rows)
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings):
+            if stopped - {Exit.ATTENTION} or not (intake.absorb(self.state, self.settings) or learned):
+                self._say_unknown()
                 return
             # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
             if self.owed():
+                self._say_unknown()
                 return
             now = time.time()
             ledger = self.state.ledger
@@ -117,11 +135,34 @@ class Legs:
             # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
             rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
             rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
-            rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped = self._send(rows, self._manner(rows))
+            rows = rows.at(~np.isin(rows.client, np.union1d(self._given_up, refused_since(self.state, self.findings))))
+            stopped, learned = self._heeding_unknown(rows)
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not intake.absorb(self.state, self.settings) or self.owed():
+            absorbed = not stopped - {Exit.ATTENTION} and intake.absorb(self.state, self.settings)
+            if stopped - {Exit.ATTENTION} or not (absorbed or learned) or (absorbed and self.owed()):
+                self._say_unknown()
                 return
+
+    def _untried(self) -> list[int]:
+        """Return the clients that the last leg did not get to, if it stopped after a few rows without a good answer."""
+        return self.findings.deliveries[-1].untried.tolist() if self._others else []
+
+    def _heeding_unknown(self, rows: Rows) -> tuple[set[Exit], bool]:
+        """Deliver a leg of an export, without grants while the platform knew no canary; return why it ended early.
+
+        Return too whether it has shown that ids are unknown, or that they are not: then the rest has to be decided.
+        """
+        before = self._unknown
+        if before:
+            rows = denials_alone(rows, np.unique(rows.client))
+        stopped = self._send(rows, self._manner(rows))
+        if before and self.findings.deliveries[-1].delivered:
+            self._unknown = ""
+        return stopped, self._unknown != before
+
+    def _say_unknown(self) -> None:
+        if self._unknown:
+            self.findings.add(Exit.CONFIG, self._unknown)
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
@@ -130,7 +171,7 @@ class Legs:
         if until is None:  # not open when the run began; it may be now
             until = hours.closes_at(delivery.window, self._wish.until, time.time(), zone)
         if until is not None and not self._closed:
-            return Manner(until=until, canaries=delivery.canary)
+            return Manner(until=until, canaries=self._canaries)
         owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
         if len(rows) > owed and not self._closed:
             self.findings.add(
@@ -143,8 +184,9 @@ class Legs:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
         if self._left is not None:
             manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over)
         findings, number = self.findings, self._number
+        good = any(one.good for one in findings.deliveries)
+        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over, good=good)
         self._number += 1
         if len(rows):
             self._planned = last_of_each(self._planned, rows)
@@ -156,6 +198,12 @@ class Legs:
         findings.deliveries.append(delivery)
         if self._left is not None:
             self._left -= min(self._left, delivery.settled)
-        if stopped:
+        self._others = stopped is not None and stopped.others
+        if stopped and stopped.unknown:
+            self._unknown, self._canaries = stopped.why, 0
+            return set()
+        if stopped and stopped.hopeless:
+            findings.hopeless.append(stopped.why)
+        elif stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()

@@ -18,7 +18,7 @@ from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.report.counts import Summary
-from sync_job.runs import backfills
+from sync_job.runs import backfills, owing
 
 
 def _open(settings: Settings) -> State:
@@ -137,6 +137,7 @@ def status(settings: Settings) -> Summary:
         dead = [run.run for run in state.ledger.unfinished()]
         restored = state.ledger.about.restored()
         backfill = backfills.open_one(state)
+        owed = owing.figures(state, settings)
     busy = lock.is_held(settings.state.path)
     found = lock.running(settings.state.path) if busy else {}
     if "started" in found:
@@ -148,5 +149,6 @@ def status(settings: Settings) -> Summary:
         "restored": restored,
         "backfill": backfill,
         "died": [] if busy else dead,
+        "owed": owed,
         "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
     }

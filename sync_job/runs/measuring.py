@@ -16,6 +16,7 @@ from sync_job.config import Settings
 from sync_job.errors import Exit, exit_of
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
+from sync_job.runs import owing
 
 _log = structlog.get_logger()
 _MODE = 0o644  # node_exporter is another user, and nothing in it is personal
@@ -32,21 +33,27 @@ def reported(settings: Settings, state: State, summary: Summary, *, died: bool =
 
 
 def ended(settings: Settings, kind: str, code: Exit) -> None:
-    """Note that a command ended now with *code*, be it without a report."""
+    """Note that a command ended now with *code*, and what is owed by then, if the state can be read."""
     if settings.metrics.textfile:
         from sync_job.report import metrics
 
         target, now = settings.endpoint.target, time.time()
-        _change(settings.metrics.textfile, lambda before: metrics.ended(target, kind, code, now, before))
+        found = owing.read(settings)
+        code = owing.code(found, code)
+
+        def text(before: str) -> str:
+            after = metrics.ended(target, kind, code, now, before)
+            return metrics.owed(target, found, after) if found else after
+
+        _change(settings.metrics.textfile, text)
 
 
-def owed(settings: Settings, state: State) -> None:
-    """Note what is owed to people who withdrew, where nothing was sent and so nothing is reported."""
+def owed(settings: Settings, found: Summary) -> None:
+    """Note what is owed to people who withdrew (`owing.figures`), if nothing was sent and so nothing is reported."""
     if settings.metrics.textfile:
         from sync_job.report import metrics
 
         target = settings.endpoint.target
-        found = state.ledger.obligations.status(time.time(), 3600 * settings.withdrawals.target_h)
         _change(settings.metrics.textfile, lambda before: metrics.owed(target, found, before))
 
 

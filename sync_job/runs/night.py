@@ -11,11 +11,11 @@ import numpy as np
 import structlog
 
 from sync_job.config import Settings
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.known import Holdings
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
-from sync_job.ledger.applied import SKEW_S
 from sync_job.ledger.deltas import Asked
 from sync_job.ledger.state import State
 from sync_job.report import lists
@@ -107,6 +107,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     laps.lap("read")
     watch.stage("deciding")
     intake.absorb(state, settings)
+    anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
     in_order.check(state, export, asked, wish, now)
@@ -147,7 +148,7 @@ def _dated(state: State, now: float) -> Holdings:
     So the next export is newer than they are.
     """
     holdings = state.holdings()
-    if holdings.dates.times.max() > now + SKEW_S:
+    if holdings.dates.times.max() > now + AHEAD_S:
         holdings = replace(holdings, dates=holdings.dates.until(now))
         state.replace_holdings(holdings, now)
         _log.warning("state.from_the_future", what="dates of denials")
@@ -163,6 +164,7 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     ledger, found, folder = state.ledger, planned.diff, report.folder_of(settings, findings.run)
     if len(planned.taken_back.client):
         ledger.obligations.overtake(*planned.taken_back, now)
+    decide.reopen(case, ledger)
     released, held = decide.restated(case, found, ledger), decide.held_denials(found.held)
     if len(released.client):
         ledger.obligations.release(*released)

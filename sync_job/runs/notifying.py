@@ -23,6 +23,7 @@ from sync_job.report import notify
 from sync_job.report.counts import Summary
 from sync_job.report.headline import DRAINS, State
 from sync_job.report.words import Words
+from sync_job.runs import owing
 
 if TYPE_CHECKING:
     from sync_job.delivery.notices import Notice, Said
@@ -41,7 +42,7 @@ class Telling:
         self._summary: Summary | None = None
         self._earlier: Sequence[Summary] = ()
         self._dead: list[str] = []
-        self._past_limit: int | None = None  # of a run that found nothing to send
+        self._idle: Summary | None = None  # what is owed, of a run that found nothing to send
 
     def began(self, run: str) -> None:
         """Ping that the run has begun."""
@@ -56,28 +57,30 @@ class Telling:
         """Note a run that had died, and told nobody."""
         self._dead.append(run)
 
-    def idle(self, past_limit: int) -> None:
-        """Note that nothing was to be sent, and so there is no report."""
-        self._past_limit = past_limit
+    def idle(self, owed: Summary) -> None:
+        """Note that nothing was to be sent, and so there is no report, and what is owed all the same."""
+        self._idle = owed
 
     def ended(self, code: Exit = Exit.OK, why: str = "") -> None:
         """Tell how the run ended: by its report, and by what ended it, if an error did.
 
         Of a run that sent nothing, a monitor is told that waits for it; others of an alarm, or of its end.
         """
-        if self._past_limit and code is Exit.OK:
-            code, why = Exit.OBLIGATION, f"{self._past_limit:,} opt-outs are past their limit and not acknowledged"
+        owed = self._idle or (owing.read(self._settings) if self._summary is None else None)
+        code = owing.code(owed, code)
         if self._summary is not None or code is not Exit.OK:
-            self._tell(self._found(code, why))
-        elif self._past_limit is not None:
+            self._tell(self._found(code, why, owed))
+        elif self._idle is not None:
             # What a run before had to leave, somebody may still have to look at.
             self._tell(self._found(), mind=_told(self._settings).get(self._kind) == "act")
 
-    def _found(self, code: Exit = Exit.OK, why: str = "") -> Summary:
+    def _found(self, code: Exit = Exit.OK, why: str = "", owed: Summary | None = None) -> Summary:
         target, now = self._settings.endpoint.target, time.time()
         found = notify.ended(self._kind, target, self._started, now, summary=self._summary, code=code, why=why)
-        died = [f"{run} had died before its end; this run has finished it" for run in self._dead]
-        return found | {"kind": self._kind, "reasons": found["reasons"] + died}
+        more = [f"{run} had died before its end; this run has finished it" for run in self._dead]
+        if late := owing.reason(owed):
+            found["withdrawals"], more = owed, [late, *more]
+        return found | {"kind": self._kind, "reasons": found["reasons"] + more}
 
     def _tell(self, found: Summary, *, mind: bool = True) -> None:
         """Post what is due, and keep what was told; the webhook is told nothing without *mind*."""
@@ -150,15 +153,23 @@ def recovered(run: str) -> None:
         _safely(lambda: found.recovered(run))
 
 
-def idle(past_limit: int) -> None:
-    """Note that nothing was to be sent, and how many obligations are past their limit all the same."""
+def idle(owed: Summary) -> None:
+    """Note that nothing was to be sent, and what is owed all the same (`owing.figures`)."""
     if found := _UNDER_WAY.get():
-        _safely(lambda: found.idle(past_limit))
+        _safely(lambda: found.idle(owed))
 
 
-def elsewhere(settings: Settings, kind: str) -> None:
-    """Tell a monitor that waits for this kind of run that whoever holds the lock does what it would have done."""
-    if settings.notify.ping and kind in settings.notify.ping_kinds:
+def elsewhere(settings: Settings, kind: str, why: str) -> None:
+    """Tell of a command that sends nothing, because of another that holds the lock, or of a pause, which *why* says.
+
+    People hear of it only if something is past its limit. Otherwise a monitor that waits for this kind of run hears
+    that whoever holds the lock does what it would have done; of a pause it hears nothing.
+    """
+    if owing.reason(owing.read(settings)):
+        if settings.notify.webhook or settings.notify.ping:
+            _safely(lambda: Telling(settings, kind).ended(Exit.BUSY if why else Exit.OK, why))
+        return
+    if not why and settings.notify.ping and kind in settings.notify.ping_kinds:
         found = ping(settings, "", f"{kind}: the run that is under way sends what is owed\n")
         _safely(lambda: _post(settings, [("ping", found)]))
 

@@ -3,6 +3,7 @@
 import base64
 import time
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,15 @@ import numpy as np
 from sync_job.config import Settings
 from sync_job.consent.channels import Bytes, Ids, allowed
 from sync_job.consent.rows import Rows
-from sync_job.consent.tables import tabulate
+from sync_job.consent.tables import tabulate, union
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
-from sync_job.ledger import inbox, lock, tables
+from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import ReadExport
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, limits, night
+from sync_job.runs import anchoring, backfills, decide, erasure, limits, night, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -57,16 +58,20 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         if lacking := anchoring.lacking(state, settings):
             findings.add(
                 Exit.STATE,
-                f"the state is a backup that lacks {lacking:,} withdrawals: a run sends nothing of this before "
-                "`consent-sync state restored`",
+                f"the state is a backup that lacks {anchoring.people(lacking)} who withdrew: a run sends nothing of "
+                "this before `consent-sync state restored`",
             )
+        if recognised := anchoring.unnamed_among(settings, export.statements):
+            export = replace(export, ungranted=union(export.ungranted, recognised.client))
         case = decide.judge(settings, findings, export, ledger, wish, started)
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         del export
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
         findings.changes = tallies.changes(found.rows)
-        owed = ledger.obligations.status(started, 3600 * settings.withdrawals.target_h)
+        owed = owing.figures(state, settings)
+        if late := owing.reason(owed):
+            findings.add(Exit.OBLIGATION, late)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
     about = findings.kept() | {
@@ -87,6 +92,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
     watch.end()
     return {
         "kind": "plan",
+        "started": started,
         "target": settings.endpoint.target,
         "exit": int(gravest(findings.codes)),
         "reasons": findings.reasons,
@@ -97,7 +103,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "approvable": findings.approvable,
         "grants": findings.grants,
         "withdrawals": owed,
-        "lists_waiting": len(inbox.waiting(folder)),
+        "lists_waiting": owed["lists_waiting"],
         "as_of": settings.export.as_of,
         "export": findings.export,
         "decided": findings.decided,
@@ -210,3 +216,6 @@ def _overtake(state: State, rows: Rows, stated: float) -> None:
     which = channels != 0
     if which.any():
         ledger.obligations.overtake(owed.client[which], channels[which], now)
+    closed, _ = ledger.obligations.closed_by_hand().items()
+    if len(closed):
+        ledger.obligations.reopen(closed, grants.of(closed))

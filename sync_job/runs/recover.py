@@ -15,7 +15,7 @@ from sync_job.errors import CountsError, Exit, OlderStateError, StorageError
 from sync_job.ledger import handover, lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
-from sync_job.runs import anchoring, erasure, intake, logs, measuring, notifying, report
+from sync_job.runs import anchoring, clocks, erasure, intake, logs, measuring, notifying, report
 from sync_job.runs import leg as legs
 from sync_job.runs.report import Findings, Report, Stopwatch
 
@@ -86,6 +86,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         if state.ledger.about.restored():
             erasure.again(state, settings)  # a dead run of the backup may have brought some back
         intake.absorb(state, settings)
+        clocks.hurry(state, settings)
         erasure.complete(state, settings)
         anchoring.keep(state, settings)  # who was here before may have died before it noted how far it came
         if not lists_only:

@@ -21,7 +21,7 @@ from sync_job.ledger.journal import Part, Reading
 from sync_job.ledger.state import Leg, State
 from sync_job.report import counts, results
 from sync_job.report.counts import Summary
-from sync_job.runs import samples
+from sync_job.runs import owing, samples
 from sync_job.runs.delivered import Delivery
 
 
@@ -74,6 +74,7 @@ class Findings:
     said: list[tuple[Exit, str]] = field(default_factory=list)
     reject_keys: list[tuple[str, str]] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    hopeless: list[str] = field(default_factory=list)  # why legs stopped that had no good answer
 
     def add(self, code: Exit, reason: str) -> None:
         """Note a reason that the run did not end well."""
@@ -85,6 +86,11 @@ class Findings:
         """Note a reason, unless it is noted already."""
         if (code, reason) not in self.said:
             self.add(code, reason)
+
+    def judge_endpoint(self) -> None:
+        """Note that the endpoint gave no good answer, if no leg of the run had one; otherwise it was the rows."""
+        if self.hopeless and not any(one.good for one in self.deliveries):
+            self.add(Exit.ENDPOINT, self.hopeless[-1])
 
     def kept(self) -> Summary:
         """Return what is written with the plan, so that the report of a run that died can be made from it."""
@@ -140,18 +146,14 @@ def write(
             sent = sent.joined(leg_sent)
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
+    findings.judge_endpoint()
     _judge_undone(state, settings, findings, undone, outcomes)
     owed = settings.withdrawals
-    withdrawals = state.ledger.obligations.status(time.time(), 3600 * owed.target_h)
-    withdrawals["ambiguous"] = state.ledger.withdrawals.ambiguous()
+    withdrawals = owing.figures(state, settings)
     withdrawals |= {"target_h": owed.target_h, "limit_h": None if owed.profile else owed.limit_h}
     said, gone = counts.held_against(counts.by_message(codes), _said_before(state, findings))
-    if withdrawals["past_limit"]:
-        findings.add(
-            Exit.OBLIGATION,
-            f"{withdrawals['past_limit']:,} opt-outs are past their limit and not acknowledged: "
-            "`consent-sync withdrawals status` lists them",
-        )
+    if late := owing.reason(withdrawals):
+        findings.add(Exit.OBLIGATION, late)
     watch.lap("report")
     summary: Summary = {
         "kind": findings.kind,

@@ -3,7 +3,9 @@
 import time
 
 from sync_job.config import Settings
+from sync_job.consent.tables import union
 from sync_job.errors import ConfigError
+from sync_job.exports.lists import List
 from sync_job.report.counts import Summary
 from sync_job.runs import anchoring, erasure, intake
 from sync_job.runs.intake import Listing
@@ -14,11 +16,12 @@ from sync_job.runs.watch import Watch
 def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *, missing: int = 0) -> Summary:
     """Take in the withdrawals that came in since the backup, or none, and let the state grant again.
 
-    *missing* is how many are known to be missing still and can be named by nobody.
+    *missing* is how many people who withdrew are missing still and can be named by nobody. They are denied where their
+    ids are known or come up.
 
     Raises:
-        ConfigError: when the state is not a restored backup, nobody signs for it, or more or less is missing still;
-            a list that was named is taken in all the same.
+        ConfigError: when the state is not a restored backup, nobody signs for it, or more or fewer people are missing
+            still; a list that was named is taken in all the same.
     """
     if not by.strip():
         raise ConfigError("state restored: say who says so (--by); it is kept and reported.")
@@ -27,18 +30,19 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
     with holding(settings, lists_only=True) as state:
         how = state.ledger.about.restored()
         if not how:
-            raise ConfigError(f"{state.folder.absolute()}: not a restored backup; there is nothing to say of it.")
+            said = state.ledger.about.said("made_whole")
+            already = f" Somebody has said already what it lacks ({said})." if said else ""
+            where = state.folder.absolute()
+            raise ConfigError(f"{where}: not a restored backup; there is nothing to say of it.{already}")
+        lacking = before = anchoring.lacking(state, settings)
         if found:
             intake.put(settings, found, time.time())
             intake.absorb(state, settings)
-        lacking = anchoring.lacking(state, settings)
+            lacking = anchoring.lacking(state, settings)
         if lacking != missing:
-            still = " still" if found else ""
-            raise ConfigError(
-                f"{state.folder.absolute()}: {lacking:,} withdrawals that there were are missing{still}. Name them "
-                f"with --withdrawals-since. If nobody can, say --missing {lacking}: whoever they are is allowed again "
-                "by the next export that says so."
-            )
+            raise ConfigError(f"{state.folder.absolute()}: {_lacking(found, before, lacking)}")
+        ids = union(state.holdings().client, state.ledger.withdrawals.clients())
+        recognised = anchoring.take_over(state, settings, ids)
         state.ledger.about.note_buried(len(erasure.tombstones(settings)))
         words = f"{found.digest if found else 'no withdrawals since'}, {missing} missing"
         state.ledger.about.note_whole(f"{by.strip()}: {words}")
@@ -49,6 +53,21 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
             "rejected": found.rejected if found else 0,
             "erased": found.erased if found else 0,
             "missing": missing,
+            "recognised": recognised,
             "by": by.strip(),
             **state.ledger.withdrawals.counts(),
         }
+
+
+def _lacking(found: List | None, before: int, lacking: int) -> str:
+    """Return how many people are missing still, how many a list has named, and what to do."""
+    named = ""
+    if found:
+        named = f"The list was taken in, and named {before - lacking:,} of the {before:,} who were missing. "
+    if not lacking:
+        return f"{named}Nobody is missing any more: say so without --missing."
+    return (
+        f"{named}{anchoring.people(lacking)} who withdrew {'is' if lacking == 1 else 'are'} missing"
+        f"{' still' if found else ''}; only the lists that name them help. Name them with --withdrawals-since. If "
+        f"nobody can, say --missing {lacking}: they are denied as soon as their ids come up, and count as withdrawn."
+    )

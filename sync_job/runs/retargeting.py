@@ -1,15 +1,20 @@
 """`state retarget`: the same platform has another address, and the state is to go on there."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sync_job.config import Settings
 from sync_job.config.values import base_url
 from sync_job.errors import ConfigError, ForeignStateError, StateError
-from sync_job.ledger import anchor, backed_up, files, ledger
+from sync_job.ledger import anchor, backed_up, files, keyed, ledger, lock
+from sync_job.ledger.anchor import Anchor
+from sync_job.ledger.ledger import Place
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawn import path_of as withdrawn_path
 from sync_job.report.counts import Summary
 from sync_job.runs.recover import holding
 
@@ -17,8 +22,9 @@ from sync_job.runs.recover import holding
 def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, by: str) -> Summary:
     """Bind the state to *url*, the platform's new address; the configuration may have the old one or already this.
 
-    What the keys have of the target is written under its new name first, then the ledger is switched, then what has
-    the old name is removed: done again, it makes good what died in between.
+    What the keys have of the target is written under its new name first, then the old anchor says where the state has
+    moved, then the ledger is switched, then what else has the old name is removed. Done again, it makes good what died
+    in between. A backup from before such a move is bound to where the state is now, and is a restored backup there.
 
     Raises:
         ConfigError: when nobody says that it is the same platform, why and who, or the configuration has another one.
@@ -46,18 +52,22 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
             f"state retarget: the configuration says {settings.endpoint.base_url}, and this state moves from "
             f"{old.endpoint.base_url} to {new.endpoint.base_url}. It must say one of the two."
         )
-    with State.open(folder, was, write=False) as state:
-        # A backup from before such a move is put back: what the keys know of it has the new name by now.
-        _copy_keys(keys, state.ledger.place()["state"], new.endpoint.target, was, over=False)
-    with holding(old, while_paused=True) as state:
-        if was != new.endpoint.target:
-            _copy_keys(keys, state.ledger.place()["state"], was, new.endpoint.target, over=True)
-            state.ledger.about.move(new.endpoint.target, reason=reason.strip(), by=by.strip(), now=time.time())
+    now, target = time.time(), new.endpoint.target
+    # A backup from before a move needs no more than its new name: there the keys know how far it had come.
+    moved = was != target and _has_moved(settings, was, target)
+    with _at_rest(settings, was) if moved else holding(old, while_paused=True) as state:
+        place = state.ledger.place()
+        if was != target:
+            if not moved:
+                _copy_keys(keys, place["state"], was, target)
+                _note_move(keys, place, was, target, now)
+            state.ledger.about.move(target, reason=reason.strip(), by=by.strip(), now=now)
         moves = state.ledger.about.moves()
         if not moves:
             raise ConfigError(f"{folder.absolute()}: it is the state of {was} already.")
-        for former in {one["target"] for one in moves} - {new.endpoint.target}:
-            _remove_keys(state, keys, former)
+        for former in {one["target"] for one in moves} - {target}:
+            _note_move(keys, place, former, target, now)
+            _remove_keys(keys, place, former)
     return {
         "was": moves[-1]["target"],
         "target": new.endpoint.target,
@@ -68,13 +78,40 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
     }
 
 
-def _remove_keys(state: State, keys: Path, target: str) -> None:
-    """Remove what the keys have under a former name of the target, unless another state has that name by now."""
+def _has_moved(settings: Settings, was: str, to: str) -> bool:
+    """Return whether the state in the folder is a backup from before a move to *to*, by the keys."""
+    keys = settings.state.keys
+    with State.open(settings.state.path, was, write=False) as state:
+        ours = state.ledger.place()["state"]
+    found, seen = anchor.read(keys, was), {was}
+    while found is not None and found.state == ours and found.moved_to and found.moved_to not in seen:
+        if found.moved_to == to:
+            return True
+        seen.add(found.moved_to)
+        found = anchor.read(keys, found.moved_to)
+    return False
+
+
+@contextmanager
+def _at_rest(settings: Settings, target: str) -> Iterator[State]:
+    """Hold the lock of a state of *target* while the block runs, without finishing anything in it."""
+    with lock.held(settings.state.path), State.open(settings.state.path, target, write=True) as state:
+        yield state
+
+
+def _note_move(keys: Path, place: Place, target: str, new: str, now: float) -> None:
+    """Let the anchor of a former name say where the state has moved, unless it does or is another state's."""
     found = anchor.read(keys, target)
-    if found is not None and found.state == state.ledger.place()["state"]:
-        # The anchor last: as long as it is there, the rest is known to be ours.
-        tombstones, backup = keys.glob(f"{anchor.tag(target)}.tombstones*"), backed_up.path(keys, target)
-        for path in (*tombstones, backup, keys / f"{anchor.tag(target)}.anchor.json"):
+    if found is None or (found.state == place["state"] and not found.moved_to):
+        anchor.write(keys, target, Anchor(target=target, written=now, moved_to=new, moved=now, **place))
+
+
+def _remove_keys(keys: Path, place: Place, target: str) -> None:
+    """Remove what the keys have under a former name of the target but the note of the move, unless it is another's."""
+    found = anchor.read(keys, target)
+    if found is not None and found.state == place["state"]:
+        lists = (*keys.glob(f"{anchor.tag(target)}.{keyed.TOMBSTONES}*"), withdrawn_path(keys, target))
+        for path in (*lists, backed_up.path(keys, target)):
             files.remove(path)
 
 
@@ -83,8 +120,8 @@ def _at(settings: Settings, url: str) -> Settings:
     return settings.model_copy(update={"endpoint": settings.endpoint.model_copy(update={"base_url": url})})
 
 
-def _copy_keys(keys: Path, state: str, old: str, new: str, *, over: bool) -> None:
-    """Write anchor and tombstones of *old* under the name of *new*, if need be *over* what this state has there.
+def _copy_keys(keys: Path, state: str, old: str, new: str) -> None:
+    """Write anchor, tombstones and who withdrew of *old* under the name of *new*.
 
     Of two lists of tombstones the longer one stays: nobody is ever taken off one.
     """
@@ -94,9 +131,14 @@ def _copy_keys(keys: Path, state: str, old: str, new: str, *, over: bool) -> Non
             f"{keys.absolute()}: there is an anchor of another state of {new}. If that one was given up, move its "
             "anchor away. Nothing was changed."
         )
-    if found is None or found.state != state or (there is not None and not over):
+    if found is None or found.state != state:
         return
     if len(Tombstones.open(keys, old)) > len(Tombstones.open(keys, new)):
-        source, copy = (keys / f"{anchor.tag(target)}.tombstones" for target in (old, new))
-        files.replace(copy, lambda place: place.write_bytes(source.read_bytes()))
+        _copy(*(keys / f"{anchor.tag(target)}.{keyed.TOMBSTONES}" for target in (old, new)))
+    if found.edition:
+        _copy(*(withdrawn_path(keys, target) for target in (old, new)))
     anchor.write(keys, new, replace(found, target=new))
+
+
+def _copy(source: Path, place: Path) -> None:
+    files.replace(place, lambda temporary: temporary.write_bytes(source.read_bytes()))

@@ -11,11 +11,11 @@ from sync_job.config import Settings
 from sync_job.consent.channels import allowed
 from sync_job.errors import ConfigError
 from sync_job.exports import lists
-from sync_job.ledger import inbox
 from sync_job.ledger.state import State
+from sync_job.report import counts
 from sync_job.report.counts import Summary
 from sync_job.report.lists import open_private
-from sync_job.runs import anchoring, erasure, intake
+from sync_job.runs import anchoring, erasure, intake, owing
 from sync_job.runs.recover import holding
 
 _SHOWN = 50
@@ -27,9 +27,8 @@ def _open(settings: Settings) -> State:
 
 def status(settings: Settings) -> Summary:
     """Return what is owed to people who withdrew, by age, and what lies in the inbox."""
-    now = time.time()
     with _open(settings) as state:
-        found = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
+        found = owing.figures(state, settings)
         listed = state.ledger.obligations.open_list(_SHOWN)
         lists_taken = state.ledger.withdrawals.lists(10)
         restored = state.ledger.about.restored()
@@ -39,25 +38,27 @@ def status(settings: Settings) -> Summary:
         **found,
         "ambiguous": ambiguous,
         "restored": restored,
-        "lists_waiting": len(inbox.waiting(settings.state.path)),
         "oldest": listed,
         "lists": lists_taken,
     }
 
 
 def report(settings: Settings, since: float, until: float) -> Summary:
-    """Return what came in and what was acknowledged between two times, and how fast.
+    """Return what came in between two times and what became of it, and how fast it was acknowledged.
 
+    *others* are the denials that were owed since for another reason than a list.
     *withdrawn_and_allowed* counts clients with a withdrawn channel that the platform last acknowledged as allowed,
     and of which nothing is owed: it must be 0.
     """
     now = time.time()
     with _open(settings) as state:
-        found = state.ledger.obligations.report(since, until)
+        found = state.ledger.withdrawals.report(since, until)
+        others = state.ledger.obligations.others(since, until)
+        now_owed = owing.figures(state, settings)
         holdings, withdrawn = state.holdings(), state.ledger.withdrawals.in_force()
         owed = state.ledger.obligations.owed(now)
-        by_source = state.ledger.obligations.status(now, 0.0)["by_source"]
         erasures = state.ledger.forgetting.erasures(since, until)
+    counts.check_received(found)
     channels = allowed(holdings.state) & withdrawn.of(holdings.client)
     contradicting = holdings.client[channels != 0]
     not_owed = ~pa.compute.is_in(pa.array(contradicting), pa.array(owed.client)).to_numpy(zero_copy_only=False)
@@ -66,7 +67,9 @@ def report(settings: Settings, since: float, until: float) -> Summary:
         "from": since,
         "to": until,
         **found,
-        "found_by_compare": int(by_source.get("compare", 0)),
+        "others": others,
+        **{name: now_owed[name] for name in ("lists_waiting", "clients_waiting")},
+        "found_by_compare": int(now_owed["by_source"].get("compare", 0)),
         "withdrawn_and_allowed": int(not_owed.sum()),
         "withdrawn_and_owed": len(contradicting) - int(not_owed.sum()),
         "erasures": erasures,
@@ -83,6 +86,10 @@ def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
         raise ConfigError("withdrawals close: say why (--reason) and who (--by); both are kept and reported.")
     with holding(settings, lists_only=True) as state:
         closed = state.ledger.obligations.close(client, reason.strip(), by.strip(), time.time())
+        before = [one for one in state.ledger.obligations.of(client)["obligations"] if one["ended"] == "by hand"]
+    if not closed and before:
+        said = f"{before[-1]['by']} closed it by hand: {before[-1]['reason']}"
+        raise ConfigError(f"Nothing is owed to client {client} any more: {said}.")
     if not closed:
         raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
     return closed
@@ -158,5 +165,6 @@ def reconsent(
         "rejects": [vars(reject) for reject in found.rejects],
         "erased": found.erased,
         "lifted": lifted.lifted,
+        "lifted_before": lifted.before,
         "refused": [{"client": client, "rule": rule} for client, rule in lifted.refused],
     }

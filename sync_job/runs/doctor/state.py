@@ -9,10 +9,13 @@ from typing import Any
 
 from sync_job.config import Settings
 from sync_job.errors import Exit, OlderStateError, StateError
-from sync_job.ledger import anchor, backed_up, inbox, lock, pause
+from sync_job.ledger import accounting, anchor, backed_up, inbox, lock, pause
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
+from sync_job.ledger.withdrawn import Withdrawn
+from sync_job.report import text
+from sync_job.runs import clocks, owing
 from sync_job.runs.doctor.check import Area, Check, ago
 
 _STATE = Area("state", Exit.STATE)
@@ -47,7 +50,8 @@ def look(settings: Settings) -> Iterator[Check]:
         yield from _ledger(state)
         yield _anchor(state, settings)
         yield from _past(state.ledger.runs(), time.time())
-        yield from _owed(state, settings, time.time())
+        yield from _owed(state, settings)
+        yield from _times(state, settings)
     yield _backup(settings, time.time())
 
 
@@ -79,13 +83,13 @@ def _beside_ledger(settings: Settings) -> Iterator[Check]:
 def _ledger(state: State) -> Iterator[Check]:
     number, _ = state.ledger.current()
     busy = lock.is_held(state.folder)
-    place = state.ledger.place()
+    place, withdrawals = state.ledger.place(), state.ledger.withdrawals.counts()["withdrawals"]
     snapshot = state.folder / "snapshots" / f"{number}.parquet"
     if not snapshot.is_file() or not snapshot.stat().st_size:
         yield _STATE.problem("snapshot", f"{snapshot}: the one that counts is missing or empty", "Restore a backup.")
     else:
         said = f"run {place['run']}, snapshot {number} of {state.ledger.clients():,} clients"
-        yield _STATE.ok("ledger", f"{said}, {place['withdrawals']:,} withdrawals; `state check` reads all of it")
+        yield _STATE.ok("ledger", f"{said}, {withdrawals:,} withdrawals; `state check` reads all of it")
     if busy:
         yield _STATE.ok("running", lock.describe(lock.running(state.folder)))
     elif dead := state.ledger.unfinished():
@@ -104,24 +108,30 @@ def _ledger(state: State) -> Iterator[Check]:
 
 def _anchor(state: State, settings: Settings) -> Check:
     keys = settings.state.keys
+    target = settings.endpoint.target
     try:
-        found = anchor.read(keys, settings.endpoint.target)
+        found = anchor.read(keys, target)
+        missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+        moved = anchor.moved(keys, target)
     except StateError as exc:
         return _KEYS.problem("anchor", str(exc))
-    standing = anchor.compare(found, anchored=state.ledger.about.is_anchored(), **state.ledger.place())
+    anchored = state.ledger.about.is_anchored()
+    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     if found is None and standing is Standing.RESTORED:
         said = f"missing in {keys.absolute()}: the state is taken for a backup, and grants nothing"
         return _KEYS.problem("anchor", said, "Restore the folder of keys from its backup.")
-    if found is None:
+    if found is None and standing is Standing.GOOD:
         return _KEYS.ok("anchor", "none yet; the next run makes it")
+    run = found.run if found else 0
     words = {
         Standing.FOREIGN: ("it is of another state of this target", "If that one is lost for good, move it away."),
-        Standing.SHRUNKEN: ("it knows of withdrawals that this state lacks", "consent-sync state restored"),
-        Standing.RESTORED: (f"it knows of run {found.run}, and this state does not", "consent-sync state restored"),
+        Standing.MOVED: (f"the state has moved to {moved}", "consent-sync state retarget, with that address"),
+        Standing.SHRUNKEN: (f"{missing:,} who withdrew are missing in this state", "consent-sync state restored"),
+        Standing.RESTORED: (f"it knows of run {run}, and this state does not", "consent-sync state restored"),
     }
     if standing in words:
         return _KEYS.problem("anchor", *words[standing])
-    return _KEYS.ok("anchor", f"in step, run {found.run}, {found.withdrawals:,} withdrawals")
+    return _KEYS.ok("anchor", f"in step, run {run}, {found.withdrawn if found else 0:,} who withdrew")
 
 
 # What there was
@@ -163,10 +173,24 @@ def _backup(settings: Settings, now: float) -> Check:
 # What is to be done
 
 
-def _owed(state: State, settings: Settings, now: float) -> Iterator[Check]:
+def _times(state: State, settings: Settings) -> Iterator[Check]:
+    """Yield how many times are in the future, if any: a clock was wrong."""
+    try:
+        found = clocks.ahead(state, settings)
+    except StateError:
+        return  # the keys cannot be read, which is said already
+    if found:
+        said = f"{sum(found.values()):,} times in state and keys are in the future: a clock was wrong"
+        cure = "If this machine's clock is right now: consent-sync state check, then consent-sync state repair"
+        yield _PAST.warning("times", said, cure)
+
+
+def _owed(state: State, settings: Settings) -> Iterator[Check]:
     """Yield what people who withdrew are owed, and what waits for a person."""
-    found: dict[str, Any] = state.ledger.obligations.status(now, 3600 * settings.withdrawals.target_h)
+    found: dict[str, Any] = owing.figures(state, settings)
     said = f"{found['open']:,} open, {found['parked']:,} parked, {found['past_limit']:,} past their limit"
+    if found["lists_waiting"]:
+        said += f"; {found['clients_waiting']:,} of them by {text.counted(found['lists_waiting'], 'list')} in the inbox"
     if found["past_limit"]:
         cure = "consent-sync withdrawals status, then consent-sync drain"
         yield _OWED.problem("obligations", said, cure)
