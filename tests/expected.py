@@ -97,7 +97,7 @@ class Book:
                     if known and key in self.no and self.denied.get(key, -1.0) > self.allowed.get(key, -1.0):
                         continue
                     if key not in self.no or self.no[key].as_of <= reading.as_of:
-                        since = self.no[key].since if self.says_no(key) else now
+                        since = min(self.no[key].since, now) if self.says_no(key) else now
                         self.no[key] = Said(reading.as_of, now, since)
                 elif key not in self.yes or self.yes[key].as_of < reading.as_of:
                     self.yes[key] = Said(reading.as_of, now, now)

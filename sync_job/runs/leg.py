@@ -213,8 +213,6 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
             f"{counts.masked(stop.why)}. {canary.likely_cause(said.status, said.code, said.message, settings.endpoint)}"
         )
         _log.warning("canary.stopped", status=said.status, code=said.code)
-        return Stopped(Exit.CONFIG, f"{where}: {why}. The rest was not sent")
-    if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         unknown = said.code in settings.endpoint.not_found_codes
         rest = "No grant was sent" if unknown else "The rest was not sent"
         return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown)
