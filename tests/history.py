@@ -810,7 +810,7 @@ class World:
         self.book.reading = reading
         try:
             ended = self.command(*verb, *part, path, *said, scene=scene, sending=True)
-            if ended.code in (3, 7) and "was not applied" in ended.err and self.unread:
+            if ended.code in (3, 7) and "not applied" in ended.err and self.unread:
                 self._catch_up()
                 self.book.reading = reading = self._reading(export)
                 ended = self.command(*verb, *part, path, *said, sending=True)
@@ -819,7 +819,7 @@ class World:
         full = scene is not None and scene.full_at > 0 and ended.code == 4
         if full and "damaged" in ended.err:
             raise LawError("L7", f"a full disk is called damage: {ended.err}")
-        if export.kind == "delta" and fresh and verb == ("run",) and self._summary() is None:
+        if export.kind == "delta" and verb == ("run",) and self._summary() is None:
             self.unread.append((export, path, said))
         if ended.code is None or full:
             for request in self.sent:
@@ -936,7 +936,7 @@ class World:
         rng.shuffle(people)
         self.counter += 1
         files = rng.choice((1, 1, 1, 2)) if len(people) > 1 and export.kind not in ("desk", "part") else 1
-        how = rng.choice(("csv", "csv", "semicolon", "gzip", "parquet", "jsonl"))
+        how = rng.choice(("csv", "csv", "semicolon", "gzip", "parquet", "jsonl")) if people else "csv"
         folder = self.folder / f"export-{self.counter}"
         folder.mkdir()
         for number in range(files):
@@ -1045,7 +1045,8 @@ class World:
 
     def _hold_whole(self, checked: Ended) -> None:
         """Hold that a state is whole; what a command that died was writing may lie beside it."""
-        if checked.code and not (checked.code == 1 and self.died):
+        known = "inbox/.delta-" in checked.out and "a missed delta is an orphan" in KNOWN_FAILING
+        if checked.code and not (checked.code == 1 and (self.died or known)):
             raise LawError("L7", f"state check ended in {checked.code}: {checked.out}{checked.err}")
 
     def _past_limit(self, now: float, reading: Reading) -> list[str]:
@@ -1255,10 +1256,10 @@ _CELLS = {True: "true", False: "false", None: ""}
 
 
 def _first(out: str) -> dict[str, Any]:
-    """Return what a command said of its first target."""
+    """Return what a command said of the target that got a list."""
     found: dict[str, Any] = json.loads(out) if out.startswith("{") else {}
     targets: list[dict[str, Any]] = found.get("targets") or [found]
-    return targets[0]
+    return next((one for one in targets if one.get("list")), found)
 
 
 def _content(says: Mapping[int, Consent]) -> str:
