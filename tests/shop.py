@@ -44,7 +44,6 @@ linger_s = {linger_s}
 [withdrawals]
 scope = "all"
 basis = "consent-withdrawn"
-leg_s = {leg_s}
 [guards]
 {guards}
 """
@@ -72,7 +71,6 @@ class Shop:
         linger_s: float = 0.2,
         more: str = "",
         guards: str = NO_GUARDS,
-        leg_s: float = 0.2,
     ) -> None:
         self.folder = folder
         self.config = folder / "config.toml"
@@ -84,7 +82,6 @@ class Shop:
                 concurrency=concurrency,
                 timeout_s=timeout_s,
                 linger_s=linger_s,
-                leg_s=leg_s,
                 guards=guards,
                 more=more,
             )

@@ -246,7 +246,7 @@ def test_a_forgotten_client_is_not_in_the_mark(tmp_path: Path, platform: Standin
 def test_a_nightly_run_takes_over(tmp_path: Path) -> None:
     """The backfill ends its leg and hands over; the night carries on by tonight's export, denials first."""
     with running(Options(latency_ms=20)) as platform:
-        shop = Shop(tmp_path, platform.url, concurrency=4, leg_s=0.1)
+        shop = Shop(tmp_path, platform.url, concurrency=4)
         everybody = people(900)
         shop.write(everybody)
         shop.init("equal")

@@ -254,7 +254,7 @@ def test_a_backup_taken_at_any_moment_of_a_run_restores(tmp_path: Path) -> None:
     first = people(CLIENTS)
     second = changed(first, 0.8)
     with running(Options(latency_ms=2)) as platform:
-        shop = Shop(tmp_path, platform.url, concurrency=4, leg_s=0, linger_s=0.1)
+        shop = Shop(tmp_path, platform.url, concurrency=4, linger_s=0.1)
         shop.write(first)
         shop.init("equal")
         shop.write(second)

@@ -90,7 +90,6 @@ def test_unknown_key_of_a_nested_section_names_the_nearest(file: Path) -> None:
         ('[withdrawals]\nprofile = "never"\n', "[withdrawals] profile"),
         ("[withdrawals]\ntarget_h = 0\n", "[withdrawals] target_h"),
         ("[withdrawals]\nlimit_h = -1\n", "[withdrawals] limit_h"),
-        ("[withdrawals]\nleg_s = -1\n", "[withdrawals] leg_s"),
         ('[withdrawals.columns]\nclient = ""\n', "[withdrawals.columns] client"),
         ('[guards]\ngrants = "always"\n', "[guards] grants"),
         ("[guards]\nre_grants = 0.5\n", "[guards] re_grants"),

@@ -201,7 +201,7 @@ def test_a_large_list_is_taken_in_only_by_its_number(tmp_path: Path, cli: Cli) -
 def test_an_opt_out_gets_through_while_a_long_run_holds_the_lock(tmp_path: Path) -> None:
     """The run ends its leg, denies who withdrew first, and goes on; no older decision is sent after it."""
     with running(Options(workers=2, service_ms=20)) as platform:
-        made = Shop(tmp_path, platform.url, concurrency=2, leg_s=0.5)
+        made = Shop(tmp_path, platform.url, concurrency=2)
         made.write(dict.fromkeys(range(1, 1001), ALL))
         made.init("empty")
         run = command("run", "--config", made.config, "--json")
@@ -233,7 +233,7 @@ def test_an_opt_out_gets_through_while_a_long_run_holds_the_lock(tmp_path: Path)
 def test_a_client_that_is_being_granted_ends_denied(tmp_path: Path) -> None:
     """A withdrawal that comes in after the grant was sent in the same run is sent after it."""
     with running(Options(workers=2, service_ms=20)) as platform:
-        made = Shop(tmp_path, platform.url, concurrency=2, leg_s=0.2)
+        made = Shop(tmp_path, platform.url, concurrency=2)
         made.write(dict.fromkeys(range(1, 1001), ALL))
         made.init("empty")
         run = command("run", "--config", made.config, "--json")
@@ -254,7 +254,7 @@ def test_a_client_that_is_being_granted_ends_denied(tmp_path: Path) -> None:
 def test_a_waiter_becomes_the_holder_when_the_run_dies(tmp_path: Path) -> None:
     """The run is killed while the opt-out waits for it; the opt-out finishes what it left, and sends its list."""
     with running(Options(latency_ms=30)) as platform:
-        made = Shop(tmp_path, platform.url, concurrency=2, leg_s=600)
+        made = Shop(tmp_path, platform.url, concurrency=2)
         made.write(dict.fromkeys(range(1, 3001), ALL))
         made.init("empty")
         run = command("run", "--config", made.config)

@@ -405,7 +405,7 @@ def test_while_a_run_is_under_way_it_looks_all_the_same(shop: Shop) -> None:
 def test_a_check_beside_a_run_never_cries_wolf(tmp_path: Path) -> None:
     """Whatever the run commits meanwhile, nothing of it is taken for damage or an orphan."""
     with running(Options(latency_ms=1)) as platform:
-        shop = Shop(tmp_path, platform.url, concurrency=4, leg_s=0)
+        shop = Shop(tmp_path, platform.url, concurrency=4)
         shop.write(people(150))
         shop.init()
         process = Forked("run", "--config", shop.config)

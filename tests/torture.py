@@ -48,7 +48,7 @@ class Torture:
     def __init__(self, folder: Path, platform: Standin, process: Commands, rows: int, seed: int) -> None:
         self._rng = random.Random(seed)
         self._platform, self._process = platform, process
-        self._shop = Shop(folder, platform.url, concurrency=CONCURRENCY, timeout_s=1, linger_s=LINGER_S, leg_s=0)
+        self._shop = Shop(folder, platform.url, concurrency=CONCURRENCY, timeout_s=1, linger_s=LINGER_S)
         self._says: People = people(rows, seed, first=_FIRST_ID)
         self._withdrawn: set[int] = set()
         self._held: dict[int, list[bool | None]] = {}

@@ -36,7 +36,7 @@ def backfill(
     as_of: options.AsOfOption = "",
     wait_for_export: options.WaitForExportOption = "",
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
+        int | None, typer.Option(min=0, help="Send at most N rows of the export, beside all that is owed.")
     ] = None,
     until: options.UntilOption = "",
     as_json: options.JsonOption = False,
@@ -96,7 +96,7 @@ def undo(
     config: options.ConfigOption,
     check: Annotated[bool, typer.Option("--check", help="Show what it would send; send nothing.")] = False,
     restrict_only: options.RestrictOption = False,
-    limit: Annotated[int | None, typer.Option(min=0, help="Send so many rows at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Send at most N rows, beside all that is owed.")] = None,
     until: options.UntilOption = "",
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,

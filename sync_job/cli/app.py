@@ -195,7 +195,7 @@ def run(
         bool, typer.Option("--retry-refused", help="Try what was refused again now, before its next try.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Send so many rows at most; the rest is for the next run.")
+        int | None, typer.Option(min=0, help="Send at most N rows of the export, beside all that is owed.")
     ] = None,
     skip_missed: Annotated[
         int, typer.Option(min=0, help="The number of deltas that were missed and that nobody can apply any more.")

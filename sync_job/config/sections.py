@@ -299,9 +299,6 @@ class WithdrawalSettings(Section):
     profile: Annotated[str, AfterValidator(values.profile)] = Field(
         "", description='a statutory deadline in the place of limit_h; "" for none'
     )
-    leg_s: float = Field(
-        20, ge=0, le=3600, description="seconds that a leg lasts at least before a list that came in ends it"
-    )
     columns: ListColumnSettings = Field(default_factory=lambda: ListColumnSettings.model_validate({}))
 
 

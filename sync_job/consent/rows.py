@@ -141,6 +141,11 @@ def sampled(rows: Rows, count: int, rng: np.random.Generator) -> tuple[Rows, int
     return rows.at(places), int(np.count_nonzero(chosen))
 
 
+def as_now(rows: Rows, holdings: Holdings) -> Rows:
+    """Return *rows* with State and Due as *holdings* have them now, not as they were planned for."""
+    return Rows(rows.client, *holdings.of(rows.client), rows.sent, rows.lane)
+
+
 def still_so(rows: Rows, holdings: Holdings) -> Rows:
     """Return those of *rows* whose client still has the State and Due that they were planned for."""
     state, due = holdings.of(rows.client)

@@ -5,7 +5,7 @@ endpoint in virtual time. Nothing here is global: several pools can stand side b
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -48,7 +48,8 @@ class Progress:
 class Pool:
     """Delivers the rows of one plan, beginning with *law* or, without one, with an adaptive limit of 1.
 
-    *good*: the endpoint gave a good answer before, in the same run.
+    *good*: the endpoint gave a good answer before, in the same run. *may_grant* is asked before each request that
+    allows something, first or repeated. If it says no it has asked the pool to stop, and the row is deferred.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Pool:
         law: Law | None = None,
         guarded: bool = True,
         good: bool = False,
+        may_grant: Callable[[], bool] = lambda: True,
     ) -> None:
         self.progress = Progress()
         self.refused_alike: Sending | None = None  # the last of the canaries, where they stopped the pool
@@ -80,7 +82,7 @@ class Pool:
         self._settings = settings
         self._world = world
         self._stop = stop
-        self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop, good=good)
+        self._sender = Sender(endpoint, self.limiter, settings, codes, world, stop, may_grant, good=good)
         self._once_more: list[_Task] = []
         self._workers: Sequence[asyncio.Task[object]] = ()
         stop.then(self.limiter.close)

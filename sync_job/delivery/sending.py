@@ -61,6 +61,8 @@ class Reason(Enum):
 
     ASKED = "asked to stop"
     DEADLINE = "the time is up"
+    LIST = "a list came in"
+    STALE = "the export became too old"
     ENDPOINT = "the endpoint"
     HOPELESS = "no good answer"
     OUTAGE = "no good answer for too long"
@@ -99,6 +101,7 @@ class Stop:
         await self._event.wait()
 
 
+_GRANTS = int(LOW_BITS) << 1  # the bits of a byte that say *allowed*
 _DELIVERED = (Outcome.DELIVERED, Outcome.OPEN)
 
 
@@ -117,6 +120,7 @@ class Sender:
         codes: Codes,
         world: World,
         stop: Stop,
+        may_grant: Callable[[], bool] = lambda: True,
         *,
         good: bool = False,
     ) -> None:
@@ -132,6 +136,7 @@ class Sender:
         self._codes = codes
         self._world = world
         self._stop = stop
+        self._may_grant = may_grant
         self._budget = retry.Budget(world.clock)
         self._policy = retry.policy(settings.attempts, world.rng, self.sleep, self._budget)
         self.cut = False  # whoever is cancelled from now on leaves its row in doubt, and goes on
@@ -252,6 +257,11 @@ class Sender:
     async def _attempt(
         self, sending: Sending, client: int, sent: int, doubt: int, ticket: Ticket
     ) -> tuple[Verdict, Answer]:
+        # Asked at each dispatch, and nothing is awaited from here until the request is made.
+        if sent & _GRANTS and not self._may_grant():
+            self._limiter.release(ticket, Sign.NONE, 0.0)
+            self._limiter.pass_on()
+            raise StoppedError
         sign, pause_s, clock = Sign.NONE, 0.0, self._world.clock
         began = clock()
         if sending.first_sent is None:

@@ -138,7 +138,7 @@ def staging(place: Path) -> Iterator[Path]:
     files.check_private(place)
     with lock.held(place):
         for left in place.iterdir():  # by one that died
-            if left.name != "lock":
+            if left.name not in lock.NAMES:
                 files.remove(left)
         try:
             yield place

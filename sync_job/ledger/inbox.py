@@ -5,8 +5,10 @@ A list is a Parquet file named by its content; from the moment that `put` return
 
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,33 @@ def waiting(folder: Path) -> list[Path]:
     """Return what lies in the inbox, in the order of the names; half-written files begin with a dot."""
     inbox = folder / "inbox"
     return sorted(path for path in inbox.iterdir() if not path.name.startswith(".")) if inbox.is_dir() else []
+
+
+class Lookout:
+    """Tells at any moment whether a list lies in the inbox, for little more than one call of the system.
+
+    The folder is listed only when its time has changed. File times are coarse: one that is not yet as old as *coarse_s*
+    may stay the same though another file comes, and so is not relied on.
+    """
+
+    def __init__(self, folder: Path, *, coarse_s: float = 0.1, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._inbox = folder, str(folder / "inbox")
+        self._coarse_s, self._clock = coarse_s, clock
+        self._empty_at = -1  # the folder's time when it was empty for sure
+
+    def is_empty(self) -> bool:
+        """Return whether no list lies there now."""
+        try:
+            changed = os.stat(self._inbox).st_mtime_ns  # noqa: PTH116 - a path object would cost three times as much
+        except OSError:
+            return True  # where no list can be put
+        if changed == self._empty_at:
+            return True
+        if waiting(self._folder):
+            return False
+        if self._clock() - changed / 1e9 > self._coarse_s:
+            self._empty_at = changed
+        return True
 
 
 def read(path: Path) -> tuple[Iterator[pa.RecordBatch], dict[str, Any]]:

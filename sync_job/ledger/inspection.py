@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sync_job.consent.clocks import AHEAD_S
 from sync_job.errors import StateError
-from sync_job.ledger import accounting, anchor, files, inbox, keyed, pause, references, tables
+from sync_job.ledger import accounting, anchor, files, inbox, keyed, lock, pause, references, tables
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.ledger import Ledger, Place
@@ -194,7 +194,7 @@ class _Looking:
                 self._running(path)
             elif path.name.startswith(".") and path.name.endswith(".new"):
                 self._orphan(path, "a write that died", age_s=_LEFT_S if path.name.startswith(".paused") else 0)
-            elif path.name not in ("ledger.db", "ledger.db-journal", "lock"):
+            elif path.name not in ("ledger.db", "ledger.db-journal", *lock.NAMES):
                 self._say(path, Verdict.STRANGE, "nothing of ours: move it away")
         for name in ("snapshots", "runs", "inbox"):
             if name not in there:

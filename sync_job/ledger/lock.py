@@ -1,39 +1,102 @@
-"""The lock of a state folder: one run at a time, freed by the kernel when its process dies, however it dies."""
+"""The locks of a state folder, freed by the kernel when their process dies, however it dies.
+
+`lock` is held by whoever changes the state. `run.lock` is held by whoever must not meet another of its kind: a run of
+an export, and every other command but those that only send what is owed. A run of an export lets go of `lock` while
+it reads and reports, and keeps `run.lock` from its begin to its end.
+"""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sync_job.errors import BusyError
 from sync_job.ledger import files
 
+NAMES = ("lock", "run.lock")
+_AGAIN_S = 0.1
+_PATIENCE_S = 600.0  # for whoever sends what is owed meanwhile
+
+
+class Lock:
+    """The lock of a state folder while it is held; its holder may let others have it for a while."""
+
+    def __init__(self, folder: Path, handle: int, *, alone: bool) -> None:
+        self.alone = alone  # whether `run.lock` is held with it
+        self._folder = folder
+        self._handle = handle
+
+    @contextmanager
+    def let_go(self, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+        """Let others have the lock while the block runs, and take it again at its end, also after an `Exception`.
+
+        Raises:
+            BusyError: when another process does not give it back.
+        """
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+        try:
+            yield
+        except Exception:
+            self._take_again(sleep)
+            raise
+        self._take_again(sleep)
+
+    def give_back(self) -> None:
+        """Let others have the lock from now on; this process changes nothing any more."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
+
+    def _take_again(self, sleep: Callable[[float], None]) -> None:
+        ends = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                if time.monotonic() >= ends:
+                    raise _busy(self._folder) from exc
+                sleep(_AGAIN_S)
+            else:
+                return
+
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the lock of *folder* while the block runs.
+def held(folder: Path, *, beside_a_run: bool = False) -> Iterator[Lock]:
+    """Hold the locks of *folder* while the block runs.
+
+    Whoever only sends what is owed does so *beside a run* that reads or reports, and needs `lock` alone.
 
     Raises:
-        BusyError: when another process holds it; the message says what it is doing.
+        BusyError: when another process holds one of them; the message says what it is doing.
     """
-    path = folder / "lock"
+    with ExitStack() as stack:
+        if not beside_a_run:
+            stack.enter_context(_locked(folder, "run.lock"))
+        yield Lock(folder, stack.enter_context(_locked(folder, "lock")), alone=not beside_a_run)
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[int]:
+    path = folder / name
     with files.storing(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, files.FILE_MODE)
     try:
         try:
             _take(handle)
         except BlockingIOError as exc:
-            raise BusyError(
-                f"{folder}: busy, {describe(running(folder))}. Run again when it has ended; "
-                "`consent-sync status` shows how far it is."
-            ) from exc
-        yield
+            raise _busy(folder) from exc
+        yield handle
     finally:
         os.close(handle)
+
+
+def _busy(folder: Path) -> BusyError:
+    return BusyError(
+        f"{folder}: busy, {describe(running(folder))}. Run again when it has ended; "
+        "`consent-sync status` shows how far it is."
+    )
 
 
 def _take(handle: int) -> None:
@@ -49,19 +112,47 @@ def _take(handle: int) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether some process holds the lock of *folder*."""
+    """Return whether some process holds a lock of *folder*: it changes the state, or a run is under way."""
+    return any(_is_held(folder / name) for name in NAMES)
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether nobody changes the state of *folder* now, be a run under way or not."""
+    return not _is_held(folder / "lock")
+
+
+def _is_held(path: Path) -> bool:
     try:
-        handle = os.open(folder / "lock", os.O_RDWR)
+        handle = os.open(path, os.O_RDWR)
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that only look do not meet
     except BlockingIOError:
         return True
     else:
         return False
     finally:
         os.close(handle)
+
+
+def name(folder: Path, run: str) -> None:
+    """Say which run holds `run.lock`, so that nobody takes it for dead while others have `lock`; "" for none."""
+    path = folder / "run.lock"
+    with files.storing(path):
+        if run or path.stat().st_size:
+            path.write_text(run, "utf-8")
+
+
+def alive(folder: Path) -> str:
+    """Return the run that holds `run.lock`, "" if none does."""
+    path = folder / "run.lock"
+    if not _is_held(path):
+        return ""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def announce(folder: Path, what: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from sync_job.errors import NoStateError, StateError
 from sync_job.ledger import files, tables
 from sync_job.ledger.backfills import Backfill
 from sync_job.ledger.ledger import Ledger
+from sync_job.ledger.lock import Lock
 
 SNAPSHOTS_KEPT = 7
 
@@ -52,6 +53,7 @@ class State:
 
     folder: Path
     ledger: Ledger
+    lock: Lock | None = None  # if this process holds it
 
     @classmethod
     def create(cls, folder: Path, target: str, now: float) -> Self:

@@ -31,7 +31,7 @@ from sync_job.runs.watch import Watch
 
 T = TypeVar("T")
 _log = structlog.get_logger()
-_HANDOVER_S = 900.0  # a leg is as old as leg_s before it ends; then come the drain, the fold and the report
+_HANDOVER_S = 900.0  # what is in flight settles; then come the fold and the report
 
 
 def again(only: str, *, grants: bool) -> Again:

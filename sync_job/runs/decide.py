@@ -6,6 +6,7 @@ that judgement, from the statements that are still in memory and what is known b
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -145,7 +146,7 @@ class Case:
     made: float | None = None
     newest: float | None = None
     stated: float = 0.0
-    fresh_until: float = np.inf
+    fresh_until: float = math.inf
     forgotten: int = 0
     retry: bool = False
     again: Again | None = None
@@ -311,7 +312,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         made=export.as_of if dated else None,
         newest=newest if dated else None,
         stated=min(now, newest) if dated and newest is not None else current_at,
-        fresh_until=as_of + max_age_s if dated else np.inf,
+        fresh_until=as_of + max_age_s if dated else math.inf,
         retry=wish.retry,
         again=wish.again,
         doubts=doubts,

@@ -9,7 +9,7 @@ import structlog
 from sync_job.config import Settings
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, Exit, PausedError, gravest
-from sync_job.ledger import inbox
+from sync_job.ledger import inbox, lock
 from sync_job.ledger.state import State
 from sync_job.report import counts
 from sync_job.report.counts import Summary
@@ -22,6 +22,7 @@ from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
 _POLL_S = 1.0
+_LOCK_S = 0.2  # how often it is asked meanwhile whether the lock is free
 
 
 @dataclass
@@ -94,7 +95,7 @@ def deliver(
             break
         if waiting:
             watch.stage("waiting for the run that holds the lock")
-            sleep(_POLL_S)
+            _wait([one.settings for one, _ in waiting], sleep)
     watch.end()
     return done
 
@@ -132,9 +133,17 @@ def drain_all(
         if waiting and time.monotonic() >= ends:
             break
         if waiting:
-            sleep(_POLL_S)
+            _wait([result.settings for result in waiting], sleep)
     watch.end()
     return done
+
+
+def _wait(targets: Sequence[Settings], sleep: Callable[[float], None]) -> None:
+    """Wait until the lock of a target is free, and no longer than until something is worth another look."""
+    for _ in range(round(_POLL_S / _LOCK_S)):
+        sleep(_LOCK_S)
+        if any(lock.is_free(one.state.path) for one in targets):
+            return
 
 
 def _try_drain(result: Drained, watch: Watch) -> bool:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,14 @@ from sync_job.consent.channels import Mask
 from sync_job.consent.dates import Seconds
 from sync_job.consent.fold import Endings, Folded, Outcome, fold
 from sync_job.consent.known import Holdings, Lingering
-from sync_job.consent.rows import Lane, Rows, each
+from sync_job.consent.rows import Lane, Rows, as_now, each
 from sync_job.consent.settlement import OwedSince, Settlement, settle
 from sync_job.delivery import canary, pool
 from sync_job.delivery.limit import Limit
 from sync_job.delivery.sending import Reason, Sending, Stop, World
+from sync_job.delivery.turns import Turns
 from sync_job.delivery.verdict import Codes
-from sync_job.errors import Exit
+from sync_job.errors import ConsentSyncError, Exit
 from sync_job.ledger import handover, inbox, tables
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.obligations import Owed
@@ -37,7 +40,7 @@ from sync_job.runs.samples import Sample, Samples
 from sync_job.runs.watch import Watch
 
 _log = structlog.get_logger()
-_LOOK_S = 1.0  # how often the inbox is looked at
+_LOOK_S = 0.2  # how often the inbox is looked at
 _SHOW_S = 0.2
 
 
@@ -86,17 +89,33 @@ class JournalRecord:
 class Manner:
     """How a leg is sent: at most *limit* rows, the answers there *until* then (epoch seconds, 0 for no end).
 
-    *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. *hold_on_s*: a list that
-    comes in ends the leg, but not before it is so old; so does a nightly run that asks for it, if it *hands over*.
-    *good*: a leg before had a good answer.
+    *canaries* is how many rows go one at a time first, behind what is owed and withdrawn. After *fresh_until*, in epoch
+    seconds, nothing is allowed any more. A leg that *hands over* ends when a nightly run asks for it. *good*: a leg
+    before had a good answer.
     """
 
     limit: int | None = None
     until: float = 0.0
     canaries: int = 0
-    hold_on_s: float = 0.0
+    fresh_until: float = math.inf
     hands_over: bool = False
     good: bool = False
+
+
+# Takes in the lists that lie in the inbox, and returns the rows that are owed by them.
+ComeIn = Callable[[], Rows]
+
+
+@dataclass
+class _Part:
+    """A leg while it is sent, and how that ended; *beside*: it was planned while another one was being sent."""
+
+    leg: Leg
+    rows: Rows
+    started: float
+    beside: bool = False
+    stopped: Stopped | None = None
+    delivery: Delivery = field(default_factory=Delivery)
 
 
 def deliver(
@@ -108,88 +127,227 @@ def deliver(
     about: dict[str, Any],
     watch: Watch,
     manner: Manner,
-) -> tuple[Stopped | None, Delivery]:
+    come_in: ComeIn,
+) -> tuple[Stopped | None, list[Delivery]]:
     """Deliver *rows* as a leg, and commit what was acknowledged; return why it ended early, if it did, and how it went.
 
-    *about* is kept with the plan; what the *manner* does not let through is deferred.
+    *about* is kept with the plan; what the *manner* does not let through is deferred. A list that comes in ends the
+    leg: no new row of it is sent. What the list owes is sent at once in a leg of its own, with the next number, beside
+    the requests that are still in flight. How each leg went is returned, this one's first.
+
+    Raises:
+        ConsentSyncError: when a list could not be taken in; what was sent is committed before.
     """
     if not len(rows):
-        return None, Delivery()
-    leg = state.new_leg(run, number)
-    started = time.time()
+        return None, []
     if manner.canaries:
         refused = np.isin(rows.client, state.ledger.obligations.waiting().client)
         most = len(rows) if manner.limit is None else manner.limit
         rows = rows.at(canary.drawn(rows.lane, refused, manner.canaries, most))
-    tables.write_plan(leg.plan, rows, about | {"run": run, "leg": number, "planned": started})
+    sending = _Sending(state, settings, run, about, watch, come_in)
+    main = sending.plan(number, rows)
     watch.stage("sending", min(len(rows), manner.limit) if manner.limit is not None else len(rows))
-    stopped, delivery = asyncio.run(_deliver(state, settings, leg, rows, watch, manner))
+    asyncio.run(sending.deliver(main, manner))
     watch.stage("folding")
-    # Rows that were all refused alike tell of the configuration: once that is fixed, they need not wait.
-    excused = stopped is not None and stopped.exit_code is Exit.CONFIG and not stopped.unknown
-    tried = commit(state, settings, run, leg, rows, started, about.get("stated"), excused=excused)
-    delivery.untried = rows.client[~tried]
-    if delivery.limit_met or delivery.limit > state.ledger.about.learned():
-        # A run that was too short to reach the limit has not shown that less is possible.
-        rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
-        state.ledger.about.learn(delivery.limit, rate)
-    _log.info("leg.committed", leg=number, rows=len(rows), **delivery.figures())
-    return stopped, delivery
+    for part, later in zip(sending.parts, [*sending.parts[1:], None], strict=True):
+        # Rows that were all refused alike tell of the configuration: once that is fixed, they need not wait.
+        excused = part.stopped is not None and part.stopped.exit_code is Exit.CONFIG and not part.stopped.unknown
+        tried = commit(
+            state,
+            settings,
+            run,
+            part.leg,
+            part.rows,
+            part.started,
+            about.get("stated"),
+            beside=part.beside,
+            lingers_at=later.started if later else None,
+            excused=excused,
+        )
+        delivery = part.delivery
+        delivery.untried = part.rows.client[~tried]
+        if not part.beside and (delivery.limit_met or delivery.limit > state.ledger.about.learned()):
+            # A run that was too short to reach the limit has not shown that less is possible.
+            rate = delivery.limit / delivery.round_trip_s if delivery.round_trip_s else 0.0
+            state.ledger.about.learn(delivery.limit, rate)
+        _log.info("leg.committed", leg=part.leg.number, rows=len(part.rows), **delivery.figures())
+    if sending.error is not None:
+        raise sending.error
+    return main.stopped, [part.delivery for part in sending.parts]
 
 
-async def _deliver(
-    state: State, settings: Settings, leg: Leg, rows: Rows, watch: Watch, manner: Manner
-) -> tuple[Stopped | None, Delivery]:
-    from sync_job.delivery import endpoint  # brings aiohttp, which `plan` has no use for
+class _Sending:
+    """Sends a leg and, for each list that comes in meanwhile, one beside it, all in one event loop."""
 
-    stop = Stop()
-    asked: list[Exit] = []
-    samples = Samples()
-    loop = asyncio.get_running_loop()
-    journal = Journal(leg.journal, len(rows))
-    delivery = settings.delivery
-    codes = Codes(frozenset(settings.endpoint.retry_codes), frozenset(settings.endpoint.not_found_codes))
-    world = World(now=time.time, clock=loop.time, tell=logs.tell)
-    async with (
-        journal.writing(),
-        endpoint.connected(
-            settings.endpoint,
-            max_concurrency=delivery.max_concurrency + pool.SPARE_WORKERS,
-            timeout_s=delivery.timeout_s,
-        ) as platform,
-    ):
-        law = Limit.starting(state.ledger.about.learned() / 2, delivery.max_concurrency)
-        senders = pool.Pool(platform, JournalRecord(journal), delivery, codes, world, stop, law=law, good=manner.good)
-        with _heeding(loop, asked, stop, senders, delivery.drain_s):
+    def __init__(
+        self, state: State, settings: Settings, run: str, about: dict[str, Any], watch: Watch, come_in: ComeIn
+    ) -> None:
+        self.parts: list[_Part] = []
+        self.error: ConsentSyncError | None = None  # of taking a list in
+        self._state, self._settings, self._run, self._about, self._watch = state, settings, run, about, watch
+        self._come_in = come_in
+        self._asked: list[Exit] = []
+        self._pools: list[tuple[pool.Pool, Stop]] = []
+
+    def plan(self, number: int, rows: Rows, *, beside: bool = False) -> _Part:
+        """Make the plan of a leg durable."""
+        leg = self._state.new_leg(self._run, number)
+        part = _Part(leg, rows, time.time(), beside)
+        about = self._about | {"run": self._run, "leg": number, "planned": part.started, "beside": beside}
+        tables.write_plan(leg.plan, rows, about)
+        self.parts.append(part)
+        return part
+
+    async def deliver(self, main: _Part, manner: Manner) -> None:
+        """Send a leg that was planned, and what comes in meanwhile."""
+        from sync_job.delivery import endpoint  # brings aiohttp, which `plan` has no use for
+
+        delivery, loop = self._settings.delivery, asyncio.get_running_loop()
+        with _heeding(loop, self._asked, self._pools, delivery.drain_s):
+            async with endpoint.connected(
+                self._settings.endpoint,
+                max_concurrency=delivery.max_concurrency + pool.SPARE_WORKERS,
+                timeout_s=delivery.timeout_s,
+            ) as platform:
+                turns = Turns(platform)
+                law = Limit.starting(self._state.ledger.about.learned() / 2, delivery.max_concurrency)
+                stop = Stop()
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        sending = group.create_task(self._send(main, manner, turns, law, stop))
+                        await self._watch_inbox(sending, manner, turns, stop, group)
+                except BaseExceptionGroup as several:
+                    raise _first(several) from several
+        if self._asked and (main.stopped is None or main.stopped.exit_code not in (Exit.CONFIG, Exit.ENDPOINT)):
+            # Not before all that was sent beside has ended: it may have been asked for meanwhile.
+            name = "SIGINT" if self._asked[0] is Exit.INTERRUPTED else "SIGTERM"
+            main.stopped = Stopped(self._asked[0], f"{name}: what was in flight has settled")
+
+    async def _watch_inbox(
+        self, sending: asyncio.Task[None], manner: Manner, turns: Turns, stop: Stop, group: asyncio.TaskGroup
+    ) -> None:
+        """Send what is owed by each list that comes in, until all that is sent has ended."""
+        tasks = [sending]
+        while not all(task.done() for task in tasks) and self.error is None:
+            await asyncio.wait([task for task in tasks if not task.done()], timeout=_LOOK_S)
+            if manner.hands_over and handover.is_asked(self._state.folder):
+                stop.ask(Reason.HANDOVER, "a nightly run takes over, and carries on")
+            if self._asked or not inbox.waiting(self._state.folder) or all(task.done() for task in tasks):
+                continue
+            stop.ask(Reason.LIST, "a list came in")
+            try:
+                rows = self._come_in()
+                for some, law in self._apart(rows, turns):
+                    part = self.plan(self.parts[-1].leg.number + 1, some, beside=True)
+                    tasks.append(group.create_task(self._send(part, Manner(), turns, law, Stop())))
+            except ConsentSyncError as exc:
+                self.error = exc  # what is in flight settles, and is committed
+
+    def _apart(self, rows: Rows, turns: Turns) -> Iterator[tuple[Rows, Limit]]:
+        """Yield the rows that can be sent now, and those that wait for another request of their client.
+
+        Each with the limit to begin with: who waits for somebody else holds nobody up.
+        """
+        most = self._settings.delivery.max_concurrency
+        waits = np.isin(rows.client, np.array(turns.busy(), np.int32))
+        if not waits.all():
+            in_flight = sum(senders.limiter.in_flight for senders, _ in self._pools)
+            yield rows.at(~waits), Limit.starting(max(1.0, float(most - in_flight)), most)
+        if waits.any():
+            count = int(np.count_nonzero(waits))
+            yield rows.at(waits), Limit.starting(float(count), max(most, count))
+
+    async def _send(self, part: _Part, manner: Manner, turns: Turns, law: Limit, stop: Stop) -> None:
+        """Send the rows of a leg; its journal is whole when this returns."""
+        settings, rows = self._settings, part.rows
+        samples = Samples()
+        journal = Journal(part.leg.journal, len(rows))
+        codes = Codes(frozenset(settings.endpoint.retry_codes), frozenset(settings.endpoint.not_found_codes))
+        world = World(now=time.time, clock=asyncio.get_running_loop().time, tell=logs.tell)
+        may_grant = _Gate(self._state.folder, stop, manner.fresh_until)
+        async with journal.writing():
+            senders = pool.Pool(
+                turns,
+                JournalRecord(journal),
+                settings.delivery,
+                codes,
+                world,
+                stop,
+                law=law,
+                good=manner.good,
+                may_grant=may_grant,
+            )
+            self._pools.append((senders, stop))
+            if self._asked:
+                stop.ask(Reason.ASKED, "asked to stop")
             async with asyncio.TaskGroup() as group:
-                looking = _look(state, stop, manner)
-                watching = [group.create_task(_show(senders, watch, rows, samples)), group.create_task(looking)]
+                showing = None if part.beside else group.create_task(_show(senders, self._watch, rows, samples))
                 await senders.deliver(
                     islice(each(rows), manner.limit),
                     first=int(np.count_nonzero(rows.lane <= Lane.WITHDRAWAL)) if manner.canaries else 0,
                     canaries=manner.canaries,
                     until=manner.until,
                 )
-                for task in watching:
-                    task.cancel()
-        watch.at(senders.progress.settled)
-    return _stopped(settings, stop, asked, senders), Delivery.of(senders, samples.points)
+                if showing is not None:
+                    showing.cancel()
+        if not part.beside:
+            self._watch.at(senders.progress.settled)
+        part.stopped = _stopped(settings, stop, senders)
+        part.delivery = Delivery.of(senders, samples.points)
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended the others."""
+    error = several.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+class _Gate:
+    """Says at each dispatch whether anything may still be allowed, and stops the leg if not.
+
+    From the moment that a list lies in the inbox no older decision is sent, and none by an export that is too old.
+    """
+
+    def __init__(self, folder: Path, stop: Stop, fresh_until: float) -> None:
+        self._lookout = inbox.Lookout(folder)
+        self._stop = stop
+        self._fresh_until = fresh_until
+        self._began, self._began_clock = time.time(), time.monotonic()
+
+    def __call__(self) -> bool:
+        if self._stop:
+            return False
+        if not self._lookout.is_empty():
+            self._stop.ask(Reason.LIST, "a list came in")
+            return False
+        # A clock that is set back makes no export younger.
+        now = max(time.time(), self._began + time.monotonic() - self._began_clock)
+        if now > self._fresh_until:
+            self._stop.ask(Reason.STALE, "the export became too old while it was sent: nothing more is allowed by it")
+            return False
+        return True
 
 
 @contextlib.contextmanager
 def _heeding(
-    loop: asyncio.AbstractEventLoop, asked: list[Exit], stop: Stop, senders: pool.Pool, drain_s: float
+    loop: asyncio.AbstractEventLoop, asked: list[Exit], pools: list[tuple[pool.Pool, Stop]], drain_s: float
 ) -> Iterator[None]:
     """Drain at the first SIGINT or SIGTERM, for *drain_s* at most, and end at once at the second."""
+
+    def cut_off() -> None:
+        for senders, _ in pools:
+            senders.cut_off()
 
     def interrupt(code: Exit, name: str) -> None:
         asked.append(code)
         if len(asked) == 1:
-            _log.warning("run.draining", signal=name, in_flight=senders.limiter.in_flight, seconds=drain_s)
-            loop.call_later(drain_s, senders.cut_off)
+            in_flight = sum(senders.limiter.in_flight for senders, _ in pools)
+            _log.warning("run.draining", signal=name, in_flight=in_flight, seconds=drain_s)
+            loop.call_later(drain_s, cut_off)
         else:
-            senders.cut_off()
-        stop.ask(Reason.ASKED, f"{name}: what was in flight has settled")
+            cut_off()
+        for _, stop in pools:
+            stop.ask(Reason.ASKED, f"{name} came in")
 
     heeded: list[tuple[signal.Signals, Any]] = []
     for number, code in ((signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.TERMINATED)):
@@ -205,7 +363,7 @@ def _heeding(
             signal.signal(number, before)
 
 
-def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Pool) -> Stopped | None:
+def _stopped(settings: Settings, stop: Stop, senders: pool.Pool) -> Stopped | None:
     where = settings.endpoint.base_url
     if stop.reason is Reason.CANARY and senders.refused_alike is not None:
         said = senders.refused_alike
@@ -215,17 +373,18 @@ def _stopped(settings: Settings, stop: Stop, asked: list[Exit], senders: pool.Po
         _log.warning("canary.stopped", status=said.status, code=said.code)
         unknown = said.code in settings.endpoint.not_found_codes
         rest = "No grant was sent" if unknown else "The rest was not sent"
-        return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown)
+        return Stopped(Exit.CONFIG, f"{where}: {why}. {rest}", unknown=unknown)
     if stop.reason in (Reason.ENDPOINT, Reason.HOPELESS, Reason.OUTAGE):
         _log.warning("endpoint.stopped")  # why may name what the platform says of a client: that is for the report
         few = stop.reason is Reason.HOPELESS
         hopeless = few or (stop.reason is Reason.OUTAGE and not senders.good)
         return Stopped(Exit.ENDPOINT, f"{where}: {counts.masked(stop.why)}", hopeless, few)
-    if asked:
-        return Stopped(asked[0], stop.why)
     if stop.reason is Reason.HANDOVER:
         _log.warning("run.handed_over", settled=senders.progress.settled)
         return Stopped(Exit.ATTENTION, stop.why)
+    if stop.reason is Reason.STALE:
+        _log.warning("run.stale", settled=senders.progress.settled)
+        return Stopped(Exit.HELD, stop.why)
     if stop.reason is Reason.DEADLINE:
         _log.warning("run.deadline", settled=senders.progress.settled)
         return Stopped(Exit.ATTENTION, f"{stop.why}; the next run carries on")
@@ -271,17 +430,6 @@ def _note(senders: pool.Pool, pace: Pace, lane: Lane) -> str:
     return ", ".join(said)
 
 
-async def _look(state: State, stop: Stop, manner: Manner) -> None:
-    """End the leg when a list came in: what it withdraws goes out first, and no older decision after it."""
-    await asyncio.sleep(manner.hold_on_s)
-    while True:
-        if manner.hands_over and handover.is_asked(state.folder):
-            stop.ask(Reason.HANDOVER, "a nightly run takes over, and carries on")
-        if inbox.waiting(state.folder):
-            stop.ask(Reason.ASKED, "a list came in")
-        await asyncio.sleep(_LOOK_S)
-
-
 def folded(
     holdings: Holdings,
     lingering: Lingering,
@@ -290,9 +438,11 @@ def folded(
     started: float,
     linger_s: float,
     stated: Seconds,
+    now: float | None = None,
 ) -> Folded:
-    """Return what the snapshot becomes by a leg that was planned at *started*."""
-    return fold(holdings, lingering, rows, endings, started=started, now=time.time(), linger_s=linger_s, stated=stated)
+    """Return what the snapshot becomes at *now*, by default today's, by a leg that was planned at *started*."""
+    now = time.time() if now is None else now
+    return fold(holdings, lingering, rows, endings, started=started, now=now, linger_s=linger_s, stated=stated)
 
 
 def stated_at(rows: Rows, owed: Owed, stated: float | None, started: float) -> Seconds:
@@ -320,19 +470,26 @@ def commit(
     started: float,
     stated: float | None = None,
     *,
+    beside: bool = False,
+    lingers_at: float | None = None,
     excused: bool = False,
 ) -> Mask:
     """Fold what the leg's journal knows into the next snapshot, the commit point; return which rows were tried.
 
-    *stated* is when the export stated what it sends. *excused*: a row that was refused for the first time is not to
-    blame, and does not wait for its next try.
+    *stated* is when the export stated what it sends. *beside*: the leg was planned while the one before it was sent,
+    which has been folded since. *lingers_at*: when the next leg was planned, if that is so of it: who lingered then is
+    still known to it. *excused*: a row that was refused for the first time is not to blame, and does not wait for its
+    next try.
     """
     now = time.time()
     with Reading(leg.journal, len(rows), now) as journal:
         endings, settled, not_found, tried = journal.ended(frozenset(settings.endpoint.not_found_codes))
     lingering = state.ledger.lingering()
+    holdings = state.holdings()
+    if beside:
+        rows = as_now(rows, holdings)
     dates = stated_at(rows, state.ledger.obligations.owed(now), stated, started)
-    after = folded(state.holdings(), lingering, rows, endings, started, settings.delivery.linger_s, dates)
+    after = folded(holdings, lingering, rows, endings, started, settings.delivery.linger_s, dates, lingers_at)
     settlement = settle(rows, endings, settled, not_found, lingering, started, tried)
     # What is owed to who withdrew is an obligation of its own; one that a person closed is not to come back.
     settlement = settlement.less_revoked(state.ledger.withdrawals.in_force())

@@ -8,6 +8,7 @@ import numpy as np
 
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids
+from sync_job.consent.known import nobody
 from sync_job.consent.rows import (
     Lane,
     Rows,
@@ -18,6 +19,7 @@ from sync_job.consent.rows import (
     still_so,
     without_withdrawn,
 )
+from sync_job.consent.tables import tabulate
 from sync_job.delivery import hours
 from sync_job.delivery.sending import HOPELESS
 from sync_job.errors import Exit
@@ -37,14 +39,14 @@ def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
     return obligations(known.holdings, known.owed, known.lingering, now)
 
 
-# Takes each new plan of an export, and when it was made.
-Decided = Callable[[decide.Planned, float], None]
-
-
 def refused_since(state: State, findings: Findings) -> Ids:
     """Return whose row was refused since the run began: it is not sent again by the same run."""
     waiting = state.ledger.obligations.waiting()
     return waiting.client[waiting.since >= findings.started]
+
+
+# Takes each new plan of an export, and when it was made.
+Decided = Callable[[decide.Planned, float], None]
 
 
 class Legs:
@@ -67,8 +69,12 @@ class Legs:
         self._given_up = np.zeros(0, np.int32)  # to whom a denial is owed, of whom there was not one good answer
         self._closed = False  # its hours are over: what is owed goes all the same
         self._hands_over = hands_over
+        self._came = False  # a list, since the leg began
+        self._overtaken = False  # the plan, by what was sent since
+        self._known_owed = nobody()
         self._stated: float | None = None  # when the export stated what is sent of it
         self._planned = joined([])  # the last row of each client, of all legs
+        self._last_untried = np.zeros(0, np.int32)
         self._others = False  # the last leg stopped after a few rows without a good answer
         self._unknown = ""  # why no grant is sent: the platform knew no canary, and no row since
         self._canaries = settings.delivery.canary
@@ -80,6 +86,7 @@ class Legs:
     def owed(self) -> bool:
         """Deliver what is owed, whatever the hour, and what comes in meanwhile; return whether the run has to stop."""
         while True:
+            self._came = False
             rows = owed_now(self.state, time.time(), retry=self._wish.retry and not self._number)
             stopped = self._send(rows, Manner())
             if untried := self._untried():
@@ -93,8 +100,14 @@ class Legs:
             if stopped and len(rows) >= HOPELESS:
                 # It may be the rows all the same: others show, and would else wait for these for ever.
                 self._given_up = np.unique(rows.client)
-            if not intake.absorb(self.state, self.settings):
+            self._come_in()
+            if not self._came:
                 return False
+
+    def heed(self) -> bool:
+        """Deliver what is owed by lists that came in since the last leg; return whether the run has to stop."""
+        self._overtaken |= intake.absorb(self.state, self.settings)
+        return bool(len(self._newly_owed())) and self.owed()
 
     def export(self, rows: Rows, case: decide.Case, decided: Decided) -> None:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
@@ -104,16 +117,28 @@ class Legs:
         """
         self._stated = case.stated
         self._number = max(self._number, 1)
+        try:
+            self._export(rows, case, decided)
+        finally:
+            self._say_unknown()
+
+    def _export(self, rows: Rows, case: decide.Case, decided: Decided) -> None:
         while True:
-            rows = rows.at(~np.isin(rows.client, self._given_up))
-            stopped, learned = self._heeding_unknown(rows)
+            self._overtaken = self._came = False
+            if self.heed():
+                return
+            rows = self._not_overtaken(rows)
+            stopped, learned = self._heeding_unknown(rows, case.fresh_until)
             self._closed |= stopped == {Exit.ATTENTION}
-            if stopped - {Exit.ATTENTION} or not (intake.absorb(self.state, self.settings) or learned):
-                self._say_unknown()
+            if stopped == {Exit.HELD}:  # it became too old meanwhile: what it denies is sent all the same
+                case.terms = replace(case.terms, may_grant=False)
+            elif stopped - {Exit.ATTENTION}:
+                return
+            self._come_in()
+            if not (self._came or self._overtaken or learned or stopped == {Exit.HELD}):
                 return
             # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
-            if self.owed():
-                self._say_unknown()
+            if self._came and self.owed():
                 return
             now = time.time()
             ledger = self.state.ledger
@@ -124,30 +149,37 @@ class Legs:
             decided(found, now)
             rows = found.diff.rows
 
-    def planned(self, rows: Rows, stated: float) -> None:
+    def planned(self, rows: Rows, stated: float, fresh_until: float) -> None:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile.
 
-        *stated* is when its export stated what it sends, in epoch seconds.
+        *stated* is when its export stated what it sends; after *fresh_until* it grants nothing, in epoch seconds.
         """
         self._stated = stated
         self._number = max(self._number, 1)
+        self._overtaken = True  # what was owed has gone out since the plan was made
+        try:
+            self._deliver_planned(rows, fresh_until)
+        finally:
+            self._say_unknown()
+
+    def _deliver_planned(self, rows: Rows, fresh_until: float) -> None:
         while True:
-            # What was owed has gone out since the plan was made: a row that does not know of it would undo it.
-            rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
-            rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
-            rows = rows.at(~np.isin(rows.client, np.union1d(self._given_up, refused_since(self.state, self.findings))))
-            stopped, learned = self._heeding_unknown(rows)
+            self._came = False
+            if self.heed():
+                return
+            rows = self._not_overtaken(rows)
+            rows = rows.at(~np.isin(rows.client, refused_since(self.state, self.findings)))
+            stopped, learned = self._heeding_unknown(rows, fresh_until)
             self._closed |= stopped == {Exit.ATTENTION}
-            absorbed = not stopped - {Exit.ATTENTION} and intake.absorb(self.state, self.settings)
-            if stopped - {Exit.ATTENTION} or not (absorbed or learned) or (absorbed and self.owed()):
-                self._say_unknown()
+            self._come_in()
+            if stopped - {Exit.ATTENTION} or not (self._came or learned) or (self._came and self.owed()):
                 return
 
     def _untried(self) -> list[int]:
         """Return the clients that the last leg did not get to, if it stopped after a few rows without a good answer."""
-        return self.findings.deliveries[-1].untried.tolist() if self._others else []
+        return self._last_untried.tolist() if self._others else []
 
-    def _heeding_unknown(self, rows: Rows) -> tuple[set[Exit], bool]:
+    def _heeding_unknown(self, rows: Rows, fresh_until: float) -> tuple[set[Exit], bool]:
         """Deliver a leg of an export, without grants while the platform knew no canary; return why it ended early.
 
         Return too whether it has shown that ids are unknown, or that they are not: then the rest has to be decided.
@@ -155,14 +187,45 @@ class Legs:
         before = self._unknown
         if before:
             rows = denials_alone(rows, np.unique(rows.client))
-        stopped = self._send(rows, self._manner(rows))
-        if before and self.findings.deliveries[-1].delivered:
+        sent = len(self.findings.deliveries)
+        stopped = self._send(rows, replace(self._manner(rows), fresh_until=fresh_until))
+        if before and any(one.delivered for one in self.findings.deliveries[sent:]):
             self._unknown = ""
         return stopped, self._unknown != before
 
     def _say_unknown(self) -> None:
         if self._unknown:
             self.findings.add(Exit.CONFIG, self._unknown)
+
+    def _come_in(self) -> Rows:
+        """Take in the lists that lie in the inbox, and return the rows that are owed by them."""
+        if not intake.absorb(self.state, self.settings):
+            return joined([])
+        self._came = True
+        return self._newly_owed()
+
+    def _newly_owed(self) -> Rows:
+        """Return the rows to be sent now of those who are owed a denial that was not owed when this was last asked."""
+        new = self._note_owed()
+        if not len(new):
+            return joined([])
+        rows = owed_now(self.state, time.time())
+        return rows.at(np.isin(rows.client, new))
+
+    def _note_owed(self) -> Ids:
+        """Note what is owed now, and return the clients that are owed more than was noted before."""
+        owed = self.state.ledger.obligations.owed(time.time())
+        new: Ids = owed.client[(owed.channels & ~self._known_owed.of(owed.client)) != 0]
+        self._known_owed = tabulate(owed.client, owed.client, owed.channels)
+        return new
+
+    def _not_overtaken(self, rows: Rows) -> Rows:
+        """Return *rows* less what must not be sent any more, since a list was sent after they were planned."""
+        if self._overtaken:
+            # A row that does not know of what was sent since would undo it.
+            rows = still_so(without_withdrawn(rows, self.state.ledger.withdrawals.in_force()), self.state.holdings())
+            rows = denials_alone(rows, self.state.ledger.obligations.owed(time.time()).client)
+        return rows.at(~np.isin(rows.client, self._given_up))
 
     def _manner(self, rows: Rows) -> Manner:
         """Return how the plan of an export is sent now; what is owed in it goes at any hour."""
@@ -182,22 +245,28 @@ class Legs:
 
     def _send(self, rows: Rows, manner: Manner) -> set[Exit]:
         """Deliver a leg, and note how it went; return the reasons for which it ended early."""
+        # What is owed comes first in a plan, and is never held back.
+        owed = int(np.count_nonzero(rows.lane == Lane.OBLIGATION))
         if self._left is not None:
-            manner = replace(manner, limit=self._left if manner.limit is None else min(self._left, manner.limit))
+            most = owed + self._left
+            manner = replace(manner, limit=most if manner.limit is None else min(most, manner.limit))
+        good = any(one.good for one in self.findings.deliveries)
+        manner = replace(manner, hands_over=self._hands_over, good=good)
         findings, number = self.findings, self._number
-        good = any(one.good for one in findings.deliveries)
-        manner = replace(manner, hold_on_s=self.settings.withdrawals.leg_s, hands_over=self._hands_over, good=good)
-        self._number += 1
         if len(rows):
             self._planned = last_of_each(self._planned, rows)
             findings.changes = counts.changes(self._planned)
         about = findings.kept() | {"stated": self._stated}
-        stopped, delivery = leg.deliver(
-            self.state, self.settings, findings.run, number, rows, about, self._watch, manner
+        self._note_owed()
+        stopped, deliveries = leg.deliver(
+            self.state, self.settings, findings.run, number, rows, about, self._watch, manner, self._come_in_beside
         )
-        findings.deliveries.append(delivery)
-        if self._left is not None:
-            self._left -= min(self._left, delivery.settled)
+        self._note_owed()
+        findings.deliveries += deliveries
+        self._number += max(1, len(deliveries))
+        if self._left is not None and deliveries:
+            self._left -= min(self._left, max(0, deliveries[0].settled - owed))
+        self._last_untried = deliveries[0].untried if deliveries else np.zeros(0, np.int32)
         self._others = stopped is not None and stopped.others
         if stopped and stopped.unknown:
             self._unknown, self._canaries = stopped.why, 0
@@ -207,3 +276,11 @@ class Legs:
         elif stopped:
             findings.add(stopped.exit_code, stopped.why)
         return {stopped.exit_code} if stopped else set()
+
+    def _come_in_beside(self) -> Rows:
+        """Take in the lists that lie in the inbox, and return the rows that are sent beside a leg."""
+        rows = self._come_in()
+        if len(rows):
+            self._planned = last_of_each(self._planned, rows)
+            self.findings.changes = counts.changes(self._planned)
+        return rows

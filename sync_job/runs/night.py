@@ -1,7 +1,8 @@
 """The main run: recover, obligations, then the export's plan, each leg delivered and committed, then the report."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,7 @@ from sync_job.consent.known import Holdings
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit, ExportError
 from sync_job.exports.loader import Export
+from sync_job.ledger import lock
 from sync_job.ledger.deltas import Asked
 from sync_job.ledger.state import State
 from sync_job.report import lists
@@ -36,7 +38,7 @@ from sync_job.runs import (
 )
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
-from sync_job.runs.recover import holding
+from sync_job.runs.recover import aside, holding
 from sync_job.runs.report import Findings, Report, Stopwatch
 from sync_job.runs.watch import Watch
 
@@ -56,11 +58,14 @@ def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings
     """Enter a run in the history, and say so to others."""
     started = time.time()
     findings = Findings(kind, state.ledger.begin(kind, started, name_at(started)), started)
+    if state.lock is not None and state.lock.alone:
+        lock.name(state.folder, findings.run)
     anchoring.keep(state, settings)
     logs.begin(findings.run)
     _log.info("run.started", kind=kind)
     watch.announce(settings.state.path, kind, findings.run, hands_over=backfills.hands_over(state, kind))
-    notifying.began(findings.run)
+    with aside(state, settings) if settings.notify.ping else nullcontext():  # who is told may be slow to answer
+        notifying.began(findings.run)
     return findings
 
 
@@ -102,11 +107,13 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     folder = report.folder_of(settings, findings.run)
     intake.refuse_unmapped(state, settings)
     watch.stage("reading")
-    export, findings.reject_keys = read(folder)
+    with aside(state, settings):
+        export, findings.reject_keys = read(folder)
     findings.export = export.counts()
     laps.lap("read")
+    if legs.heed():
+        return
     watch.stage("deciding")
-    intake.absorb(state, settings)
     anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
@@ -184,6 +191,22 @@ def _guards(case: decide.Case) -> str:
     return "; ".join(said)
 
 
+@contextmanager
+def _without_lock(state: State) -> Iterator[None]:
+    """Let others have the lock while a run that was reported does what changes nothing in the state.
+
+    What only sends what is owed has nothing to do after it, and does not take the lock again.
+    """
+    if state.lock is None:
+        yield
+    elif state.lock.alone:
+        with state.lock.let_go():
+            yield
+    else:
+        state.lock.give_back()
+        yield
+
+
 def conclude(state: State, settings: Settings, findings: Findings, watch: Watch, laps: Stopwatch) -> Report:
     """Note that everything is committed, and write the report."""
     watch.stage("reporting")
@@ -191,13 +214,16 @@ def conclude(state: State, settings: Settings, findings: Findings, watch: Watch,
     backfills.end_if_done(state, ended)
     state.ledger.finish(findings.run, ended)
     purging.at_end(state, settings, findings)
-    made = report.write(state, settings, findings, laps, ended)
-    # After the report, which still has them, and before anybody else can read it.
+    with aside(state, settings):
+        made, undone = report.compose(state, settings, findings, laps, ended)
+    report.note(state, made, undone)
+    # After the report, which still has them.
     erasure.complete(state, settings)
     anchoring.keep(state, settings)
     measuring.reported(settings, state, made.summary)
     notifying.reported(made.summary, state.ledger.summaries)
-    pages.make(state, settings, made.folder)
+    with _without_lock(state):
+        pages.make(state, settings, made.folder)
     logs.flush()
     _log.info("run.ended", exit=int(made.exit_code))
     return made

@@ -1,6 +1,7 @@
 """What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
 
 import base64
+import math
 import time
 import zlib
 from dataclasses import replace
@@ -84,7 +85,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "record": vars(decide.record(case, found, "", started)),
         "stated": case.stated,
         "held": _packed(decide.held_denials(found.held)),
-        "fresh_until": None if case.fresh_until == np.inf else case.fresh_until,
+        "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
     if out is not None:
         tables.write_plan(out, found.rows, about)
@@ -166,7 +167,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                legs.planned(rows, about["stated"])
+                legs.planned(rows, about["stated"], about["fresh_until"] or math.inf)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:

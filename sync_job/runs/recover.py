@@ -5,13 +5,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.known import Holdings, Lingering
-from sync_job.errors import CountsError, Exit, OlderStateError, StorageError
+from sync_job.consent.rows import as_now
+from sync_job.errors import ConfigError, CountsError, Exit, ExportError, OlderStateError, StorageError
 from sync_job.ledger import handover, lock, pause, tables
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.state import State
@@ -32,13 +34,28 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
     for name in set(state.run_names()) - {run.run for run in unfinished}:
         # It died between its report and the end of its plan and journal.
         state.remove_run(name)
+    alive = lock.alive(state.folder)  # it reads its export, or writes its report
     for run in unfinished:
+        if run.run == alive:
+            continue
         findings = Findings(run.kind, run.run, run.started)
         findings.add(Exit.ATTENTION, "the run died before its end; the next one finished it")
         for leg in state.legs(run.run):
             rows, about = tables.read_plan(leg.plan)
             if not state.ledger.is_committed(run.run, leg.number):
-                legs.commit(state, settings, run.run, leg, rows, about["planned"], about.get("stated"))
+                planned, beside = about["planned"], about.get("beside", False)
+                # Who lingered when this was planned did so when the leg beside it was.
+                legs.commit(
+                    state,
+                    settings,
+                    run.run,
+                    leg,
+                    rows,
+                    planned,
+                    about.get("stated"),
+                    beside=beside,
+                    lingers_at=planned,
+                )
             findings.take(about)
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         if run.stage == "open":
@@ -68,6 +85,8 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
     is owed nothing any more is erased. *lists_only* is for what sends withdrawals alone: even a state that lost some
     may do that. *while_paused* is for what sends nothing.
 
+    Who sends withdrawals alone does so beside a run that has let go of the lock (`aside`); all others wait for its end.
+
     Raises:
         StateError, BusyError: when there is no such state, it is not what it was, another run holds it, or it is
             paused.
@@ -78,20 +97,56 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         State.open(folder, target, write=False, live=True).close()
     if not while_paused:
         pause.refuse_if_paused(folder)
-    with lock.held(folder), logs.of_its_own(), State.open(folder, target, write=True) as state:
-        handover.done(folder)
-        anchoring.check(state, settings, lists_only=lists_only)
-        if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():
-            anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
-        if state.ledger.about.restored():
-            erasure.again(state, settings)  # a dead run of the backup may have brought some back
-        intake.absorb(state, settings)
-        clocks.hurry(state, settings)
-        erasure.complete(state, settings)
-        anchoring.keep(state, settings)  # who was here before may have died before it noted how far it came
+    with (
+        lock.held(folder, beside_a_run=lists_only) as held,
+        logs.of_its_own(),
+        State.open(folder, target, write=True) as opened,
+    ):
+        state = replace(opened, lock=held)
+        shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
         if not lists_only:
-            intake.refuse_unreadable(state)
-        yield state
+            lock.name(folder, "")  # whoever is named there has died
+            handover.done(folder)
+        _catch_up(state, settings, lists_only=lists_only)
+        try:
+            yield state
+        finally:
+            if shown:
+                lock.announce(folder, shown)  # of the run that this was sent beside
+        intake.refuse_unreadable(state)
+
+
+@contextmanager
+def aside(state: State, settings: Settings) -> Iterator[None]:
+    """Let others have the lock while the block runs, for nothing in it changes the state.
+
+    They send what is owed meanwhile. Afterwards what they left is taken up, as `holding` does when it begins. A process
+    that does not hold the lock alone keeps it: nobody could tell that it lives.
+    """
+    if state.lock is None or not state.lock.alone:
+        yield
+        return
+    try:
+        with state.lock.let_go():
+            yield
+    except (ConfigError, ExportError):
+        _catch_up(state, settings)
+        raise
+    _catch_up(state, settings)
+
+
+def _catch_up(state: State, settings: Settings, *, lists_only: bool = False) -> None:
+    """Finish what dead runs left, take in lists, and erase whoever waited for that; the lock was just taken."""
+    anchoring.check(state, settings, lists_only=lists_only)
+    if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():
+        anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
+    if state.ledger.about.restored():
+        erasure.again(state, settings)  # a dead run of the backup may have brought some back
+    intake.absorb(state, settings)
+    clocks.hurry(state, settings)
+    erasure.complete(state, settings)
+    anchoring.keep(state, settings)  # who was here before may have died before it noted how far it came
+    if not lists_only:
         intake.refuse_unreadable(state)
 
 
@@ -99,7 +154,10 @@ def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[st
     """Return what `recover` would make of snapshot and lingering, and the dead runs, changing nothing on disk."""
     holdings, lingering = state.holdings(), state.ledger.lingering()
     dead = []
+    alive = lock.alive(state.folder)
     for run in state.ledger.unfinished():
+        if run.run == alive:
+            continue
         dead.append(run.run)
         for leg in legs.unfolded(state, run.run):
             rows, about = tables.read_plan(leg.plan)
@@ -109,9 +167,11 @@ def view(state: State, settings: Settings) -> tuple[Holdings, Lingering, list[st
                     shutil.copy(path, scratch)
                 with Reading(Path(scratch) / "journal.db", len(rows), time.time()) as journal:
                     endings = journal.endings()
-            owed = state.ledger.obligations.owed(time.time())
-            dates = legs.stated_at(rows, owed, about.get("stated"), about["planned"])
+            if about.get("beside"):
+                rows = as_now(rows, holdings)
+            planned = about["planned"]
+            dates = legs.stated_at(rows, state.ledger.obligations.owed(time.time()), about.get("stated"), planned)
             holdings, lingering = legs.folded(
-                holdings, lingering, rows, endings, about["planned"], settings.delivery.linger_s, dates
+                holdings, lingering, rows, endings, planned, settings.delivery.linger_s, dates, planned
             )
     return holdings, lingering, dead

@@ -130,6 +130,15 @@ def write(
 
     They go to *folder*, by default the run's own.
     """
+    made, undone = compose(state, settings, findings, watch, ended, folder)
+    note(state, made, undone)
+    return made
+
+
+def compose(
+    state: State, settings: Settings, findings: Findings, watch: Stopwatch, ended: float, folder: Path | None = None
+) -> tuple[Report, list[tuple[str, str]]]:
+    """Write the results of all legs and the summary, which needs no lock; return them, and what the run did not do."""
     folder = folder or folder_of(settings, findings.run)
     files.make_folder(folder)
     legs: list[Summary] = []
@@ -204,9 +213,14 @@ def write(
         # It read no export: the next one is held against the last that was read.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
     known = [*findings.reject_keys, *undone, *(("refused", str(client)) for client in waiting)]
-    state.ledger.report(findings.run, summary["exit"], summary, known)
-    state.remove_run(findings.run)
-    return Report(summary, folder)
+    return Report(summary, folder), known
+
+
+def note(state: State, made: Report, undone: list[tuple[str, str]]) -> None:
+    """Note a run as reported, with what it did *undone*, for the next one to know it again; remove plan and journal."""
+    run = str(made.summary["run"])
+    state.ledger.report(run, made.summary["exit"], made.summary, undone)
+    state.remove_run(run)
 
 
 def _later(legs: list[Leg]) -> dict[int, Ids]:
