@@ -77,7 +77,6 @@ canary = {canary}
 [withdrawals]
 scope = "all"
 basis = "consent-withdrawn"
-leg_s = {leg_s}
 limit_h = {limit_h}
 [guards]
 {guards}
@@ -163,7 +162,6 @@ class World:
             "max_rps": rng.choice((0, 0, 2)),
             "attempts": rng.choice((1, 2, 3)),
             "canary": rng.choice((0, 2, 20)),
-            "leg_s": rng.choice((0, 3, 20)),
         }
         self.address = "http://127.0.0.1:9/a"
         self.says: dict[int, Consent] = {person: rng.choice(FLAGS) for person in self.ids}
