@@ -167,7 +167,9 @@ class Book:
                     raise LawError("L8", f"{who} is allowed, and is erased")
                 no = self.no.get((person, k))
                 if no is not None and not reading.approved and no.as_of >= reading.as_of:
-                    raise LawError("L1", f"{who} is allowed as of {reading.as_of:.0f}, and said no as of {no.as_of:.0f}")
+                    raise LawError(
+                        "L1", f"{who} is allowed as of {reading.as_of:.0f}, and said no as of {no.as_of:.0f}"
+                    )
                 says = reading.says.get(person, (None,) * 4)[k]
                 stated |= bool(says) and person not in reading.ungranted
             if not reading.approved and not (stated and reading.grants):

@@ -1,7 +1,7 @@
 """A shop, its platform and its accidents, step by step, and what must hold after each: the world of `test_histories`.
 
 Everything is the product's own, through its command line; `machine.py` is what it runs on, `expected.py` what is
-expected of it. A step is a kind and a seed: dropping one changes nothing of the others, so that a history can be shrunk.
+expected of it. A step is a kind and a seed: dropping one changes nothing of the others, so a history can be shrunk.
 
 The laws that are held here and there:
 
@@ -183,6 +183,8 @@ class World:
         self.sick: dict[int, Fate] = {}
         self.listed: list[list[tuple[int, str, float, str]]] = []
         self.erased_at: dict[int, float] = {}
+        self.drifted: set[Channel] = set()  # what somebody allowed on the platform itself
+        self.moved: set[int] = set()  # whose number the map corrected
         self._rng = rng
 
     # How a shop begins
@@ -315,7 +317,7 @@ class World:
     def _desk(self, rng: Random) -> None:
         """Let the desk send opt-outs in the shape of an export."""
         some = rng.sample(sorted(self.ids), rng.randint(1, 2))
-        says: dict[int, Consent] = {person: (False, False, False, False) for person in some}
+        says: dict[int, Consent] = dict.fromkeys(some, (False, False, False, False))
         self._run(Export(says, self._stamp(), "desk"), rng, fresh=False)
 
     def _withdraw(self, rng: Random) -> None:
@@ -424,7 +426,7 @@ class World:
             self._undone()
 
     def _undone(self) -> None:
-        """A person said that these are allowed again: what was said before is overtaken."""
+        """Note that a person said that these are allowed again: what was said before is overtaken."""
         for request in self.sent:
             for k in (k for k, flag in enumerate(request.flags) if flag):
                 for person in self._owners(request.client):
@@ -699,9 +701,7 @@ class World:
 
     # How it happens
 
-    def _scene(
-        self, rng: Random, *, faults: bool = False, lists: bool = False, death: bool = False
-    ) -> Scene:
+    def _scene(self, rng: Random, *, faults: bool = False, lists: bool = False, death: bool = False) -> Scene:
         """Return what a command meets."""
         scene = Scene(self._dispatched)
         self.fates = []
@@ -749,7 +749,9 @@ class World:
                 if flag is False:
                     self.drifted.discard((person, k))
 
-    def command(self, *arguments: str, scene: Scene | None = None, within: bool = False, sending: bool = False) -> Ended:
+    def command(
+        self, *arguments: str, scene: Scene | None = None, within: bool = False, sending: bool = False
+    ) -> Ended:
         """Run a command, hold the laws that are about any, and return how it ended.
 
         One that is *sending* works by `book.reading`; any other may allow nothing.
@@ -816,7 +818,12 @@ class World:
         full = scene is not None and scene.full_at > 0 and ended.code == 4
         if full and "damaged" in ended.err:
             raise LawError("L7", f"a full disk is called damage: {ended.err}")
-        if self.kind == "delta" and export.kind not in ("part", "desk") and verb == ("run",) and self._summary() is None:
+        if (
+            self.kind == "delta"
+            and export.kind not in ("part", "desk")
+            and verb == ("run",)
+            and self._summary() is None
+        ):
             self.unread.append((export, path, said))
         if ended.code is None or full:
             for request in self.sent:
@@ -920,10 +927,16 @@ class World:
         whole = export.missing is None and not (self.guards["rejects"] < len(export.unreadable))
         shrunken = export.shrunken and self.guarded
         grants = export.kind != "desk" and whole and not (shrunken and not self._recently_approved())
-        return Reading(export.stated(), as_of, grants and not self.restored, frozenset(export.unreadable), dated=self.as_of != "none")
+        return Reading(
+            export.stated(),
+            as_of,
+            grants and not self.restored,
+            frozenset(export.unreadable),
+            dated=self.as_of != "none",
+        )
 
     def _first_read(self, export: Export) -> float:
-        """Return as of when an export counts that says nothing of its age: seen before and another since, as of then."""
+        """Return as of when an export without an age counts: if another was read since, as of when it was."""
         content = _content(export.stated())
         return self.machine.now if content == self.last_content else self.contents.get(content, self.machine.now)
 
@@ -1095,7 +1108,7 @@ class World:
         """Hold that no no was forgotten."""
         if self.restored or not (self.state / "ledger.db").exists():
             return
-        if [one for one in self._query("SELECT 1 FROM runs WHERE stage = 'open' LIMIT 1")]:
+        if self._query("SELECT 1 FROM runs WHERE stage = 'open' LIMIT 1"):
             return  # one died, and nobody has folded it yet
         owed, due = self._owed(), self._due()
         inbox = set(self._inbox())
@@ -1159,9 +1172,10 @@ class World:
     def _hold_gone(self, person: int) -> None:
         """Hold that nothing in the ledger names a person."""
         for (table,) in self._query("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            if any(column[1] == "client" for column in self._query(f"PRAGMA table_info({table})")):
-                if self._query(f"SELECT 1 FROM {table} WHERE client = {self.ids[person]} LIMIT 1"):
-                    raise LawError("L8", f"person {person} is erased, and in {table}")
+            columns = [column[1] for column in self._query(f"PRAGMA table_info({table})")]
+            named = f"SELECT 1 FROM {table} WHERE client = {self.ids[person]}"  # noqa: S608 - names of our own
+            if "client" in columns and self._query(named):
+                raise LawError("L8", f"person {person} is erased, and in {table}")
         if self.ids[person] in self._due():
             raise LawError("L8", f"person {person} is erased, and in the snapshot")
 
@@ -1223,7 +1237,9 @@ class World:
     def _may_be_allowed(self, person: int, k: int) -> bool:
         """Return whether the platform should have been told that a channel is allowed, when all is well again."""
         no = self.book.no.get((person, k))
-        unknown = self.beginning == "unknown" or self.forgot_states or self.as_of == "none"  # taken for allowed, and perhaps it is not
+        unknown = (
+            self.beginning == "unknown" or self.forgot_states or self.as_of == "none"
+        )  # taken for allowed, and perhaps it is not
         ahead = no is not None and no.as_of > self.machine.now
         return not unknown and not ahead and not self.owed_at_end and person not in self.moved | self.joined
 
@@ -1239,16 +1255,6 @@ class World:
     compared = False
     lost_since = 0.0
     last_list: list[tuple[int, str, float, str]] = []  # noqa: RUF012 - replaced, never changed
-
-    @property
-    def drifted(self) -> set[Channel]:
-        """Channels that somebody allowed on the platform itself."""
-        return self.__dict__.setdefault("_drifted", set())
-
-    @property
-    def moved(self) -> set[int]:
-        """People whose number the map corrected."""
-        return self.__dict__.setdefault("_moved", set())
 
 
 _ENDINGS = {"csv": ".csv", "semicolon": ".csv", "gzip": ".csv.gz", "parquet": ".parquet", "jsonl": ".jsonl"}
@@ -1285,4 +1291,3 @@ def _written(path: Path, columns: dict[str, list[Any]], how: str) -> None:
         writer.writerows(rows)
         text = out.getvalue()
     path.write_bytes(gzip.compress(text.encode(), mtime=0) if how == "gzip" else text.encode())
-

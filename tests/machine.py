@@ -214,6 +214,12 @@ class Machine:
             self.platform.apply(Update(request.client, request.flags))
 
 
+class _Running:
+    """The machine that is running: the product asks modules of the standard library, of which there is one."""
+
+    machine: Machine
+
+
 class _Selector(selectors.DefaultSelector):
     """Lets the time pass that it is asked to wait for, instead of waiting."""
 
@@ -239,7 +245,9 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._machine.elapsed
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]  # its arguments have types that nobody can spell
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         """Call it now: what another thread would do takes no time here."""
         future = self.create_future()
         try:
@@ -255,12 +263,12 @@ class _Connection(sqlite3.Connection):
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if sql.startswith("COMMIT"):
             try:
-                _THE.durable(of_a_file=False)
+                _Running.machine.durable(of_a_file=False)
             except OSError as exc:
                 raise _refused("database or disk is full", sqlite3.SQLITE_FULL) from exc
-        elif _THE.is_full and sql.startswith(("BEGIN", "PRAGMA journal_mode = WAL")):
+        elif _Running.machine.is_full and sql.startswith(("BEGIN", "PRAGMA journal_mode = WAL")):
             raise _refused("disk I/O error", sqlite3.SQLITE_IOERR)
-        elif _THE.dead and not sql.startswith("ROLLBACK"):
+        elif _Running.machine.dead and not sql.startswith("ROLLBACK"):
             raise Died
         elif sql.startswith("PRAGMA synchronous"):
             sql = "PRAGMA synchronous = OFF"  # no power is lost here
@@ -284,7 +292,7 @@ class _Endpoint:
         return f"{client} {sent}".encode()
 
     async def attempt(self, client: int, sent: int) -> Answer:
-        return await _THE.attempt(client, sent)
+        return await _Running.machine.attempt(client, sent)
 
 
 @asynccontextmanager
@@ -293,11 +301,8 @@ async def _connected(settings: object, **ways: object) -> AsyncIterator[_Endpoin
 
 
 def _run(main: Coroutine[Any, Any, T], **ways: object) -> T:
-    with contextlib.closing(_Loop(_THE)) as loop:
+    with contextlib.closing(_Loop(_Running.machine)) as loop:
         return loop.run_until_complete(main)
-
-
-_THE: Machine
 
 
 @contextmanager
@@ -305,13 +310,12 @@ def simulated() -> Iterator[Callable[[Machine], None]]:
     """Let commands within the block run on the machine that the yielded function is given, one after the other."""
 
     def use(machine: Machine) -> None:
-        global _THE  # noqa: PLW0603 - the product asks modules of the standard library, of which there is one
-        _THE = machine
+        _Running.machine = machine
 
     real_replace, real_connect = os.replace, sqlite3.connect
 
     def replace(*arguments: Any, **named: Any) -> None:
-        _THE.durable()
+        _Running.machine.durable()
         real_replace(*arguments, **named)
 
     def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
@@ -320,10 +324,10 @@ def simulated() -> Iterator[Callable[[Machine], None]]:
         return found
 
     wanted: list[tuple[object, str, object]] = [
-        (time, "time", lambda: _THE.now),
-        (time, "monotonic", lambda: _THE.elapsed),
-        (time, "sleep", lambda seconds: _THE.let_pass(seconds)),
-        (os, "fsync", lambda handle: _THE.durable()),
+        (time, "time", lambda: _Running.machine.now),
+        (time, "monotonic", lambda: _Running.machine.elapsed),
+        (time, "sleep", lambda seconds: _Running.machine.let_pass(seconds)),
+        (os, "fsync", lambda handle: _Running.machine.durable()),
         (os, "replace", replace),
         (sqlite3, "connect", connect),
         (asyncio, "run", _run),

@@ -1,15 +1,15 @@
 """Old faults put back into the product, one at a time: each must break a law within a few hundred histories.
 
-A mutation replaces one named function or constant of the product while histories are played; a history counts as having
-found it if it breaks a law with the mutation and none without. `python -m tests.mutations` plays up to 2,000 histories for each
-and writes the table in docs/histories.md; one that is not found ends it in 1.
+A mutation replaces one named function or constant of the product while histories are played; a history has found it if
+it breaks a law with the mutation and none without. `python -m tests.mutations` plays up to 2,000 histories for each and
+writes the table in docs/histories.md; one that is not found ends it in 1.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace as changed
 from importlib import import_module
@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sync_job.consent.channels import allowed
+from sync_job.ledger import anchor
+from sync_job.runs import anchoring
 from tests.machine import simulated
 from tests.test_histories import play, steps_of
 
@@ -32,7 +35,7 @@ class Mutation(NamedTuple):
 
     kind: str
     fault: str
-    where: str
+    where: tuple[str, ...]
     make: Callable[[Any], Any]
 
 
@@ -49,59 +52,174 @@ def _to(value: object) -> Callable[[Any], Any]:
     return lambda original: value
 
 
-def _none_of(part: int) -> Callable[[Any], Any]:
-    """Return what makes a function return its result with an array of zeros in one place."""
-    return lambda original: lambda *a, **k: _zeroed(original(*a, **k), part)
+def _returns(make: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda original: make
 
 
-def _zeroed(found: Any, part: int) -> Any:
-    values = list(found)
-    values[part] = np.zeros_like(values[part])
-    return type(found)(*values)
-
+A_DATE = "A no has a date"
+DISPATCH = "A decision holds at dispatch"
+OWED = "A no that was read is owed"
+GUARDS = "Guards count what is asked for, over a day"
+WHOSE = "Whose number it is"
+SET = "A set is not a number"
+CODES = "Exit codes come from the state"
+CLOCKS = "A wrong clock is survived"
+WHOLE = "A whole state is not called damaged"
+ERASED = "Who is erased is gone, and was denied first"
+FIRST = "The first rows block no denials"
 
 MUTATIONS = [
     Mutation(
-        "a no that a guard holds",
-        "held denials are owed to nobody",
-        "sync_job.runs.decide:held_denials",
-        lambda original: lambda held: original(held.at(np.zeros(len(held.client), np.bool_))),
+        A_DATE,
+        "dates of denials are not compared",
+        ("sync_job.consent.diff:older",),
+        _returns(lambda as_of, state, due, denied_at: np.zeros_like(state)),
     ),
     Mutation(
-        "a no has a date",
-        "whoever is allowed, the dates of denials are not looked at",
-        "sync_job.consent.diff:older",
-        lambda original: lambda as_of, state, due, denied_at: np.zeros_like(state),
+        A_DATE,
+        "denials get no date",
+        ("sync_job.runs.leg:stated_at",),
+        _returns(lambda rows, *rest: np.full(len(rows), -np.inf)),
     ),
     Mutation(
-        "a no has a date",
-        "a denial is as old as the state",
-        "sync_job.runs.leg:stated_at",
-        lambda original: lambda rows, *rest: np.full(len(rows), -np.inf),
-    ),
-    Mutation(
-        "a no has a date",
-        "an export that was read is not noted",
-        "sync_job.ledger.applied:Applied.record",
-        lambda original: lambda self, one: None,
-    ),
-    Mutation(
-        "a no has a date",
+        A_DATE,
         "a part has no age",
-        "sync_job.runs.decide:judge",
+        ("sync_job.runs.decide:judge",),
         lambda original: lambda *a, **k: _without_age(original(*a, **k)),
     ),
     Mutation(
-        "guards are judged again",
-        "what was sent in the last day does not count",
-        "sync_job.consent.guards:with_sent",
-        lambda original: lambda tally, day: tally,
+        A_DATE,
+        "exports without an age are always current",
+        ("sync_job.ledger.applied:Applied.current_at",),
+        _returns(lambda self, *rest: rest[-1]),
     ),
     Mutation(
-        "guards are judged again",
+        DISPATCH,
+        "the gate at dispatch always says yes",
+        ("sync_job.runs.leg:_Gate.__call__",),
+        _returns(lambda self: True),
+    ),
+    Mutation(
+        DISPATCH,
+        "the inbox always looks empty at dispatch",
+        ("sync_job.ledger.inbox:Lookout.is_empty",),
+        _returns(lambda self: True),
+    ),
+    Mutation(
+        DISPATCH,
+        "an export grows as old as it likes while it is sent",
+        ("sync_job.runs.leg:_Gate.__init__",),
+        lambda original: lambda self, folder, stop, fresh_until: original(self, folder, stop, np.inf),
+    ),
+    Mutation(
+        OWED,
+        "what a guard holds is owed to nobody",
+        ("sync_job.runs.decide:held_denials",),
+        lambda original: lambda held: original(held.at(np.zeros(len(held.client), np.bool_))),
+    ),
+    Mutation(
+        OWED,
+        "only what was acknowledged as allowed is owed a denial",
+        ("sync_job.consent.settlement:may_be_allowed",),
+        _returns(lambda rows: allowed(rows.state)),
+    ),
+    Mutation(
+        OWED,
+        "a list is answered for its own rows alone",
+        ("sync_job.ledger.withdrawals:Withdrawals.list_state",),
+        lambda original: lambda self, digest: _all_done(original(self, digest)),
+    ),
+    Mutation(
+        GUARDS,
+        "what was sent in the last day does not count",
+        ("sync_job.consent.guards:with_sent",),
+        _returns(lambda tally, day: tally),
+    ),
+    Mutation(
+        GUARDS,
         "guards count what may be sent at this moment",
-        "sync_job.consent.diff:_grants",
+        ("sync_job.consent.diff:_grants",),
         lambda original: lambda rulings: np.zeros_like(original(rulings)),
+    ),
+    Mutation(
+        WHOSE,
+        "a withdrawal stays with the number that it was resolved to",
+        ("sync_job.runs.intake:_resolve",),
+        _returns(lambda state, settings: False),
+    ),
+    Mutation(
+        WHOSE,
+        "who becomes one person with somebody is owed no denial",
+        ("sync_job.runs.carrying:joining.denied_by_any",),
+        _returns(lambda *rest: (np.zeros(0, np.int32), np.zeros(0, np.uint8))),
+    ),
+    Mutation(
+        SET,
+        "a restored state is asked for nobody",
+        ("sync_job.ledger.accounting:missing",),
+        _returns(lambda ledger, codes: 0),
+    ),
+    Mutation(
+        SET,
+        "any list will do for a new state",
+        ("sync_job.runs.init:_refuse_forgetting",),
+        lambda original: lambda settings, named, missing: _codes_of_init(settings),
+    ),
+    Mutation(
+        CODES,
+        "codes come from the error alone",
+        ("sync_job.runs.owing:code",),
+        _returns(lambda found, before: before),
+    ),
+    Mutation(
+        CODES,
+        "lists in the inbox are in no count",
+        ("sync_job.ledger.obligations:_together",),
+        lambda original: (
+            lambda owed, coming: original(owed, coming.__class__(*(part[:0] for part in vars(coming).values())))
+        ),
+    ),
+    Mutation(
+        CLOCKS,
+        "exports from the future outdo all later ones",
+        ("sync_job.ledger.applied:AHEAD_S",),
+        _to(1e12),
+    ),
+    Mutation(
+        WHOLE,
+        "no run has two spellings",
+        ("sync_job.ledger.obligations:Obligations._add",),
+        lambda original: lambda self, *a, run=None, **k: original(self, *a, run=run or "", **k),
+    ),
+    Mutation(
+        WHOLE,
+        "a full disk is damage",
+        ("sync_job.ledger.files:_is_refused",),
+        _returns(lambda path, exc: False),
+    ),
+    Mutation(
+        ERASED,
+        "a list of before an erasure brings people back",
+        ("sync_job.runs.erasure:later_than_erasure", "sync_job.ledger.withdrawals:later_than_erasure"),
+        _returns(lambda client, at, erased_at: np.ones(len(client), np.bool_)),
+    ),
+    Mutation(
+        ERASED,
+        "an erasure denies only what is known to be allowed",
+        ("sync_job.ledger.obligations:Obligations.owe_before_erasure",),
+        _returns(lambda self, *rest: None),
+    ),
+    Mutation(
+        ERASED,
+        "nobody is asked before many are erased",
+        ("sync_job.runs.forgetting:confirm",),
+        _returns(lambda *rest: None),
+    ),
+    Mutation(
+        FIRST,
+        "canaries that the platform does not know end the run",
+        ("sync_job.runs.legs:Legs._heeding_unknown",),
+        lambda original: lambda self, rows, fresh_until: (original(self, rows, fresh_until)[0], False),
     ),
 ]
 
@@ -112,20 +230,31 @@ def _without_age(case: Any) -> Any:
     return case
 
 
+def _all_done(found: Any) -> Any:
+    return found and found | {"open": 0, "refused": 0, "parked": 0}
+
+
+def _codes_of_init(settings: Any) -> Any:
+    return anchoring.codes_of(settings, anchor.read(settings.state.keys, settings.endpoint.target))
+
+
 @contextmanager
 def put_back(mutation: Mutation) -> Iterator[None]:
     """Let the product have a fault within the block."""
-    module, _, name = mutation.where.partition(":")
-    owner: Any = import_module(module)
-    *path, last = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    original = owner.__dict__[last]
-    setattr(owner, last, mutation.make(original))
+    replaced: list[tuple[Any, str, Any]] = []
+    for where in mutation.where:
+        module, _, name = where.partition(":")
+        owner: Any = import_module(module)
+        *path, last = name.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        replaced.append((owner, last, owner.__dict__[last]))
+        setattr(owner, last, mutation.make(owner.__dict__[last]))
     try:
         yield
     finally:
-        setattr(owner, last, original)
+        for owner, last, original in replaced:
+            setattr(owner, last, original)
 
 
 def look_for(number: int, most: int = MOST, first: int = 0) -> Found:
@@ -144,8 +273,7 @@ def look_for(number: int, most: int = MOST, first: int = 0) -> Found:
 def table(found: list[Found]) -> str:
     """Return what was found, as it stands in the docs."""
     rows = [
-        f"| {MUTATIONS[one.mutation].kind} | {MUTATIONS[one.mutation].fault} | "
-        f"{one.after or 'not found'} | {one.law} |"
+        f"| {MUTATIONS[one.mutation].kind} | {MUTATIONS[one.mutation].fault} | {one.after or 'not found'} | {one.law} |"
         for one in sorted(found)
     ]
     return "\n".join(["| kind | fault put back | found after | law |", "|---|---|---|---|", *rows])
@@ -156,10 +284,12 @@ def main(chosen: list[int]) -> int:
     numbers = chosen or list(range(len(MUTATIONS)))
     found = []
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for one in pool.map(look_for, numbers):
+        looking = [pool.submit(look_for, number, int(os.environ.get("CONSENT_SYNC_MOST", MOST))) for number in numbers]
+        for done in as_completed(looking):
+            one = done.result()
             found.append(one)
             said = f"after {one.after}, {one.law}" if one.after else "not found"
-            sys.stderr.write(f"{one.mutation}: {MUTATIONS[one.mutation].fault}: {said} ({one.seconds:.0f} s)\n")
+            sys.stderr.write(f"{one.mutation} {MUTATIONS[one.mutation].fault}: {said} ({one.seconds:.0f} s)\n")
     sys.stdout.write(f"{table(found)}\n")
     if not chosen and _DOC.exists():
         text = _DOC.read_text("utf-8")
