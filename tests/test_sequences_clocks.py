@@ -189,7 +189,6 @@ def test_a_clock_ahead_for_one_night_stops_no_later_night(shop: Nightly, platfor
     assert holds(platform.platform)[2] == YES
 
 
-@pytest.mark.xfail(strict=True, reason="what exports were read is judged by ledger/applied.py")
 def test_without_a_repair_too(shop: Nightly, platform: Standin, clock: Clock) -> None:
     """The second night after one 400 days ahead is like any: an as-of counts as no later than the next run."""
     clock.ahead_s = AHEAD_S

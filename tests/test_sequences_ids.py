@@ -399,7 +399,7 @@ def test_withdrawals_owed_denials_and_evidence_are_carried(plain: Brand, platfor
     """Who withdrew stays out under the new number; what was refused is owed there with its receipt."""
     plain.init({100: YES, 200: YES, 300: YES})
     assert plain.opt_out(100).code == 0
-    assert plain.run("opt-out", plain.listed(200, name="b.csv"), "--received-at", "2026-11-01", "--no-send").code == 0
+    assert plain.run("opt-out", plain.listed(200, name="b.csv"), "--received-at", "2026-11-01", "--no-send").code == 7
     assert plain.run("withdrawals", "status").code in (0, 7)
     new, path = renumbered(plain, {100: 1, 200: 2, 300: 3})
     said = carry(new, plain, path, "--expect", 3)

@@ -88,7 +88,8 @@ def forget(
     if check:
         options.print_json(planned) if as_json else typer.echo(people_text.to_forget(planned))
         return
-    forgetting.refuse_unsigned(by, reason)
+    if planned["must_be_confirmed"]:
+        forgetting.refuse_unsigned(by, reason)
 
     def typed(planned: Mapping[str, Any]) -> int | None:
         if not sys.stdin.isatty():

@@ -30,6 +30,8 @@ COLUMNS = {
 }
 # Not changed: they follow from another column, or say which withdrawal or evidence it is.
 LEFT = {
+    "erased": ("hour",),
+    "given": ("withdrawn_at",),
     "approvals": ("until",),
     "lingering": ("until",),
     "obligations": ("limit_at", "withdrawn_at"),

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from sync_job.consent.clocks import AHEAD_S
 from sync_job.errors import StateError
 from sync_job.ledger import accounting, anchor, files, inbox, keyed, lock, pause, references, tables
 from sync_job.ledger.anchor import Anchor, Standing
@@ -132,8 +131,7 @@ class _Looking:
 
     def _orphan(self, path: Path, words: str, *, age_s: float = 0.0) -> None:
         """Say that nothing needs a thing, unless somebody may be writing it right now."""
-        now = time.time()
-        young = age_s and now - age_s <= path.lstat().st_mtime <= now + AHEAD_S
+        young = age_s and not path.lstat().st_mtime < time.time() - age_s
         if self._busy or young or not self._sound:
             self._say(path, Verdict.BUSY, "not judged" if self._busy or young else "the ledger cannot say")
         else:

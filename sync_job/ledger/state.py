@@ -135,6 +135,10 @@ class State:
         number, digest = self.ledger.current()
         return tables.read_snapshot(self._snapshot(number), digest)
 
+    def denied_at(self) -> list[float]:
+        """Return every time at which a denial of the snapshot that counts was stated, in epoch seconds."""
+        return tables.times_of(self._snapshot(self.ledger.current()[0]))
+
     def _snapshot(self, number: int) -> Path:
         return self.folder / "snapshots" / f"{number}.parquet"
 

@@ -110,6 +110,13 @@ def read_snapshot(path: Path, digest: str | None = None) -> Holdings:
     return Holdings(columns["Client"], columns["State"], columns["Due"], Dates(columns["Since"], times))
 
 
+def times_of(path: Path) -> list[float]:
+    """Return the times in the metadata of a snapshot: those of denials, in epoch seconds."""
+    with files.loading(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
+        return [float(one) for one in about["times"]]
+
+
 def write_held(path: Path, held: Held) -> None:
     """Make what a run held durable, so that an approval means just that."""
     _write(path, {"Client": held.client, "Stated": held.stated, "Change": held.change}, {"kind": "held"})

@@ -60,9 +60,10 @@ def restored(found: Mapping[str, Any]) -> str:
     """Return what was said of a restored backup, in words."""
     rejected = f"; {found['rejected']:,} rows could not be read" if found["rejected"] else ""
     missing = found["missing"]
+    erased = f"; {found['erased']:,} rows name people who were erased since" if found["erased"] else ""
     return (
-        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}. The next run may grant "
-        "again, and sends every denial once more first."
+        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}{erased}. The next run "
+        "may grant again, and sends every denial once more first."
     ) + (
         f" Of the people who withdrew and whom nobody could name ({missing:,}) and of those known for an earlier "
         f"withdrawal, {found['recognised']:,} were recognised; whoever is left is denied when an export has their id."

@@ -219,6 +219,10 @@ def report(found: Mapping[str, Any]) -> str:
             f"  owed for another reason than a list {others['owed']:,}: {others['acknowledged']:,} acknowledged, "
             f"{others['open']:,} open, {others['parked']:,} parked{more}"
         )
+    if found["erasures"]:
+        clients = sum(one["clients"] for one in found["erasures"])
+        requests = text.counted(len(found["erasures"]), "request")
+        lines.append(f"  to erase      {clients:>12,}: {text.counted(clients, 'client')} in {requests}")
     lines.append(
         f"  withdrawn, and allowed on the platform as far as we know: {found['withdrawn_and_allowed']:,} (must be 0)"
     )

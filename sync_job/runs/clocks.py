@@ -35,6 +35,7 @@ def ahead(state: State, settings: Settings) -> dict[str, int]:
             "keys.anchor": int(known is not None and known.written > latest),
             "keys.backup": int(noted is not None and noted.at > latest),
             "keys.tombstones": Tombstones.open(keys, target).later_than(latest),
+            "snapshot.since": sum(at > latest for at in state.denied_at()),
             "state.paused": int(paused is not None and paused["at"] > latest),
         }.items()
         if count
@@ -46,6 +47,9 @@ def bring_back(state: State, settings: Settings) -> dict[str, int]:
     found = ahead(state, settings)
     now, keys, target = _now(settings), settings.state.keys, settings.endpoint.target
     state.ledger.clocks.bring_back(now)
+    if "snapshot.since" in found:
+        holdings = state.holdings()
+        state.replace_holdings(replace(holdings, dates=holdings.dates.until(now.now)), now.now)
     if "keys.anchor" in found and (known := anchor.read(keys, target)):
         anchor.write(keys, target, replace(known, written=now.now))
     if "keys.backup" in found and (noted := backed_up.last(keys, target)):

@@ -112,13 +112,15 @@ def confirm(found: Summary, expected: int | None, ask: Confirm) -> None:
 
 
 def refuse_unsigned(by: str, reason: str) -> None:
-    """Refuse an erasure of which nobody says why and by whom.
+    """Refuse an erasure of many of which nobody says why and by whom.
 
     Raises:
         ConfigError: saying so.
     """
     if not by.strip() or not reason.strip():
-        raise ConfigError("forget: say why (--reason) and who (--by); both are kept, without the clients' ids.")
+        raise ConfigError(
+            "forget: this is more than one client: say why (--reason) and who (--by); both are kept, without ids."
+        )
 
 
 def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch, *, by: str = "", reason: str = "") -> Summary:

@@ -84,7 +84,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "last": last,
         "record": vars(decide.record(case, found, "", started)),
         "stated": case.stated,
-        "held": _packed(decide.held_denials(found.held)),
+        "held_denials": _packed(decide.held_denials(found.held)),
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
     if out is not None:
@@ -160,7 +160,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": time.time()}))
         _overtake(state, rows, about["stated"])
-        _hold(state, settings, findings.run, decide.Channels(*_unpacked(about["held"])), about["stated"])
+        _hold(state, settings, findings.run, decide.Channels(*_unpacked(about["held_denials"])), about["stated"])
         legs = Legs(
             state, settings, findings, watch, Wish(until=until), hands_over=backfills.hands_over(state, "apply")
         )
