@@ -193,7 +193,11 @@ def test_a_state_that_lost_withdrawals_does_not_pass_for_a_merely_older_one(tmp_
     assert drain.drain(shop.settings, "drain", Watch()) is not None
     with pytest.raises(RestoredStateError):
         sync_job.run(shop.settings)
-    restoring.restored(shop.settings, None, "operations", Watch())
+    with pytest.raises(ConfigError, match="5 people who withdrew are missing"):
+        restoring.restored(shop.settings, None, "operations", Watch())
+    restoring.restored(shop.settings, shop.listing(dict.fromkeys(range(5, 10), "all")), "operations", Watch())
+    sync_job.run(shop.settings)
+    assert granted(platform) == set()
 
 
 def test_a_file_that_nobody_took_in_does_not_keep_lists_waiting(tmp_path: Path, platform: Standin) -> None:

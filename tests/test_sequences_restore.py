@@ -20,6 +20,7 @@ from tests.dying import Commands, commands
 CONFIGS = Path(__file__).parent.parent / "configs"
 EVERYBODY = range(1, 41)
 LATER = range(41, 44)  # who is in no export before the backup
+_WHY = ("--reason", "asked", "--by", "me")
 YES, NO = (True,) * 4, (False,) * 4
 
 
@@ -218,7 +219,8 @@ def test_whom_nobody_can_name_is_denied_all_the_same(desk: Desk) -> None:
     before = desk.sent()
     plan = desk("plan", desk.export, "--quiet", "-o", desk.folder / "p.parquet")
     assert plan.code == 0
-    assert desk("apply", desk.folder / "p.parquet", "--quiet").code == 0
+    applied = desk("apply", desk.folder / "p.parquet", "--quiet")
+    assert applied.code == 0, applied.out
     assert desk.night().code == 0
     assert not desk.allowed(before) & {1, LATER[0]}
     assert desk.codes().unnamed() == 0
@@ -335,7 +337,7 @@ def test_an_erased_person_is_not_missing(desk: Desk) -> None:
     assert desk.opt_out(1, 2, withdrawn_at=1_700_000_000).code == 0
     backup = desk.backup()
     assert len(desk.codes()) == 2
-    assert desk("forget", "--client", 1, "--client", 2).code == 0
+    assert desk("forget", "--client", 1, "--client", 2, *_WHY).code == 0
     assert len(desk.codes()) == 0
     desk.put_back(backup)
     assert desk.restored().code == 0
@@ -538,7 +540,7 @@ def test_nothing_that_is_kept_beside_the_keys_names_anybody(desk: Desk) -> None:
     (path,) = desk.keys.glob("*.withdrawn")
     assert path.stat().st_mode & 0o777 == 0o600
     first = path.read_bytes()
-    assert desk("forget", "--client", 1).code == 0
+    assert desk("forget", "--client", 1, *_WHY).code == 0
     (tombstones,) = desk.keys.glob("*.tombstones")
     for line in tombstones.read_text("ascii").splitlines()[1:]:
         assert bytes.fromhex(line.split()[0])[:8] not in first
@@ -564,10 +566,10 @@ def test_dying_while_somebody_is_erased_leaves_no_code_of_theirs(desk: Desk, dyi
     """The next command completes the erasure; neither a code stays, nor is anybody taken for missing."""
     assert desk.opt_out(1, 2).code == 0
     tried = 0
-    for moment in desk.deaths(dying, desk.keys, "forget", "--client", "1"):
+    for moment in desk.deaths(dying, desk.keys, "forget", "--client", "1", *_WHY):
         assert desk("drain", "--quiet").code == 0, moment
         assert desk.night().code in (0, 1), moment
-        assert desk("forget", "--client", 1).code in (0, 1)
+        assert desk("forget", "--client", 1, *_WHY).code in (0, 1)
         assert len(desk.codes()) == 1
         assert desk("state", "check").code == 0
         tried += 1
@@ -591,3 +593,70 @@ def test_dying_while_a_backup_is_made_whole_lets_nobody_through(desk: Desk, dyin
         assert (desk.holds(1), desk.holds(LATER[0])) == (NO, NO)
         tried += 1
     assert tried > 3
+
+
+def test_whoever_has_the_number_of_a_withdrawal_today_is_known_to_the_keys(desk: Desk) -> None:
+    """A changed id map makes a withdrawal hold for another client, too: a backup from before lacks that one."""
+    mapping = desk.folder / "map.csv"
+    mapping.write_text("crm_id,platform_id\n" + "".join(f"{n},{n}\n" for n in EVERYBODY), "utf-8")
+    text = desk.config.read_text("utf-8").replace("[export]\n", f'[export]\nid_map = "{mapping}"\n', 1)
+    desk.config.write_text(text, "utf-8")
+    assert desk.opt_out(1).code == 0
+    backup = desk.backup()
+    assert len(desk.codes()) == 1
+    mapping.write_text("crm_id,platform_id\n1,2\n2,1\n" + "".join(f"{n},{n}\n" for n in EVERYBODY[2:]), "utf-8")
+    assert desk("drain", "--quiet").code in (0, 1)
+    assert (desk.holds(1), desk.holds(2)) == (NO, NO)
+    assert len(desk.codes()) == 2
+    mapping.write_text("crm_id,platform_id\n" + "".join(f"{n},{n}\n" for n in EVERYBODY), "utf-8")
+    desk.put_back(backup)
+    assert desk.restored().code == 2
+    assert desk.restored(missing=1).code == 0
+    desk.write()
+    assert desk("run", "--quiet").code in (0, 1)
+    assert (desk.holds(1), desk.holds(2)) == (NO, NO)
+
+
+@pytest.mark.parametrize("operator", [1, 2], ids=["the same target", "another target"])
+def test_a_state_with_new_ids_is_held_against_new_codes(desk: Desk, operator: int) -> None:
+    """After `init --from` the codes are those of the new ids, unnamed ones too; a backup of it lacks whom it lacks."""
+    desk.write(*EVERYBODY, *LATER)
+    backup = desk.backup()
+    assert desk.opt_out(1, LATER[0]).code == 0
+    desk.put_back(backup)
+    assert desk.restored(missing=2).code == 0
+    assert desk("drain", "--quiet").code in (0, 1)
+    assert (len(desk.codes()), desk.codes().unnamed()) == (2, 1)
+    mapping = desk.folder / "ids.csv"
+    both = [*EVERYBODY, *LATER]
+    mapping.write_text("old_id,new_id\n" + "".join(f"{n},{n + 100}\n" for n in both), "utf-8")
+    old, desk.state = desk.state, desk.folder / "shop" / "new-state"
+    desk.configure(desk.platform.url, operator)
+    carried = desk("init", "--from", old, "--id-map", mapping, "--expect", len(EVERYBODY))
+    assert carried.code == 0, carried.err
+    assert (len(desk.codes()), desk.codes().unnamed()) == (2, 1)
+    assert desk("state", "check").code == 0
+    backup = desk.backup("new.tar")
+    assert desk.opt_out(102).code == 0
+    before = desk.sent()
+    desk.put_back(backup)
+    refused = desk.restored()
+    assert (refused.code, "1 person who withdrew is missing" in refused.err) == (2, True)
+    assert desk.restored(102).code == 0
+    time.sleep(0.02)
+    desk.write(*(n + 100 for n in both))
+    assert desk("run", "--quiet").code == 0
+    assert not desk.allowed(before) & {101, 102, LATER[0] + 100}
+    assert {desk.holds(n) for n in (101, 102, LATER[0] + 100)} == {NO}
+
+
+def test_times_of_a_wrong_clock_are_brought_to_now_in_the_codes(desk: Desk) -> None:
+    """`state repair` does so, and the next restore misses nobody for them."""
+    target = load_settings(desk.config).endpoint.target
+    assert desk.opt_out(1).code == 0
+    desk.codes().bring_back(0, time.time() + 400 * 86400).write()  # as if the clock had been ahead
+    assert "people who withdrew" in desk("state", "repair").out
+    found = Withdrawn.open(desk.keys, target, anchor.read(desk.keys, target))
+    assert found.later_than(time.time() + 2 * 86400) == 0
+    assert desk("state", "check").code == 0
+    assert desk.night().code == 0

@@ -10,6 +10,7 @@ from sync_job.consent.tables import tabulate
 from sync_job.ledger import files
 from sync_job.ledger.in_force import InForce
 from sync_job.ledger.store import Store
+from sync_job.ledger.withdrawals import WITHDRAWN_AT
 
 Seconds = npt.NDArray[np.uint32]  # a row per client, a column per channel: epoch seconds, 0 for never
 _ROW = np.dtype([("client", np.int32), ("channels", np.uint8), ("at", np.float64)])
@@ -37,7 +38,8 @@ class ClaimsStore(Store):
 
     def since(self, number: int) -> tuple[Ids, Seconds]:
         """Return who withdrew by the lists after *number*, ascending, and when each channel was last withdrawn."""
-        return _newest(self._read("SELECT client, channels, withdrawn_at FROM withdrawals WHERE list > ?", number))
+        query = f"SELECT client, channels, {WITHDRAWN_AT} FROM withdrawals WHERE list > ?"
+        return _newest(self._read(query, number))
 
     def all(self) -> Claims:
         """Return what the ledger knows of everybody who ever withdrew.
@@ -46,7 +48,9 @@ class ClaimsStore(Store):
             StateDamagedError: when the ledger is not what was written.
         """
         client, withdrawn = self.since(0)
-        again, at = _newest(self._read("SELECT client, channels, granted_at FROM reconsents"), down=True)
+        again, at = _newest(
+            self._read("SELECT client, channels, granted_at FROM reconsents WHERE granted_at <= taken_in"), down=True
+        )
         granted = np.zeros_like(withdrawn)
         known = np.isin(again, client, assume_unique=True)
         granted[np.searchsorted(client, again[known])] = at[known]

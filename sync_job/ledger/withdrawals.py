@@ -81,7 +81,7 @@ _ANY_IN_FORCE = " | ".join(f"max(w.in_force & {bit})" for bit in (1, 4, 16, 64))
 _VOID = "list IN (SELECT number FROM lists WHERE voided IS NOT NULL)"
 # When a client withdrew. No list may say that it was more than a day after it was received, and that time is brought to
 # now if a clock was wrong: otherwise no evidence would be late enough.
-_WITHDRAWN = "min(withdrawn_at, received_at + 86400)"
+WITHDRAWN_AT = "min(withdrawn_at, received_at + 86400)"
 _BEFORE = "this evidence lifted it before"
 # What the batch that is being taken in added.
 _NEW = f"SELECT w.client, w.in_force FROM temp.incoming i JOIN withdrawals w ON {_KEYS} WHERE NOT i.known"
@@ -309,6 +309,8 @@ class Withdrawals(Store):
         Each is a withdrawal like the one that came, of the same list, and is owed from the same receipt.
         """
         with self._writing():
+            # These come by lists that the codes beside the keys were made of already.
+            self._db.execute("DELETE FROM about WHERE key = 'accounted'")
             self._db.execute("CREATE TEMP TABLE moves (given INTEGER, client INTEGER, PRIMARY KEY (given, client))")
             self._db.executemany(
                 "INSERT OR IGNORE INTO temp.moves VALUES (?, ?)", zip(given.tolist(), client.tolist(), strict=True)
@@ -403,7 +405,7 @@ class Withdrawals(Store):
             return False, "granted_at is in the future"
         lifts = stands = 0
         for bits, withdrawn_at in self._db.execute(
-            f"SELECT in_force & ?2, {_WITHDRAWN} FROM withdrawals WHERE client = ?1 AND in_force & ?2",
+            f"SELECT in_force & ?2, {WITHDRAWN_AT} FROM withdrawals WHERE client = ?1 AND in_force & ?2",
             (client, channels),
         ):
             if withdrawn_at < granted_at:
@@ -423,7 +425,7 @@ class Withdrawals(Store):
             (client, channels, granted_at, row["method"], row["evidence_ref"], now),
         )
         self._db.execute(
-            f"UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND {_WITHDRAWN} < ?",
+            f"UPDATE withdrawals SET in_force = in_force & ~? WHERE client = ? AND {WITHDRAWN_AT} < ?",
             (channels, client, granted_at),
         )
         self._db.execute(

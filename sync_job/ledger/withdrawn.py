@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_job.consent.channels import NOBODY, SHIFTS, Bytes, Ids
+from sync_job.consent.id_map import IdMap
 from sync_job.errors import StateDamagedError
 from sync_job.ledger import anchor, files, keyed
 from sync_job.ledger.anchor import Anchor
@@ -173,17 +174,45 @@ class Withdrawn:
         entries["unnamed"] |= channels
         return self._changed(entries, self.key)
 
+    def carried(self, keys: Path, map_: IdMap, there: "Withdrawn") -> "Withdrawn":
+        """Return what *there*, of the same or another target, is when the clients of *map_* have their new ids there.
+
+        Who is not listed is not in it; what *there* had of itself stays, if it is another target's.
+        """
+        base = replace(there, entries=_none()) if there.path == self.path else there
+        place, which = self._entries_of(map_.old)
+        ids, back = np.unique(map_.new[which], return_inverse=True)
+        withdrawn, unnamed = np.zeros((len(ids), len(SHIFTS)), np.uint32), np.zeros(len(ids), np.uint8)
+        np.maximum.at(withdrawn, back, self.entries["withdrawn"][place])
+        np.bitwise_or.at(unnamed, back, self.entries["unnamed"][place])
+        found = base.with_(keys, ids, withdrawn)
+        place, which = found._entries_of(ids)
+        entries, edition = found.entries.copy(), max(self.edition, there.edition) + 1
+        entries["unnamed"][place] |= unnamed[which]
+        digest = _digest(edition, entries.tobytes())
+        return replace(found, key=found.key or self.key, edition=edition, digest=digest, entries=entries)
+
+    def later_than(self, latest: float) -> int:
+        """Return how many people withdrew after *latest* (epoch seconds), by the times that are kept."""
+        return int(np.count_nonzero((self.entries["withdrawn"] > latest).any(axis=1)))
+
+    def bring_back(self, latest: float, to: float) -> "Withdrawn":
+        """Return it with the time *to* in the place of those after *latest*."""
+        entries = self.entries.copy()
+        entries["withdrawn"][entries["withdrawn"] > latest] = int(to)
+        return self._changed(entries, self.key)
+
     def _changed(self, entries: npt.NDArray[np.void], key: bytes) -> "Withdrawn":
         if entries.tobytes() == self.entries.tobytes():
             return self
         edition = self.edition + 1
         return replace(self, key=key, edition=edition, digest=_digest(edition, entries.tobytes()), entries=entries)
 
-    def write(self) -> None:
-        """Make it durable."""
+    def write(self, path: Path | None = None) -> None:
+        """Make it durable, in its place or in *path*."""
         head = f"{_WORD} {VERSION} {self.edition} {keyed.check(self.key)} {self.digest}\n".encode("ascii")
         body = self.entries.tobytes()
-        files.replace(self.path, lambda place: place.write_bytes(head + body))
+        files.replace(path or self.path, lambda place: place.write_bytes(head + body))
 
 
 def path_of(keys: Path, target: str) -> Path:

@@ -89,6 +89,7 @@ _FUTURE = {
     "keys.anchor": "the anchor",
     "keys.backup": "the note of the last backup",
     "keys.tombstones": "codes of erased clients",
+    "keys.withdrawn": "codes of people who withdrew",
     "state.paused": "the pause",
 }
 

@@ -201,6 +201,7 @@ def _take_in(state: State, settings: Settings, rows: Recognised) -> int:
         inbox.SCHEMA,
     )
     content = b"".join(column.tobytes() for column in rows)
-    about = {"digest": hashlib.sha256(content).hexdigest(), "source": REFERENCE, "taken_in": now, "id_map": ""}
+    about = {"digest": hashlib.sha256(content).hexdigest(), "source": REFERENCE, "taken_in": now}
+    about["id_map"] = state.ledger.about.resolved()
     state.ledger.withdrawals.absorb([batch], about, now=now, limit_of=partial(limits.of, settings))
     return len(np.unique(rows.client))

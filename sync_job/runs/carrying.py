@@ -17,18 +17,19 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent import carrying as joining
 from sync_job.consent.channels import Bytes, Ids
-from sync_job.consent.id_map import among
+from sync_job.consent.id_map import IdMap, among
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import union
 from sync_job.errors import BusyError, ConfigError, NoStateError, StateError
 from sync_job.exports import id_map
-from sync_job.ledger import accounting, anchor, backed_up, files, inbox, ledger, lock, references, withdrawn
-from sync_job.ledger.anchor import Anchor, Standing
+from sync_job.ledger import accounting, anchor, backed_up, files, inbox, keyed, ledger, lock, references
+from sync_job.ledger.anchor import Standing
 from sync_job.ledger.carrying import Former
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.ledger.withdrawn import Withdrawn
+from sync_job.ledger.withdrawn import path_of as withdrawn_path
 from sync_job.report.counts import Summary
 from sync_job.runs import anchoring, limits
 from sync_job.runs.watch import Watch
@@ -265,7 +266,7 @@ def _left_behind(found: id_map.Found, path: Path, known: Ids, binding: Ids, drop
 
 
 def _make(old: State, settings: Settings, target: str, case: _Case, summary: Summary) -> None:
-    """Make the new state, which nobody may use before `_finish`, and beside the keys a draft of its tombstones."""
+    """Make the new state, which nobody may use before `_finish`, and beside the keys drafts of its codes."""
     new, own, now = settings.state.path, settings.endpoint.target, time.time()
     files.make_folder(new)
     with lock.held(new), Former(old.ledger.path) as former:
@@ -274,7 +275,8 @@ def _make(old: State, settings: Settings, target: str, case: _Case, summary: Sum
         with State.create(new, own, now) as state:
             keys = settings.state.keys
             buried = Tombstones.open(keys, target)
-            buried.draft(_draft(keys, own), case.found.map, Tombstones.open(keys, own))
+            buried.draft(_draft(keys, own, keyed.TOMBSTONES), case.found.map, Tombstones.open(keys, own))
+            _draft_codes(keys, target, own, case.found.map)
             fill = partial(
                 state.ledger.carrier(former, case.found.map).carry,
                 summary | {"at": now, "run": old.ledger.place()["run"]},
@@ -286,8 +288,16 @@ def _make(old: State, settings: Settings, target: str, case: _Case, summary: Sum
             state.replace_holdings(case.holdings, now, fill)
 
 
-def _draft(keys: Path, target: str) -> Path:
-    return keys / f".{anchor.tag(target)}.tombstones.carried"
+def _draft(keys: Path, target: str, kind: str) -> Path:
+    return keys / f".{anchor.tag(target)}.{kind}.carried"
+
+
+def _draft_codes(keys: Path, target: str, own: str, map_: IdMap) -> None:
+    """Write, as a draft, who withdrew by their new ids: the codes of the old ones are other people's there."""
+    old, there = (Withdrawn.open(keys, one, anchor.read(keys, one)) for one in (target, own))
+    after = old.carried(keys, map_, there)
+    if len(after) or there.edition:
+        after.write(_draft(keys, own, keyed.WITHDRAWN))
 
 
 def _finish(settings: Settings, old: Path, target: str) -> None:
@@ -302,10 +312,13 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
             _refuse_lists(former.folder)
             former.ledger.about.note_given_up(str(new.resolve()), own, now)
     with lock.held(new), State(new, Ledger.open(new / "ledger.db", own, write=True)) as state:
-        Tombstones.open(keys, own).replace(_draft(keys, own))
+        Tombstones.open(keys, own).replace(_draft(keys, own, keyed.TOMBSTONES))
+        if anchor.is_there(drafted := _draft(keys, own, keyed.WITHDRAWN)):
+            with files.storing(drafted):
+                drafted.replace(withdrawn_path(keys, own))
+            files.sync_folder(keys)
         if own == target:
             files.remove(backed_up.path(keys, own))  # it is a backup of the old ids
-            _withdrew_anew(state, keys, own)
         elif found := anchor.read(keys, target):
             # So that no backup of the old state is ever taken for one that may go on.
             anchor.write(keys, target, replace(found, state=state.ledger.place()["state"]))
@@ -313,14 +326,3 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
         state.ledger.about.end_carrying()
         clients = state.ledger.clients()
     _log.info("state.carried", clients=clients)
-
-
-def _withdrew_anew(state: State, keys: Path, target: str) -> None:
-    """Remove the codes of who withdrew under the old ids, for those of the new ids; each step may be done again."""
-    found = anchor.read(keys, target)
-    place = state.ledger.place()
-    if found and found.state != place["state"]:
-        found = Anchor(target=target, written=time.time(), tombstones=found.tombstones, **place)
-        anchor.write(keys, target, found)
-    if found and not found.edition:
-        files.remove(withdrawn.path_of(keys, target))

@@ -12,9 +12,11 @@ from sync_job.ledger import anchor, backed_up, pause
 from sync_job.ledger.clocks import Now
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.runs import limits
 
 _log = structlog.get_logger()
+_A_DAY_S = 86400.0  # by so much a list may say that somebody withdrew after it was received
 
 
 def hurry(state: State, settings: Settings) -> None:
@@ -36,6 +38,7 @@ def ahead(state: State, settings: Settings) -> dict[str, int]:
             "keys.backup": int(noted is not None and noted.at > latest),
             "keys.tombstones": Tombstones.open(keys, target).later_than(latest),
             "snapshot.since": sum(at > latest for at in state.denied_at()),
+            "keys.withdrawn": Withdrawn.open(keys, target, known).later_than(latest + _A_DAY_S),
             "state.paused": int(paused is not None and paused["at"] > latest),
         }.items()
         if count
@@ -56,6 +59,9 @@ def bring_back(state: State, settings: Settings) -> dict[str, int]:
         backed_up.note(keys, target, noted._replace(at=now.now))
     if "keys.tombstones" in found:
         Tombstones.open(keys, target).bring_back(now.now + AHEAD_S, now.now)
+    if "keys.withdrawn" in found:
+        codes = Withdrawn.open(keys, target, anchor.read(keys, target))
+        codes.bring_back(now.now + AHEAD_S + _A_DAY_S, now.now + _A_DAY_S).write()
     if "state.paused" in found and (paused := pause.paused(state.folder)):
         pause.pause(state.folder, reason=paused["reason"], by=paused["by"], now=now.now)
     return found
