@@ -114,12 +114,20 @@ class Book:
             if flag is not None:
                 (self.allowed if flag else self.denied)[person, k] = elapsed
 
+    def set_right(self) -> None:
+        """Note that the clock was ahead: what was said then was said at the latest now."""
+        now = self._now()
+        for said in (self.no, self.yes):
+            for key, one in said.items():
+                said[key] = Said(min(one.as_of, now), min(one.read, now), min(one.since, now))
+
     def join(self, gone: int, stays: int) -> None:
         """Let two people be one: each restriction of both holds, and nothing is allowed that not both allowed."""
+        self.withdrawals = [one for one in self.withdrawals if any(self.stands(one, k) for k in SCOPES[one.scope])]
         self.withdrawals = [one._replace(person=stays) if one.person == gone else one for one in self.withdrawals]
         self.voided = [one._replace(person=stays) if one.person == gone else one for one in self.voided]
         for k in range(4):
-            self.lifted[stays, k] = min(self.lifted.pop((gone, k), 0.0), self.lifted.get((stays, k), 0.0))
+            self.lifted[stays, k] = max(self.lifted.pop((gone, k), 0.0), self.lifted.get((stays, k), 0.0))
             if (no := self.no.pop((gone, k), None)) is not None:
                 mine = self.no.get((stays, k))
                 self.no[stays, k] = no if mine is None or mine.as_of < no.as_of else mine

@@ -455,6 +455,7 @@ class World(Upheld):
         if abs(seconds) > 100 * DAY_S:
             self._night(rng)
             self.machine.jump(-seconds)
+            self.book.set_right()
 
     def _pass_days(self, rng: Random) -> None:
         self.machine.let_pass(rng.choice((1, 2, 3)) * DAY_S)

@@ -5,6 +5,7 @@ it breaks a law with the mutation and none without. `python -m tests.mutations` 
 writes the table in docs/histories.md; one that is not found ends it in 1.
 """
 
+import gc
 import os
 import sys
 import time
@@ -260,6 +261,8 @@ def put_back(mutation: Mutation) -> Iterator[None]:
 def look_for(number: int, most: int = MOST, first: int = 0) -> Found:
     """Play histories with a mutation until one finds it."""
     began = time.process_time()
+    gc.collect()
+    gc.freeze()  # what is imported stays
     with simulated() as use:
         for seed in range(first, first + most):
             steps = steps_of(seed)
