@@ -337,12 +337,7 @@ class Simulated:
         full = scene is not None and scene.full_at > 0 and ended.code == 4
         if full and "damaged" in ended.err:
             raise LawError("L7", f"a full disk is called damage: {ended.err}")
-        if (
-            self.kind == "delta"
-            and export.kind not in ("part", "desk")
-            and verb == ("run",)
-            and self._summary() is None
-        ):
+        if self.kind == "delta" and export.kind not in ("part", "desk") and self._summary() is None:
             self.unread.append((export, path, said))
         if ended.code is None or full:
             for request in self.sent:
@@ -524,6 +519,10 @@ class Simulated:
         for client, owed in self._query("SELECT client, owed FROM obligations WHERE owed != 0"):
             found[client] = found.get(client, 0) | owed
         return found
+
+    def _is_held(self, person: int) -> bool:
+        held = self._query("SELECT client FROM obligations WHERE owed != 0 AND held IS NOT NULL")
+        return (self.ids[person],) in held
 
     def _due(self) -> dict[int, int]:
         ((number,),) = self._query("SELECT max(number) FROM snapshots")
