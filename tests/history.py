@@ -247,10 +247,10 @@ class World(Upheld):
             return
         backup = rng.choice(self.backups)
         shutil.rmtree(self.state)
+        self.restored = True
         ended = self.command("state", "restore", str(backup.path))
         assert ended.code == 0, ended
         self._put_back(backup.taken)
-        self.restored = True
         if rng.random() < 0.7:
             self._say_restored(rng, backup)
 

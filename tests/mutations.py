@@ -227,12 +227,13 @@ MUTATIONS = [
 
 def _without_age(case: Any) -> Any:
     if case.kind == "part":
-        case.terms = changed(case.terms, as_of=np.inf)
+        case.terms, case.fresh_until = changed(case.terms, as_of=np.inf, may_grant=True), np.inf
     return case
 
 
 def _all_done(found: Any) -> Any:
-    return found and found | {"open": 0, "refused": 0, "parked": 0}
+    names = ("acknowledged", "open", "refused", "parked")
+    return found and found | dict.fromkeys(names, 0) | {"acknowledged": sum(found[name] for name in names)}
 
 
 def _codes_of_init(settings: Any) -> Any:
