@@ -151,7 +151,7 @@ class World(Upheld):
         if not count:
             return
         ended = self._approving(one["run"], what, count)
-        if wrong and ended.code == 0:
+        if wrong and ended.done:
             raise LawError("L5", f"{count} {what} were approved, and {count - 1} are held")
 
     def _close(self, rng: Random) -> None:
@@ -160,7 +160,7 @@ class World(Upheld):
             return
         person = rng.choice(owed)
         said = ("--client", str(self.ids[person]), "--reason", "r", "--by", "b")
-        if self.command("withdrawals", "close", *said).code == 0:
+        if self.command("withdrawals", "close", *said).done:
             self.book.closed[person] = self.machine.elapsed
 
     def _void(self, rng: Random) -> None:
@@ -169,7 +169,7 @@ class World(Upheld):
             return
         digest = rng.choice(self.book.withdrawals).digest
         said = ("--list", digest, "--reason", "r", "--by", "a", "--approved-by", "b")
-        if self.command("withdrawals", "void", *said).code == 0:
+        if self.command("withdrawals", "void", *said).done:
             gone = [one for one in self.book.withdrawals if one.digest == digest]
             self.book.voided += gone
             self.book.withdrawals = [one for one in self.book.withdrawals if one.digest != digest]
@@ -234,7 +234,7 @@ class World(Upheld):
         if self.restored:
             return
         path = self._file("backup.tar")
-        if self.command("state", "backup", str(path)).code == 0:
+        if self.command("state", "backup", str(path)).done:
             known = frozenset(one.reference for one in self.book.withdrawals)
             self.backups.append(Backup(path, known, self.machine.elapsed))
 
@@ -269,7 +269,7 @@ class World(Upheld):
         said = ("state", "restored", "--by", "b")
         if missing and rng.random() < 0.5:
             wrong = self.command(*said, "--none")
-            if wrong.code == 0:
+            if wrong.done:
                 raise LawError("L1", f"{len(missing)} withdrawals are missing, and --none was taken")
         if missing:
             path = self._listing([(one.person, one.scope, one.at, one.reference) for one in missing])
@@ -277,7 +277,7 @@ class World(Upheld):
         else:
             ended = self.command(*said, "--none")
         self.told.append(f"  said to be whole: {ended.code}")
-        if ended.code == 0:
+        if ended.done:
             self.restored = False
 
     def _lose(self, rng: Random) -> None:
@@ -308,7 +308,7 @@ class World(Upheld):
         """Let the platform have another address."""
         new = self.address[:-1] + rng.choice([letter for letter in "abc" if not self.address.endswith(letter)])
         said = ("--same-platform", "--reason", "r", "--by", "b")
-        if self.command("state", "retarget", new, *said).code == 0:
+        if self.command("state", "retarget", new, *said).done:
             self.address = new
             self._configure()
 

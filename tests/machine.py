@@ -71,6 +71,11 @@ class Ended(NamedTuple):
     out: str
     err: str
 
+    @property
+    def done(self) -> bool:
+        """Whether it did what it was asked to; 7 may be about others."""
+        return self.code == 0 or (self.code == 7 and bool(self.out))
+
 
 @dataclass
 class Scene:

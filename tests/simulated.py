@@ -206,7 +206,6 @@ class Simulated:
             count = ended.err.split("--approve-grants ")[1].split(";")[0].split(",")[0].strip().rstrip(".")
             ended = self.command(*arguments, "--approve-grants", count)
         assert ended.code in (0, 1, 6, 7), f"init ended in {ended}"
-        self.approved_at = self.machine.elapsed
         reading = self._reading(export)
         if platform != how and "init owes nothing that a dump allows" in KNOWN_FAILING:
             reading.says = {}
@@ -334,7 +333,7 @@ class Simulated:
                 ended = self.command(*verb, *part, path, *said, sending=True)
         finally:
             self.at_the_desk = False
-        full = scene is not None and scene.full_at > 0 and ended.code == 4
+        full = scene is not None and scene.full_at > 0 and ended.code in (4, 7)
         if full and "damaged" in ended.err:
             raise LawError("L7", f"a full disk is called damage: {ended.err}")
         if self.kind == "delta" and export.kind not in ("part", "desk") and self._summary() is None:
@@ -347,6 +346,10 @@ class Simulated:
             if fresh:
                 self.pending -= set(export.says)
             self._hold_counts(summary)
+        if self.lost_list is not None:
+            self.told.append("  the list whose command died is handed in again")
+            rows, self.lost_list = self.lost_list, None
+            self._opt_out(Random(0), rows=rows)
         self._hold_forgotten()
 
     def _catch_up(self) -> None:
@@ -395,6 +398,8 @@ class Simulated:
         self.last_list = rows
         path = self._listing(rows)
         ended = self.command("opt-out", str(path), "--wait-s", "0", "--json", *more, scene=scene, within=within)
+        if within and ended.code is None:
+            self.lost_list = rows
         found = _first(ended.out)
         if more and not found.get("list"):
             raise LawError("L1", f"a healthy brand did not get the list: {ended.code}, {ended.err}")
@@ -556,7 +561,7 @@ class Simulated:
 
     def _approving(self, run: str, what: str, count: int) -> Ended:
         ended = self.command("approve", run, f"--{what}", str(count), "--reason", "r", "--by", "b")
-        if ended.code == 0:
+        if ended.done:
             self.approved_at = self.machine.elapsed
         return ended
 
@@ -581,6 +586,7 @@ class Simulated:
     # Set by what happens
 
     asking: int | None = None
+    lost_list: list[tuple[int, str, float, str]] | None = None
     died = False
     joined: frozenset[int] | set[int] = frozenset()
     owed_at_end = False
