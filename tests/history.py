@@ -249,7 +249,7 @@ class World(Upheld):
         shutil.rmtree(self.state)
         self.restored = True
         ended = self.command("state", "restore", str(backup.path))
-        assert ended.code == 0, ended
+        assert ended.done, ended
         self._put_back(backup.taken)
         if rng.random() < 0.7:
             self._say_restored(rng, backup)
@@ -419,7 +419,7 @@ class World(Upheld):
         if "say --expect " in ended.err:
             count = ended.err.split("say --expect ")[1].split(".")[0].replace(",", "").strip()
             ended = self.command(*said, "--expect", count)
-        if ended.code != 0:
+        if not ended.done:
             self.state, self.ids, self.address = old, old_ids, old_address
             self._configure()
             return

@@ -553,7 +553,7 @@ class Simulated:
 
     def _held(self) -> list[dict[str, Any]]:
         ended = self.command("approve", "--json")
-        found: list[dict[str, Any]] = json.loads(ended.out)["held"] if ended.code == 0 else []
+        found: list[dict[str, Any]] = json.loads(ended.out)["held"] if ended.done else []
         return found
 
     def _recently_approved(self) -> bool:
