@@ -248,3 +248,17 @@ def test_a_date_from_the_future_is_brought_to_now(place: Place, platform: Standi
     os.utime(place.write(CROWD | {901: NONE}), (time.time() + 1, time.time() + 1))
     assert place("run", "--quiet").code == Exit.OK
     assert platform.platform.state[1] == YES
+
+
+def test_a_denial_that_is_stated_again_is_as_new_as_that(place: Place, platform: Standin) -> None:
+    """What an export from between the two allows is held; a newer one allows it."""
+    place.config.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+    for age in (5, 3):
+        assert place("run", place.write({1: NO}, f"{age}.csv", age_s=age * HOUR), "--quiet").code == Exit.OK
+    full = place.shipped("nightly", called="full")
+    place.write(CROWD | {1: YES}, age_s=4 * HOUR)
+    assert place("run", "--quiet", config=full).code == Exit.HELD
+    assert platform.platform.state[1] == NO
+    place.write(CROWD | {1: YES}, age_s=2 * HOUR)
+    assert place("run", "--quiet", config=full).code == Exit.OK
+    assert platform.platform.state[1] == YES

@@ -272,3 +272,40 @@ def test_the_counts_of_a_report_are_of_all_legs(tmp_path: Path, platform: Standi
     place.write(CROWD | {7: NO, 8: NONE, 2000: YES}, age_s=HOUR)
     summary = place.summary("run")
     assert sum(summary["lanes"].values()) == summary["planned"]
+
+
+@pytest.mark.parametrize("how", ["opt-out", "erasure"])
+def test_who_asks_does_not_wait_for_what_a_guard_holds(place: Place, platform: Standin, how: str) -> None:
+    """A list or an erasure denies at once what an export denied and a guard holds; the others still wait."""
+    assert place("run", place.write(dict.fromkeys(GONE, NO), "1.csv", age_s=3 * HOUR), "--quiet").code == Exit.HELD
+    if how == "opt-out":
+        assert place.opt_out(7).code == Exit.OK
+    else:
+        assert place("forget", place.write({7: NONE}, "erase.csv"), "--reason", "art. 17", "--by", "DPO").code == Exit.OK
+    place("drain", "--quiet")
+    assert platform.platform.state[7] == NO
+    assert denied(platform) == 1
+    if how == "erasure":
+        assert place.rows("SELECT count(*) FROM obligations WHERE client = 7") == [(0,)]
+    assert approve(place, len(GONE) - 1) == Exit.OK
+    assert place("drain", "--quiet").code == Exit.OK
+    assert denied(platform) == len(GONE)
+
+
+def test_a_held_denial_that_is_stated_again_is_not_overtaken_from_between(place: Place, platform: Standin) -> None:
+    """What was allowed between the two statements is older than the second."""
+    assert place("run", place.write(dict.fromkeys(GONE, NO), "1.csv", age_s=5 * HOUR), "--quiet").code == Exit.HELD
+    assert place("run", place.write(dict.fromkeys(GONE, NO), "2.csv", age_s=3 * HOUR), "--quiet").code == Exit.HELD
+    place.write(CROWD, age_s=4 * HOUR)
+    place("run", "--quiet", config=place.shipped("nightly", called="full"))
+    assert place.summary("approve")["held"][0]["revocations"] == len(GONE)
+
+
+def test_a_delta_that_is_asked_for_is_no_orphan(place: Place) -> None:
+    """Its note in the inbox is what keeps a later delta from passing it over."""
+    path = place.write({900: NO}, "1.csv", age_s=3 * HOUR)
+    with lock.held(place.folder / "state"):
+        assert place("run", path, "--quiet").code == Exit.BUSY
+    said = place("state", "check")
+    assert said.code == Exit.OK
+    assert "asked for" in place("state", "check", "--all").out or "orphan" not in said.out

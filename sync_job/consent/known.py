@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import Bytes, Ids, Mask
+from sync_job.consent.channels import Bytes, Ids, Mask, denied
 from sync_job.consent.dates import NEVER, Dates, Seconds
 from sync_job.consent.tables import Table, tabulate
 
@@ -71,6 +71,17 @@ class Holdings:
             np.concatenate([self.state[kept], rows.state[full]])[order],
             np.concatenate([self.due[kept], rows.due[full]])[order],
             self.dates.replaced(kept, dates[full], order),
+        )
+
+    def denied_again(self, says: Table, at: float) -> "Holdings":
+        """Return the holdings with what *says* denies once more dated *at* which it was stated again."""
+        ids, values = says.items()
+        which = denied(values) != 0
+        ids, values = ids[which], values[which]
+        state, due = self.of(ids)
+        again = ((denied(values) & (denied(state) | denied(due))) != 0) & (self.denied_at(ids) < at)
+        return self.replaced(
+            Holdings(ids[again], state[again], due[again], Dates.of(np.full(int(np.count_nonzero(again)), at)))
         )
 
     def _here(self, ids: Ids) -> tuple[Mask, npt.NDArray[np.intp]]:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sync_job.errors import StateError
-from sync_job.ledger import accounting, anchor, files, inbox, keyed, lock, pause, references, tables
+from sync_job.ledger import accounting, anchor, deltas, files, inbox, keyed, lock, pause, references, tables
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.ledger import Ledger, Place
@@ -290,6 +290,8 @@ class _Looking:
             if path in aside:
                 words = "a list that could not be read: take it in again from its source, then remove this file"
                 self._say(path, Verdict.DAMAGED, words)
+            elif path.name.startswith(deltas.PREFIX) and path.suffix == ".json":
+                self._say(path, Verdict.OK, "a delta that was asked for and not decided by yet")
             elif path.name.startswith("."):
                 self._orphan(path, "left by a process that died", age_s=_LEFT_S)
             else:

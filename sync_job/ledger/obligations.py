@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask
+from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask, denied
 from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
 from sync_job.consent.tables import Table, tabulate
@@ -50,7 +50,8 @@ class Owed:
 
     *due*: to be sent now; otherwise it waits for its next try. *parked*: the platform knows no such client.
     *revoked*: the channels that are owed because of an export, and for nothing else. *held*: those that a guard holds,
-    and which are not sent. *stated* is when the newest of the denials was stated.
+    and which are not sent; what is owed for another reason too is not held. *stated* is when the newest of the denials
+    was stated.
     """
 
     client: Ids
@@ -119,6 +120,7 @@ class Obligations(Store):
         starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
         revoked: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], rows["owed"], 0).astype(np.uint8), starts)
         others: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], 0, rows["owed"]).astype(np.uint8), starts)
+        free: Bytes = np.bitwise_or.reduceat(np.where(rows["held"], 0, rows["owed"]).astype(np.uint8), starts)
         return Owed(
             np.ascontiguousarray(ids[starts]),
             revoked | others,
@@ -127,7 +129,7 @@ class Obligations(Store):
             (rows["next_at"][starts] <= now) | (rows["since"][starts] > now + AHEAD_S),
             rows["not_found"][starts].copy(),
             revoked & ~others,
-            np.bitwise_or.reduceat(np.where(rows["held"], rows["owed"], 0).astype(np.uint8), starts),
+            (revoked | others) & ~free,
             np.maximum.reduceat(rows["stated"], starts),
         )
 
@@ -198,6 +200,17 @@ class Obligations(Store):
             self._db.executemany(
                 "UPDATE obligations SET held = NULL WHERE client = ? AND owed & ? != 0 AND held IS NOT NULL",
                 zip(client.tolist(), channels.tolist(), strict=True),
+            )
+
+    def state_again(self, says: Table, stated: float) -> None:
+        """Note when the denials that an export stated before, and that are still owed, were *stated* again."""
+        ids, channels = self._open("AND source = 'revocation'").items()
+        again = np.asarray(channels & denied(says.of(ids)), np.uint8)
+        with self._writing():
+            self._db.executemany(
+                "UPDATE obligations SET stated = max(coalesce(stated, started), ?) "
+                "WHERE client = ? AND owed & ? != 0 AND source = 'revocation'",
+                ((stated, *row) for row in zip(ids[again != 0].tolist(), again[again != 0].tolist(), strict=True)),
             )
 
     def held(self) -> Table:

@@ -17,12 +17,13 @@ import structlog
 from sync_job.config import Settings
 from sync_job.consent import carrying as joining
 from sync_job.consent.channels import Bytes, Ids
+from sync_job.consent.diff import nothing_held
 from sync_job.consent.id_map import IdMap, among
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import union
 from sync_job.errors import BusyError, ConfigError, NoStateError, StateError
 from sync_job.exports import id_map
-from sync_job.ledger import accounting, anchor, backed_up, files, inbox, keyed, ledger, lock, references
+from sync_job.ledger import accounting, anchor, backed_up, files, inbox, keyed, ledger, lock, references, tables
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.carrying import Former
 from sync_job.ledger.ledger import Ledger
@@ -286,6 +287,10 @@ def _make(old: State, settings: Settings, target: str, case: _Case, summary: Sum
                 limit_at=float(limits.of(settings, np.array([now]))[0]),
             )
             state.replace_holdings(case.holdings, now, fill)
+            # Denials that a guard held still wait for an approval; what it held of the old ids is nothing to approve.
+            files.make_folder(new / "held")
+            for one in state.ledger.applied.held_runs():
+                tables.write_held(new / "held" / f"{one.run}.parquet", nothing_held())
 
 
 def _draft(keys: Path, target: str, kind: str) -> Path:

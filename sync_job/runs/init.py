@@ -70,7 +70,7 @@ def start(
     grants = np.where(np.isin(ids, ungranted, assume_unique=True), 0, grants).astype(np.uint8)
     if withdrawn is not None:
         grants &= ~withdrawn.of(ids)
-    denials = denied(says) if not isinstance(platform, Table) and platform != EQUAL else np.zeros_like(says)
+    denials = denied(says) & ~denied(state)
     due = (denials | (grants << 1)).astype(np.uint8)
     full = (state | due) != 0
     ids, state, due = ids[full], state[full], due[full]

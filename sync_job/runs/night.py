@@ -132,6 +132,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
     ledger.applied.record(decide.record(case, found, findings.run, now))
     _decided(legs, case, decide.Planned(found, taken_back), now)
+    _date_again(state, case, now)
     ledger.applied.narrow(findings.run, case.kind, case.statements)
     in_order.settle(state, case, asked, now)
     if case.kind == "full":
@@ -160,6 +161,19 @@ def _dated(state: State, now: float) -> Holdings:
         state.replace_holdings(holdings, now)
         _log.warning("state.from_the_future", what="dates of denials")
     return holdings
+
+
+def _date_again(state: State, case: decide.Case, now: float) -> None:
+    """Date what the export denies once more by this export, so that none from between the two allows it.
+
+    A full export needs no dates for that: whatever is older than the newest one grants nothing.
+    """
+    state.ledger.obligations.state_again(case.statements, case.stated)
+    if case.kind != "full":
+        holdings = state.holdings()
+        dated = holdings.denied_again(case.statements, case.stated)
+        if dated is not holdings:
+            state.replace_holdings(dated, now)
 
 
 def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float) -> None:
