@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SET_UP := .venv/.set-up
 
-.PHONY: demo test check scenarios soak backfill histories crash torture fuzz bench cost memory reporting picture lock clean
+.PHONY: demo test check scenarios soak backfill histories mutations crash torture fuzz bench cost memory reporting picture lock clean
 
 demo: $(SET_UP)   ## the main job, on the sample export, against a stand-in platform on loopback
 	@$(BIN)/python sample_data/demo.py
@@ -23,11 +23,14 @@ scenarios: $(SET_UP)   ## how much of an endpoint's capacity is used, in virtual
 soak: $(SET_UP)   ## 100,000 rows to an endpoint that fails in every way (some minutes)
 	@CONSENT_SYNC_SOAK_ROWS=100000 $(BIN)/python -m pytest -q tests/test_delivery.py -k soak
 
-histories: $(SET_UP)   ## ten thousand histories of accidents, on all cores (most of an hour; CONSENT_SYNC_HISTORIES=N for less)
+histories: $(SET_UP)   ## ten thousand histories of accidents, on all cores (half an hour; CONSENT_SYNC_HISTORIES=N for less)
 	@$(BIN)/python -m tests.test_histories
 
 backfill: $(SET_UP)   ## a backfill of two million rows, killed ten times (about half an hour)
 	@CONSENT_SYNC_BACKFILL_ROWS=2000000 $(BIN)/python -m pytest -q -s tests/test_backfill.py -k killed
+
+mutations: $(SET_UP)   ## old faults put back, which histories have to find (an hour): writes docs/histories.md
+	@$(BIN)/python -m tests.mutations
 
 crash: $(SET_UP)   ## die at every durable operation and at every system call that writes (most of an hour): writes docs/state.md
 	@$(BIN)/python -m tests.test_crash --write

@@ -50,6 +50,7 @@ _WAITING = {
         "delivery",
         "docs",
         "histories",
+        "mutations",
         "kill",
         "night",
         "opt_out",

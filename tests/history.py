@@ -1,814 +1,484 @@
 """A shop, its platform and its accidents, step by step, and what must hold after each: the world of `test_histories`.
 
-Everything is the product's own: state folder, lists, exports, requests over loopback. What is expected is told by plain
-dictionaries that know nothing of bytes, snapshots or folds. Clients are looked at by their place in the shop, so that a
-history reads the same whatever ids it was given.
+Everything is the product's own, through its command line; `machine.py` is what it runs on, `simulated.py` the shop,
+`expected.py` what is expected of it, and `upheld.py` holds it to that. A step is a kind and a seed: dropping one
+changes nothing of the others, so a history can be shrunk.
+
+The laws:
+
+L1  nothing is allowed that no fresh export states, that a no at least as new forbids, or that was withdrawn
+L2  a no that was read is acknowledged, owed, overtaken by a newer allowed, or closed by a person
+L3  when all is well again, the platform holds what the newest rightful statement says
+L4  a command ends in 7 when something owed is past its limit, unless something graver is the matter
+L5  grants that nobody approved stay within the guards, over 24 hours
+L6  a report counts what was sent; what was received is accounted for
+L7  `state check` finds nothing after a command that ended, and a backup can be made
+L8  who is erased is nowhere any more, and was denied everything first
+L9  who withdrew is allowed nothing under any number that means them today
 """
 
-import os
+import json
+import math
 import shutil
-import sqlite3
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from random import Random
+from typing import NamedTuple
 
-import numpy as np
-
-from sync_job.config import Settings
-from sync_job.errors import ConfigError, RestoredStateError
-from sync_job.ledger.state import State
-from sync_job.runs import approving, drain, erasure, forgetting, intake, night, restoring, withdrawing
-from sync_job.runs.decide import Wish
-from sync_job.runs.intake import Listing
-from sync_job.runs.report import Report
-from sync_job.runs.watch import Watch
-from sync_job.standin.background import Standin
 from sync_job.standin.contract import Flags, Update
-from sync_job.standin.faults import Fault
-from sync_job.standin.platform import Entry, Platform
-from tests.shop import FIELDS, Consent, Shop
-
-CLIENTS = 5
-STRANGER_EVERY = 17  # ids that are a multiple of it are no members of the platform
-SCOPES = {"sms": (0,), "email": (1,), "marketing": (0, 1, 2), "all": (0, 1, 2, 3)}
-FLAGS: tuple[Consent, ...] = (
-    (True, True, True, True),
-    (False, False, False, False),
-    (True, False, None, True),
-    (None, True, False, None),
-    (None, None, None, None),
-    (False, True, True, False),
-)
-SURE = (Fault.REFUSE, Fault.UNAUTHORISED, Fault.REFUSE)
-UNSURE = (Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.GARBAGE, Fault.RESET_BEFORE, Fault.ERROR_BEFORE)
-SLOW = (Fault.LATE, Fault.STALL, Fault.LATE)
-_APPLIED = (None, Fault.RESET_AFTER, Fault.ERROR_AFTER, Fault.STALL)
-# A late request comes after what the next run sends, and long before its linger ends, also on a busy machine.
-LINGER_S, LATE_S, SLOW_TIMEOUT_S, TIMEOUT_S = 1.1, 0.5, 0.08, 10.0
-_NAMES = ("re_grants", "new_grants", "revocations", "changed", "unknown", "shrinkage")
-
-
-def _guards(**most: int) -> str:
-    shares = "".join(f"{name}_share = 0\n" for name in _NAMES)
-    return shares + "new_grants_nights = 0\n" + "".join(f"{name} = {most.get(name, 999)}\n" for name in _NAMES)
-
-
-GUARDS = _guards(re_grants=1, new_grants=2, revocations=2, changed=3, shrinkage=0)
-NO_GUARDS = _guards()
-
-# Which channel of which client: both by number.
-Channel = tuple[int, int]
-Happening = Callable[[], Fault | None]
-
-
-class Died(BaseException):
-    """Ends a run where it stands, as a kill does."""
-
-
-class Deadly(Watch):
-    """Dies when the run comes to a stage for the nth time."""
-
-    def __init__(self, stage: str, times: int) -> None:
-        super().__init__()
-        self._fatal, self._left = stage, times
-
-    def stage(self, name: str, total: int = 0) -> None:
-        """Die, or go on."""
-        self._left -= name == self._fatal
-        if self._left <= 0:
-            raise Died(name)
-        super().stage(name, total)
-
-
-@dataclass
-class Faults:
-    """What the next requests meet, and the next one *to* a client: a fault, something that happens, or nothing.
-
-    *granting* is what may be granted just now. Of requests that are applied late it is kept until they are; *timely*
-    are the places in the log of all others. *doubted* are clients with a request that did not go well: what it said is
-    due, and no guard asks again. When *dead*, whoever sends is dead, and nothing arrives any more.
-    """
-
-    platform: Platform | None = None
-    waiting: deque[Fault | Happening | None] = field(default_factory=deque)
-    to: dict[int, Fault] = field(default_factory=dict)
-    granting: frozenset[Channel] = frozenset()
-    late: dict[int, list[frozenset[Channel]]] = field(default_factory=dict)
-    timely: set[int] = field(default_factory=set)
-    doubted: set[int] = field(default_factory=set)
-    dead: bool = False
-    broken: Exception | None = None
-
-    def script(self, number: int, client: int) -> Fault | None:
-        """Return what a request meets."""
-        assert self.platform is not None
-        fault = self._next(client)
-        if fault is not None:
-            self.doubted.add(client)
-        if fault is Fault.LATE:
-            self.late.setdefault(client, []).append(self.granting)
-        elif fault in _APPLIED:
-            self.timely.add(self.platform.entries)
-        return fault
-
-    def _next(self, client: int) -> Fault | None:
-        if self.dead:
-            return Fault.ERROR_BEFORE
-        if client in self.to:
-            return self.to.pop(client)
-        found = self.waiting.popleft() if self.waiting else None
-        if not callable(found):
-            return found
-        try:
-            return found()
-        except Exception as exc:  # noqa: BLE001 - this is the platform's thread: it is raised again where the run is
-            self.broken = exc
-            return None
+from sync_job.standin.platform import Platform
+from tests.expected import CHANNELS, DAY_S, KNOWN_FAILING, SCOPES, Consent, LawError, Reading
+from tests.exported import Export, iso
+from tests.machine import Fate, Scene
+from tests.simulated import FLAGS, Backup
+from tests.upheld import Upheld
 
 
 class Step(NamedTuple):
-    """One thing that happens: what, to whom, and two numbers that say how."""
+    """One thing that happens, and the seed of everything about it."""
 
     kind: str
-    client: int = 0
-    one: int = 0
-    two: int = 0
+    seed: int
 
 
-class Withdrawal(NamedTuple):
-    """Who withdrew what, when (epoch seconds), in which lists, and how long the platform's log was then."""
-
-    client: int
-    scope: str
-    at: float
-    lists: frozenset[str]
-    place: int
-
-
-class Copied(NamedTuple):
-    """Folders as they were at one moment."""
-
-    folders: list[Path]
-    files: list[tuple[Path, bytes, int]]
-
-    def put_back(self) -> None:
-        """Make the folders what they were."""
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in self.folders:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path, content, mode in self.files:
-            path.write_bytes(content)
-            path.chmod(mode)
-
-
-def copied(*folders: Path) -> Copied:
-    """Return folders as they are, at one moment, whoever writes to them meanwhile."""
-    last = None
-    while True:
-        try:
-            found = _read(folders)
-        except FileNotFoundError:
-            continue
-        if found == last:  # nothing changed between the end of one look and the beginning of the next
-            return found
-        last = found
-
-
-def _read(roots: Iterable[Path]) -> Copied:
-    folders: list[Path] = []
-    files = []
-    for root in roots:
-        there = sorted(root.rglob("*"))
-        folders += [root, *(path for path in there if path.is_dir())]
-        files += [
-            (path, path.read_bytes(), path.stat().st_mode & 0o777)
-            for path in there
-            if path.is_file() and not path.name.endswith("-shm") and path.name != "lock"
-        ]
-    return Copied(folders, files)
-
-
-class Backup(NamedTuple):
-    """A state folder of before, and what was so then."""
-
-    state: Copied
-    withdrawn: dict[str, Withdrawal]
-    lifted: dict[Channel, float]
-    newest: float
-    nights: int
-
-
-class World:
-    """One history: its shop, and what a person would expect of it."""
-
-    def __init__(self, folder: Path, platform: Standin, faults: Faults, first: int, beginning: str) -> None:
-        self.platform, self.faults, self.beginning = platform, faults, beginning
-        self.ids = list(range(first, first + CLIENTS))
-        self.strangers = {client for client in self.ids if client % STRANGER_EVERY == 0}
-        faults.platform = platform.platform
-        faults.waiting.clear()
-        faults.to.clear()
-        faults.late.clear()
-        faults.doubted.clear()
-        self.shop = Shop(folder, platform.url, guards=GUARDS, timeout_s=TIMEOUT_S, linger_s=LINGER_S)
-        text = self.shop.config.read_text().replace("attempts = 6", "attempts = 1")
-        self.shop.config.write_text(text.replace('as_of = "none"', 'as_of = "mtime"'))
-        self.settings = self.shop.settings
-        self.told: list[str] = [f"begins {beginning}, with {len(self.strangers)} whom the platform does not know"]
-        self.clock = float(int(time.time()) - 10_000)  # of exports
-        self.says: dict[int, Consent] = {client: FLAGS[place % 3] for place, client in enumerate(self.ids)}
-        self.published: list[dict[int, Consent]] = []
-        self.newest = 0.0  # as-of of the newest export that was surely applied
-        self.small_ones_pass = False  # a person said once that an export with fewer clients is right
-        self.withdrawn: dict[str, Withdrawal] = {}  # by the reference of the request
-        self.lifted: dict[Channel, float] = {}  # and when it was granted again
-        self.references = 0
-        self.asked: set[int] = set()  # to be erased, and not yet
-        self.forgotten: set[int] = set()
-        self.closed: set[int] = set()  # by hand: what was owed to them was once given up
-        self.named: set[int] = set()  # by a list, since they were erased
-        self.held: Report | None = None
-        self.backup: Backup | None = None
-        self.voided: dict[str, Withdrawal] = {}
-        self.had: set[str] = set()  # the withdrawals that a restored state knows
-        self.nights = 0
-        self.restored = self.was_restored = False
-        self.suspect: set[Channel] = set()  # allowed on the platform by what a restored state does not know
-        self.open: dict[int, int] = {}  # obligations that are not ended, and whose
-        self.stated: set[Channel] = set()  # in some request
-        self._on_the_platform(platform.platform)
-        self.place = platform.platform.entries
-        self._publish(self.says)
-        self.assumed = (
-            {(client, k) for client, flags in self.says.items() for k, flag in enumerate(flags) if flag}
-            if beginning == "unknown"
-            else set()
-        )
-        self.shop.init(beginning)
-
-    def _on_the_platform(self, platform: Platform) -> None:
-        """Let the platform hold what the beginning says that it does."""
-        for place, (client, flags) in enumerate(self.says.items()):
-            there = flags if self.beginning == "equal" else FLAGS[(place + 1) % len(FLAGS)]
-            if self.beginning != "empty":
-                platform.apply(Update(client, Flags(*there)))
-                self.faults.timely.add(platform.entries - 1)
-
-    # What happens
+class World(Upheld):
+    """One history: a shop, and all that can happen to it."""
 
     def step(self, step: Step) -> None:
         """Let it happen, and hold the laws."""
-        self.told.append(f"{step.kind} {step.client} {step.one} {step.two}")
-        getattr(self, f"_{step.kind}")(self.ids[step.client % CLIENTS], step.one, step.two)
-        self._check()
+        self.told.append(f"{step.kind} ({step.seed})")
+        rng = Random(step.seed)
+        self.machine.let_pass(rng.choice((60.0, 600.0, 3600.0, 6 * 3600.0)))
+        getattr(self, f"_{step.kind}")(rng)
 
-    def _crm(self, client: int, one: int, two: int) -> None:
-        """Let the CRM say something else of one client, or of two."""
-        self.says = self.says | {client: FLAGS[one % len(FLAGS)]}
-        if two % 3 == 0:
-            self.says |= {self.ids[two % CLIENTS]: FLAGS[two % len(FLAGS)]}
+    def _crm(self, rng: Random) -> None:
+        """Let the CRM say something else of a few."""
+        for person in rng.sample(sorted(self.ids), rng.choice((1, 1, 2, 3))):
+            self._change(person, rng.choice(FLAGS))
 
-    def _crm_all(self, client: int, one: int, two: int) -> None:
-        """Let the CRM say something else of most, as after an accident."""
-        self.says = self.says | dict.fromkeys(self.ids[: 3 + two % 3], FLAGS[one % len(FLAGS)])
+    def _crm_many(self, rng: Random) -> None:
+        """Let the CRM say the same of most, as after an accident."""
+        flags = rng.choice(FLAGS)
+        for person in rng.sample(sorted(self.ids), min(len(self.ids), rng.randint(3, 6))):
+            self._change(person, flags)
 
-    def _night(self, client: int, one: int, two: int) -> None:
-        settings = self._meeting(one, two)
-        self._publish(self.says)
-        self._run(self.says, settings=settings)
+    def _change(self, person: int, flags: Consent) -> None:
+        self.says[person] = flags
+        self.pending.add(person)
 
-    def _stale(self, client: int, one: int, two: int) -> None:
-        """Let an old export come in again, with its old time."""
-        old = self.published[one % len(self.published)]
-        self._publish(old, age_s=two * 40 + 1.0)
-        self._run(old, as_of=self.clock - two * 40 - 1.0)
+    def _night(self, rng: Random) -> None:
+        self._run(self._fresh(), rng)
 
-    def _part(self, client: int, one: int, two: int) -> None:
-        self._publish({client: self.says[client]}, new=False)
-        self._run({client: self.says[client]}, wish=Wish(part=True), settings=self._meeting(one, two))
+    def _bad_night(self, rng: Random) -> None:
+        """Let a night meet faults, lists, and its death."""
+        self._run(self._fresh(), rng, scene=self._scene(rng, faults=True, lists=True, death=rng.random() < 0.3))
 
-    def _truncated(self, client: int, one: int, two: int) -> None:
-        some = {c: f for c, f in self.says.items() if c != client}
-        self._publish(some, new=False)
-        self._run(some, truncated=True)
+    def _doubtful(self, rng: Random) -> None:
+        """Export something that has a column less, cells that cannot be read, or fewer people."""
+        export = self._fresh()
+        people = sorted(export.says)
+        wrong = rng.randrange(3)
+        if wrong == 0 or not people:
+            export = replace(export, missing=rng.randrange(4))
+        elif wrong == 1:
+            some = rng.sample(people, min(len(people), 2))
+            export = replace(export, unreadable={person: rng.randrange(4) for person in some})
+        else:
+            keep = {person: export.says[person] for person in people[: max(1, len(people) - 2)]}
+            export = replace(export, says=keep, shrunken=self.kind == "full")
+        self._run(export, rng)
 
-    def _blemished(self, client: int, one: int, two: int) -> None:
-        """Export a cell that cannot be read: that client is granted nothing."""
-        self._publish(self.says, new=False)
-        lines = self.shop.export.read_text().splitlines()
-        place = 1 + self.ids.index(client)
-        cells = lines[place].split(",")
-        cells[1 + one % 4] = "maybe"
-        lines[place] = ",".join(cells)
-        self.shop.export.write_text("\n".join([*lines, ""]))
-        os.utime(self.shop.export, (self.clock, self.clock))
-        flags = tuple(None if k == one % 4 else flag for k, flag in enumerate(self.says[client]))
-        self._run(self.says | {client: flags}, ungranted={client})
+    def _stale(self, rng: Random) -> None:
+        """Let an old export come in again as it was, in another order, format or compression perhaps."""
+        self._run(rng.choice(self.published), rng, fresh=False)
 
-    def _restrict_only(self, client: int, one: int, two: int) -> None:
-        self._publish(self.says)
-        self._run(self.says, wish=Wish(restrict_only=True), settings=self._meeting(one, two))
+    def _part(self, rng: Random) -> None:
+        """Run a part: of today, or one that was made when an old export was."""
+        old = rng.choice(self.published) if rng.random() < 0.5 else None
+        source = old.says if old else self.says
+        some = rng.sample(sorted(source), min(len(source), rng.randint(1, 3)))
+        says = {person: source[person] for person in some}
+        self._run(Export(says, old.as_of if old else self._stamp(), "part"), rng, fresh=False)
 
-    def _killed(self, client: int, one: int, two: int) -> None:
-        """Let the night die at a stage."""
-        settings = self._meeting(one, two)
-        self._publish(self.says)
-        stage = ("deciding", "sending", "folding", "reporting")[two % 4]
-        self._run(self.says, watch=Deadly(stage, 1 + one % 2), settings=settings)
+    def _desk(self, rng: Random) -> None:
+        """Let the desk send opt-outs in the shape of an export."""
+        some = rng.sample(sorted(self.ids), rng.randint(1, 2))
+        says: dict[int, Consent] = dict.fromkeys(some, (False, False, False, False))
+        self._run(Export(says, self._stamp(), "desk"), rng, fresh=False)
 
-    def _cut(self, client: int, one: int, two: int) -> None:
-        """Let the night die while a request is in flight, perhaps after a list came in."""
-        if two % 5 == 0:
-            self.faults.waiting.append(lambda: self._list([(client, list(SCOPES)[one % len(SCOPES)])]))
-        self.faults.waiting.extend([None] * (one % 4))
-        kept: list[Copied] = []
+    def _withdraw(self, rng: Random) -> None:
+        self._opt_out(rng)
 
-        def dies() -> Fault:
-            kept.append(copied(self.settings.state.path, self.settings.state.keys))
-            self.faults.dead = True
-            return Fault.RESET_AFTER if two % 2 else Fault.RESET_BEFORE
+    def _withdraw_badly(self, rng: Random) -> None:
+        """Take a list in that the platform refuses or does not answer, or whose command dies."""
+        scene = self._scene(rng, faults=True, death=rng.random() < 0.3)
+        if self._opt_out(rng, scene=scene).code is None:
+            self.told.append("  it died; the list is handed in again")
+            self._opt_out(Random(0), rows=self.last_list)
 
-        self.faults.waiting.append(dies)
-        reports = self.settings.report.path
-        before = {path.name for path in reports.iterdir()}
-        self._publish(self.says)
-        self._run(self.says, survives=False)
-        if kept:
-            self.told.append("  and is dead")
-            kept[0].put_back()
-            for path in reports.iterdir():
-                if path.name not in before:
-                    shutil.rmtree(path)
-            self.faults.doubted.update(self.ids)  # whatever was to be sent soon may have been
+    def _repeat(self, rng: Random) -> None:
+        """Hand in a list with a row of before and a new one."""
+        if self.book.withdrawals:
+            self._opt_out(rng, again=rng.choice(self.book.withdrawals))
 
-    def _withdraw(self, client: int, one: int, two: int) -> None:
-        scope = list(SCOPES)[one % len(SCOPES)]
-        clients = [client] if two % 2 else list(dict.fromkeys([client, self.ids[two % CLIENTS]]))
-        # Now and then a list says again what another said before.
-        again = [ref for ref, one_ in self.withdrawn.items() if one_.client not in clients][: 2 * (two % 4 == 3)]
-        self._list([(one_, scope) for one_ in clients], again)
-        if two % 3 == 0:
-            self._drain(client, one, two)
+    def _drain(self, rng: Random) -> None:
+        scene = self._scene(rng, faults=rng.random() < 0.3, death=rng.random() < 0.1)
+        self.command("drain", "--wait-s", "0", scene=scene)
 
-    def _withdraw_during(self, client: int, one: int, two: int) -> None:
-        """Let a list come in while a request is in flight, one in doubt perhaps."""
-        scope = list(SCOPES)[two % len(SCOPES)]
-        settings = self._meeting(one, two) if two % 3 else self.settings
-        del list(self.faults.waiting)[one % 3 :]
-        self.faults.waiting.appendleft(lambda: self._list([(client, scope)]))
-        self.faults.waiting.extendleft([None] * (one % 3))
-        self._publish(self.says)
-        self._run(self.says, settings=settings)
-
-    def _cross(self, client: int, one: int, two: int) -> None:
-        """Let a grant be on its way, late or in doubt, when its client withdraws and is denied."""
-        self.says = self.says | {client: FLAGS[0]}
-        self._publish(self.says)
-        self.faults.to[client] = (*SLOW, *UNSURE)[two % 8]
-        self._run(self.says, settings=self._slowly(slow=two % 8 < len(SLOW)))
-        self._list([(client, list(SCOPES)[one % len(SCOPES)])])
-        self._drain(client, 0, 0)
-
-    def _regret(self, client: int, one: int, two: int) -> None:
-        """Let the CRM allow what it denied, take that back, and lose the state of both nights."""
-        self.says = self.says | {client: FLAGS[1]}
-        for flags in (FLAGS[1], FLAGS[0]):
-            self.says = self.says | {client: flags}
-            self._publish(self.says)
-            self._run(self.says)
-            if flags == FLAGS[1]:
-                self._save(client, one, two)
-        self._restore(client, one, two)
-        self.says = self.says | {client: FLAGS[1]}
-
-    def _drain(self, client: int, one: int, two: int) -> None:
-        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
-        settings = self._meeting(one, two)
-        with self._granting(frozenset()), suppress(Died):
-            drain.drain(settings, "drain", watch)
-
-    def _reconsent(self, client: int, one: int, two: int) -> None:
-        scope = list(SCOPES)[one % len(SCOPES)]
-        client = self._one_of({w.client for w in self.withdrawn.values()}, client)
-        path = self.shop.folder / "evidence.csv"
-        granted = time.time() if two % 4 else time.time() - 5000
-        path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{client},{scope},{_iso(granted)},form,f-1\n")
-        with self._granting(frozenset()), suppress(RestoredStateError):
-            found = withdrawing.reconsent(self.settings, str(path), {})
-            if found["lifted"]:
-                self.told.append(f"  lifted {scope}")
-                for k in SCOPES[scope]:
-                    self.lifted[client, k] = max(granted, self.lifted.get((client, k), 0.0))
-
-    def _forget(self, client: int, one: int, two: int) -> None:
-        settings = self._meeting(one, two)
-        watch = Deadly(("sending", "folding", "reporting")[one % 3], 1) if two >= 10 else Watch()
-        with self._granting(frozenset()), suppress(Died):
-            ids = forgetting.clients(settings, [client], None)
-            # That it was asked is durable before the first request; when it is done `_check` sees.
-            asked, self.asked = self.asked, self.asked | {client}
-            try:
-                forgetting.forget(settings, ids, "R", watch)
-            except RestoredStateError:
-                self.asked = asked
-
-    def _approve(self, client: int, one: int, two: int) -> None:
-        """Approve what the last night held, or a wrong number of it."""
-        if self.held is None:
+    def _reconsent(self, rng: Random) -> None:
+        if not self.book.withdrawals:
             return
-        for what, count in self.held.summary["approvable"].items():
-            if count:
-                with self._granting(frozenset()), suppress(ConfigError, RestoredStateError):
-                    said = count + (two % 5 == 0)
-                    approving.approve(self.settings, self.held.summary["run"], what, said, reason="r", by="b")
-                    assert said == count, "a wrong number was approved"
-                    self.told.append(f"  {what}: {count}")
-                    self.small_ones_pass |= what == "clients"
-        self.held = None
+        one = rng.choice(self.book.withdrawals)
+        at = math.floor(self.machine.now) - rng.choice((0, 0, 90_000))
+        path = self._file("evidence.csv")
+        row = f"{self._shown_id(one.person)},{one.scope},{iso(at)},form,f-{self.counter}\n"
+        path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{row}")
+        ended = self.command("reconsent", str(path), "--json")
+        if ended.out.startswith("{") and json.loads(ended.out)["lifted"]:
+            for k in SCOPES[one.scope]:
+                self.book.lifted[one.person, k] = max(float(at), self.book.lifted.get((one.person, k), 0.0))
+            self.told.append("  lifted")
 
-    def _close(self, client: int, one: int, two: int) -> None:
-        client = self._one_of(set(self.open.values()), client)
-        with self._granting(frozenset()), suppress(ConfigError):
-            withdrawing.close(self.settings, client, reason="r", by="b")
-            self.closed.add(client)
+    def _approve(self, rng: Random) -> None:
+        """Approve what is held, or a wrong number of it; perhaps late."""
+        self.machine.let_pass(rng.choice((0.0, 0.0, 80 * 3600.0)))
+        held = self._held()
+        if not held:
+            return
+        one = rng.choice(held)
+        what = rng.choice([name for name in ("grants", "revocations", "clients") if one.get(name)] or ["grants"])
+        wrong = rng.random() < 0.25
+        count = int(one.get(what) or 0) + wrong
+        if not count:
+            return
+        ended = self._approving(one["run"], what, count)
+        if wrong and ended.done:
+            raise LawError("L5", f"{count} {what} were approved, and {count - 1} are held")
 
-    def _void(self, client: int, one: int, two: int) -> None:
+    def _close(self, rng: Random) -> None:
+        owed = sorted({self._owner(client) for client in self._owed()} & set(self.ids))
+        if not owed:
+            return
+        person = rng.choice(owed)
+        said = ("--client", str(self.ids[person]), "--reason", "r", "--by", "b")
+        if self.command("withdrawals", "close", *said).done:
+            self.book.closed[person] = self.machine.elapsed
+
+    def _void(self, rng: Random) -> None:
         """Take a list back, as two people may."""
-        lists = sorted({digest for one_ in self.withdrawn.values() for digest in one_.lists})
-        if not lists:
+        if not self.book.withdrawals:
             return
-        digest = lists[one % len(lists)]
-        with self._granting(frozenset()), suppress(ConfigError):
-            withdrawing.void(self.settings, digest, reason="r", by="a", approved_by="b")
-            self.told.append(f"  {digest[:8]}")
-            left = {ref: w._replace(lists=w.lists - {digest}) for ref, w in self.withdrawn.items()}
-            self.voided |= {ref: self.withdrawn[ref] for ref, w in left.items() if not w.lists}
-            self.withdrawn = {ref: w for ref, w in left.items() if w.lists}
+        digest = rng.choice(self.book.withdrawals).digest
+        said = ("--list", digest, "--reason", "r", "--by", "a", "--approved-by", "b")
+        if self.command("withdrawals", "void", *said).done:
+            gone = [one for one in self.book.withdrawals if one.digest == digest]
+            self.book.voided += gone
+            self.book.withdrawals = [one for one in self.book.withdrawals if one.digest != digest]
 
-    def _save(self, client: int, one: int, two: int) -> None:
-        if self.restored:  # of what such a state lacks nobody could tell later
-            return
-        state = copied(self.settings.state.path)
-        self.backup = Backup(state, dict(self.withdrawn), dict(self.lifted), self.newest, self.nights)
+    def _compare(self, rng: Random) -> None:
+        """Let somebody allow a channel on the platform itself, perhaps, and compare."""
+        person = rng.choice(sorted(self.ids))
+        if person not in self.strangers and rng.random() < 0.7:
+            channels = [rng.random() < 0.5 or None for _ in CHANNELS]
+            self.machine.platform.apply(Update(self.ids[person], Flags(*channels)))
+            for k in (k for k, flag in enumerate(channels) if flag):
+                self.drifted.add((person, k))
+        path = self._file("dump.csv")
+        self._dump(path)
+        self.command("compare", str(path))
+        self.compared = True
 
-    def _restore(self, client: int, one: int, two: int) -> None:
-        """Put the state of before back, and not the keys."""
-        if self.backup is None:
-            self._save(client, one, two)
-        if self.backup is None or self.nights == self.backup.nights or self.restored:
+    def _backfill(self, rng: Random) -> None:
+        """Send every denial again."""
+        self._run(self._fresh(), rng, verb=("backfill",), scene=self._scene(rng, faults=True, death=rng.random() < 0.3))
+
+    def _cancel_backfill(self, rng: Random) -> None:
+        self.command("backfill", "--cancel")
+
+    def _undo(self, rng: Random) -> None:
+        """Undo one of the last runs; what it would allow again is held until a person approves it."""
+        runs = sorted(self._folders())[-4:]
+        if not runs:
             return
-        if self._inbox():  # of a list that no holder of the lock has seen the anchor cannot know
-            self._drain(0, 0, 0)
+        self.book.reading = Reading(approved=self._recently_approved())
+        sent = self.command("undo", rng.choice(runs), sending=True)
+        if sent.code is not None:
+            self._undone()
+
+    def _undone(self) -> None:
+        """Note that a person said that these are allowed again: what was said before is overtaken."""
+        for request in self.sent:
+            for k in (k for k, flag in enumerate(request.flags) if flag):
+                for person in self._owners(request.client):
+                    self.book.no.pop((person, k), None)
+
+    def _plan(self, rng: Random) -> None:
+        """Make a plan, to be applied later."""
+        export = self._fresh()
+        path, said = self._write(export, rng)
+        plan = self._file("night.plan")
+        verb = ["plan", "--part", path] if export.kind == "part" else ["plan", path]
+        if self.command(*verb, *said, "-o", str(plan)).code in (0, 6):
+            self.open_plan = plan, export
+
+    def _apply(self, rng: Random) -> None:
+        if self.open_plan is None:
+            return
+        plan, export = self.open_plan
+        self.open_plan = None
+        self.book.reading = self._reading(export)
+        ended = self.command("apply", str(plan), scene=self._scene(rng, lists=True), sending=True)
+        if ended.code is not None and self._summary() is not None:
+            self._note_read(self._reading(export))
+
+    def _backup(self, rng: Random) -> None:
+        if self.restored:
+            return
+        path = self._file("backup.tar")
+        if self.command("state", "backup", str(path)).done:
+            known = frozenset(one.reference for one in self.book.withdrawals)
+            self.backups.append(Backup(path, known, self.machine.elapsed))
+
+    def _restore(self, rng: Random) -> None:
+        """Lose the state, put a backup back, and say what came in since: rightly, or wrongly first."""
+        if not self.backups or self.restored:
+            return
+        self.command("drain", "--wait-s", "0")  # what lies in the inbox no anchor knows
         if self._inbox():
             return
-        self.backup.state.put_back()
-        self.restored = self.was_restored = True
-        self.had = set(self.backup.withdrawn)
-        self.withdrawn |= {ref: w for ref, w in self.backup.withdrawn.items() if w.client not in self.forgotten}
-        self.lifted, self.newest, self.held = dict(self.backup.lifted), self.backup.newest, None
-        self.asked, self.open = self._asked() - self.forgotten, {}
-        state = self.platform.platform.state
-        self.suspect = {
-            (client, k)
-            for client, flags in state.items()
-            for k, flag in enumerate(flags)
-            if flag and client in self.ids and self.covered(client, k)
-        }
+        backup = rng.choice(self.backups)
+        shutil.rmtree(self.state)
+        self.restored = True
+        ended = self.command("state", "restore", str(backup.path))
+        assert ended.done, ended
+        self._put_back(backup.taken)
+        if rng.random() < 0.7:
+            self._say_restored(rng, backup)
 
-    def _say_restored(self, client: int, one: int, two: int) -> None:
-        """Say which withdrawals the restored state lacks; those of a list that is void are named, and voided again."""
-        void = {ref: w for ref, w in self.voided.items() if ref not in self.had and w.client not in self.forgotten}
-        since = {ref: w for ref, w in self.withdrawn.items() if ref not in self.had}
-        listing = None
-        if since:
-            listing = self._listing("since.csv", [(w.client, w.scope, w.at, ref) for ref, w in since.items()])
-        with self._granting(frozenset()), suppress(ConfigError):
-            if void and self.restored:
-                said = self._listing("void.csv", [(w.client, w.scope, w.at, ref) for ref, w in void.items()])
-                (taken,) = intake.take_in([self.settings], lambda _: said, lambda count, _: count, Watch())
-                withdrawing.void(self.settings, taken.found.digest, reason="r", by="a", approved_by="b")
-            restoring.restored(self.settings, listing, "b", Watch())
-            with State.open(self.settings.state.path, self.settings.endpoint.target, write=False) as state:
-                self.restored = bool(state.ledger.about.restored())
+    def _put_back(self, taken: float) -> None:
+        """Note that the state knows nothing of what was read since, but for lists: those are handed in again."""
+        self.forgot_states = True
+        self.open_plan = None
+        for said in (self.book.no, self.book.yes):
+            for key in [key for key, one in said.items() if one.read - self.machine.offset > taken]:
+                del said[key]
+        self.lost_since = taken
 
-    def _wait(self, client: int, one: int, two: int) -> None:
-        """Time passes until nobody lingers."""
-        self._let_land()
-        with self.shop.state() as found:
-            lingering = found.ledger.lingering()
-        time.sleep(max(0.0, max([lingering.everyone, *lingering.until]) - time.time()) + 0.005)
-
-    # How it happens
-
-    def _meeting(self, one: int, two: int) -> Settings:
-        """Let a request of the next run meet a fault, or none; return the settings of that run."""
-        kind = {1: SURE, 2: UNSURE, 4: SLOW}.get(two % 6)
-        if kind is None:
-            return self.settings
-        fault = kind[one % len(kind)]
-        if two < 6:
-            self.faults.waiting.extend([None] * (one % 3) + [fault])
+    def _say_restored(self, rng: Random, backup: Backup) -> None:
+        missing = [one for one in self.book.withdrawals + self.book.voided if one.reference not in backup.withdrawals]
+        missing = [one for one in missing if one.person not in self.book.erased]
+        said = ("state", "restored", "--by", "b")
+        if missing and rng.random() < 0.5:
+            wrong = self.command(*said, "--none")
+            if wrong.done:
+                raise LawError("L1", f"{len(missing)} withdrawals are missing, and --none was taken")
+        if missing:
+            path = self._listing([(one.person, one.scope, one.at, one.reference) for one in missing])
+            ended = self.command(*said, "--withdrawals-since", str(path))
         else:
-            self.faults.to[self.ids[one % CLIENTS]] = fault
-        return self._slowly(slow=kind is SLOW, attempts=1 + (one == 3))
+            ended = self.command(*said, "--none")
+        self.told.append(f"  said to be whole: {ended.code}")
+        if ended.done:
+            self.restored = False
 
-    def _slowly(self, *, slow: bool, attempts: int = 1) -> Settings:
-        """Return the settings of a run that does not wait long for an answer, or does."""
-        timeout_s = SLOW_TIMEOUT_S if slow else TIMEOUT_S
-        if slow:
-            self.faults.doubted.update(self.ids)  # others may be too slow for it as well
-        delivery = self.settings.delivery.model_copy(update={"timeout_s": timeout_s, "attempts": attempts})
-        return self.settings.model_copy(update={"delivery": delivery})
-
-    def _publish(self, says: dict[int, Consent], *, age_s: float = 0.0, new: bool = True) -> None:
-        self.shop.write(says)
-        if not age_s:
-            self.clock += 1.0
-            if new:
-                self.published.append(dict(says))
-        os.utime(self.shop.export, (self.clock - age_s, self.clock - age_s))
-
-    def _list(self, rows: list[tuple[int, str]], again: Iterable[str] = ()) -> None:
-        """Take a list in; it binds from the moment that this returns."""
-        at = int(time.time() * 1000) / 1000
-        new = {}
-        for client, scope in rows:
-            self.references += 1
-            new[f"r{self.references}"] = client, scope
-        said = [(client, scope, at, ref) for ref, (client, scope) in new.items()]
-        said += [(self.withdrawn[ref].client, self.withdrawn[ref].scope, self.withdrawn[ref].at, ref) for ref in again]
-        listing = self._listing(f"list-{self.references}.csv", said)
-        (taken,) = intake.take_in([self.settings], lambda _: listing, lambda count, _: count, Watch())
-        digest, place = taken.found.digest, self.platform.platform.entries
-        for ref, (client, scope) in new.items():
-            self.withdrawn[ref] = Withdrawal(client, scope, at, frozenset([digest]), place)
-            self.named.add(client)
-        for ref in again:
-            self.withdrawn[ref] = self.withdrawn[ref]._replace(lists=self.withdrawn[ref].lists | {digest})
-
-    def _listing(self, name: str, rows: list[tuple[int, str, float, str]]) -> Listing:
-        path = self.shop.folder / name
-        lines = [f"{client},{scope},{_iso(at)},{ref}" for client, scope, at, ref in rows]
-        path.write_text("\n".join(["Client,scope,received_at,request_ref", *lines, ""]))
-        return Listing(str(path), basis="objection")
-
-    def _run(
-        self,
-        says: dict[int, Consent],
-        *,
-        as_of: float | None = None,
-        truncated: bool = False,
-        ungranted: Iterable[int] = (),
-        wish: Wish | None = None,
-        watch: Watch | None = None,
-        settings: Settings | None = None,
-        survives: bool = True,
-    ) -> None:
-        """Run a night, and hold it to what this export may grant."""
-        wish, as_of = wish or Wish(), self.clock if as_of is None else as_of
-        fresh = wish.part or (as_of >= self.newest and (not truncated or self.small_ones_pass))
-        none = {*ungranted, *self.forgotten, *self.asked}
-        may = {(c, k) for c, flags in says.items() for k, flag in enumerate(flags) if flag and c not in none}
-        if not fresh or self.restored or wish.restrict_only:
-            may.clear()
-        # What the platform holds and the product cannot know, it is not held to.
-        known = {(c, k) for c in self.ids for k in range(4)} if self.beginning != "unknown" else set(self.stated)
-        before = {
-            client: Flags(*(flag if (client, k) in known else None for k, flag in enumerate(flags)))
-            for client, flags in self.platform.platform.state.items()
-        }
-        place = self.platform.platform.entries
-        owing = set(self.open.values()) | {w.client for w in self.withdrawn.values()}
-        report = None
-        granted = frozenset(one for one in may if not self.covered(*one))
-        with self._granting(granted), suppress(RestoredStateError, Died):
-            report = night.run(settings or self.settings, wish, watch or Watch())
-        if report is None or not survives:
+    def _lose(self, rng: Random) -> None:
+        """Lose the state for good, and begin anew, with every withdrawal or, wrongly, with too few of them."""
+        self.command("drain", "--wait-s", "0")
+        if self._inbox() or self.restored or self.book.asked:
             return
-        self.nights += 1
-        summary = report.summary
-        self.told.append(f"  exit {summary['exit']}: {'; '.join(summary['reasons'])}")
-        renumbered = "changed clients" in {one["guard"] for one in summary["guards"]}
-        if summary["export"] is not None and not wish.part and not summary["doubts"] and not renumbered:
-            self.newest = max(self.newest, as_of)
-        self.held = report if any(summary["approvable"].values()) else self.held
-        if not summary["approvals"] and not self.was_restored:
-            self._hold_guards(summary["guards"], before, place, owing)
+        shutil.rmtree(self.state)
+        listed = [one for one in self.book.withdrawals + self.book.voided if one.person not in self.book.erased]
+        self.book.withdrawals, self.book.voided = listed, []
+        self._put_back(0.0)
+        self.book.no.clear()
+        self.book.yes.clear()
+        if not listed:
+            self._init("unknown", rng)
+            return
+        rows = [(one.person, one.scope, one.at, one.reference) for one in listed]
+        if len({one.person for one in listed}) > 1 and rng.random() < 0.5:
+            export = Export(dict(self.says), self._stamp(), "full")
+            path, said = self._write(export, rng)
+            short = self._listing([row for row in rows if row[0] == rows[0][0]])
+            arguments = ("--platform", "unknown", "--withdrawals", str(short))
+            if self.command("init", path, *arguments, *said).code in (0, 1, 6, 7):
+                raise LawError("L1", f"a new state was made with {len(rows)} withdrawals lacking some")
+        self._init("unknown", rng, "--withdrawals", str(self._listing(rows)))
 
-    def _hold_guards(
-        self, trips: list[dict[str, object]], before: dict[int, Flags], place: int, owing: set[int]
-    ) -> None:
-        """Hold what guards held to not having been sent."""
-        tripped = {one["guard"] for one in trips}
-        held = {one["channel"] for one in trips if one["guard"] == "revocations"}
-        for entry in self._since(place):
-            for k, flag in enumerate(entry.flags):
-                known = before.get(entry.client, Flags())[k]
-                surely = entry.client not in self.faults.doubted
-                if flag and entry.sequence - 1 in self.faults.timely:
-                    assert "changed clients" not in tripped, f"{self._shown(entry)}: nothing but obligations is sent"
-                    assert known is not False or not (surely and "re-grants" in tripped), (
-                        f"{self._shown(entry)}: it was held"
-                    )
-                    new = "new grants" in tripped and self.beginning == "equal" and surely
-                    assert known is not None or not new, f"{self._shown(entry)}: it was held"
-                if flag is False and known and FIELDS[k].removeprefix("Allow") in held and surely:
-                    assert entry.client in owing, f"{self._shown(entry)}: the revocation was held"
+    def _retarget(self, rng: Random) -> None:
+        """Let the platform have another address."""
+        new = self.address[:-1] + rng.choice([letter for letter in "abc" if not self.address.endswith(letter)])
+        said = ("--same-platform", "--reason", "r", "--by", "b")
+        if self.command("state", "retarget", new, *said).done:
+            self.address = new
+            self._configure()
 
-    def _one_of(self, clients: set[int], client: int) -> int:
-        """Return one of these, chosen by *client*, or just that one where there are none."""
-        return sorted(clients)[client % len(clients)] if clients else client
+    def _forget(self, rng: Random) -> None:
+        person = rng.choice(sorted(self.ids))
+        if "an erasure waits for ever for a denial that a guard holds" in KNOWN_FAILING and self._is_held(person):
+            return
+        scene = self._scene(rng, faults=rng.random() < 0.4, death=rng.random() < 0.2)
+        path = self._file("erase.csv")
+        path.write_text(f"Client\n{self._shown_id(person)}\n")
+        known = person in self.book.asked
+        self.book.asked.add(person)
+        self.asking = person
+        said = ("forget", str(path), "--json", "--reason", "r", "--by", "b")
+        ended = self.command(*said, scene=scene)
+        if ended.code is None:
+            self.told.append("  it died; it is asked again")
+            ended = self.command(*said)
+        self.asking = None
+        if ended.code not in (0, 1, 5, 7):
+            self.book.asked -= set() if known else {person}
+        self._note_erased()
 
-    def _granting(self, may: frozenset[Channel]) -> "_Granting":
-        return _Granting(self, may)
+    def _forget_many(self, rng: Random) -> None:
+        """Let somebody erase so many that their number has to be typed, without it or with a wrong one."""
+        some = rng.sample(sorted(self.ids), 4)
+        path = self._file("erase.csv")
+        path.write_text("Client\n" + "".join(f"{self._shown_id(person)}\n" for person in some))
+        if not self.guarded:
+            return
+        ended = self.command("forget", str(path), "--json", "--reason", "r", "--by", "b")
+        if ended.code not in (2, 4, 75, 7):
+            raise LawError("L8", f"{len(some)} people were erased, and nobody was asked: {ended.code}")
 
-    def _gone(self, client: int) -> None:
-        """Note that a client was erased."""
-        self.told.append(f"  {self.ids.index(client)} is erased")
-        self.forgotten.add(client)
-        self.named.discard(client)
-        self.withdrawn = {ref: w for ref, w in self.withdrawn.items() if w.client != client}
-        self.lifted = {key: at for key, at in self.lifted.items() if key[0] != client}
-        self.open = {number: whose for number, whose in self.open.items() if whose != client}
-        flags = self.platform.platform.state.get(client, Flags())
-        if not self.was_restored and self.beginning != "unknown" and client not in self.closed:
-            assert True not in flags, f"{self.ids.index(client)} was erased, and is allowed"
+    def _old_list(self, rng: Random) -> None:
+        """Hand an old list in again, with another row: an erased person in it is not a new withdrawal."""
+        if not self.listed:
+            return
+        old = rng.choice(self.listed)
+        erased = {one[0] for one in old} & self.book.erased - self.book.named
+        known = {one.reference for one in self.book.withdrawals}
+        rows = [row for row in old if row[0] in erased or row[3] in known]
+        if not rows:
+            return
+        self._opt_out(rng, rows=rows)
+        for person in erased:
+            self._hold_gone(person)
 
-    def _since(self, place: int) -> list[Entry]:
-        return [entry for entry in self.platform.platform.log[place:] if entry.client in self.ids]
+    def _full_disk(self, rng: Random) -> None:
+        """Let the disk be full from some moment of a night on."""
+        self._run(self._fresh(), rng, scene=Scene(self._dispatched, full_at=rng.randint(1, 40)))
 
-    def _shown(self, entry: Entry) -> str:
-        late = "" if entry.sequence - 1 in self.faults.timely else ", late"
-        return f"{self.ids.index(entry.client)}: {''.join('-FT'[(f is not None) + bool(f)] for f in entry.flags)}{late}"
+    def _brands(self, rng: Random) -> None:
+        """Hand a list in for two brands, of which the state of one is damaged."""
+        broken = self.folder / "brand"
+        (broken / "state").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (broken / "state" / "ledger.db").write_bytes(b"no database")
+        text = (self.folder / "nightly.toml").read_text().replace("operator = 7", "operator = 8")
+        text = text.replace(f'"{self.state}"', f'"{broken}/state"')
+        (broken / "brand.toml").write_text(text)
+        self._opt_out(rng, more=("--config", str(broken / "brand.toml")))
 
-    def _inbox(self) -> set[str]:
-        return {path.stem for path in (self.settings.state.path / "inbox").iterdir()}
+    def _status(self, rng: Random) -> None:
+        self.command("withdrawals", "status")
+        found = self.command("withdrawals", "report", "--from", "2023-01-01", "--json")
+        if found.code in (0, 1, 7):
+            said = json.loads(found.out)
+            parts = [said[name] for name in ("acknowledged", "open", "parked") if isinstance(said.get(name), int)]
+            ended = sum(said["ended_otherwise"].values())
+            if said["received"] != sum(parts) + ended:
+                raise LawError("L6", f"{said['received']} received, and {parts} and {said['ended_otherwise']} of them")
 
-    def _asked(self) -> set[int]:
-        return {client for (client,) in self._query("SELECT client FROM forgetting")}
+    def _remap(self, rng: Random) -> None:
+        """Correct the map: a person of the CRM has another number on the platform than was thought."""
+        if not self.mapped:
+            return
+        person = rng.choice(sorted(self.ids))
+        self.ids[person] = max(self.ids.values()) + 7
+        if person not in self.strangers:
+            self.machine.members.add(self.ids[person])
+        self.moved.add(person)
+        self._write_map()
 
-    def _buried(self) -> set[int]:
-        ids = np.array(self.ids, np.int32)
-        return set(ids[erasure.tombstones(self.settings).of(ids)].tolist())
+    def _carry(self, rng: Random) -> None:
+        """Let the platform give everybody another number, to some that of another, and make two people one perhaps."""
+        if self.restored or self.paused or self.book.asked or self._inbox():
+            return
+        self.command("drain", "--wait-s", "0")
+        if "init --from carries what is held, and not its rows" in KNOWN_FAILING and self._query("SELECT 1 FROM holds"):
+            return
+        old, old_ids, old_address = self.state, dict(self.ids), self.address
+        people = sorted(self.ids)
+        numbers = [self.ids[person] for person in people]
+        step = rng.choice((1, 2)) if rng.random() < 0.5 else 0  # numbers go round: each was somebody else's
+        fresh = numbers[step:] + numbers[:step] if step else [number + 700_001 for number in numbers]
+        self.ids = dict(zip(people, fresh, strict=True))
+        gone = people[-1] if rng.random() < 0.3 and len(people) > 2 else None
+        if gone is not None:
+            self.ids[gone] = self.ids[people[0]]
+        path = self._file("ids.csv")
+        rows = "".join(f"{old_ids[person]},{self.ids[person]}\n" for person in people)
+        path.write_text(f"old_id,new_id\n{rows}")
+        self.counter += 1
+        self.state, self.address = self.folder / f"state-{self.counter}", f"http://127.0.0.1:9/{self.counter}"
+        self._configure()
+        said = ("init", "--from", str(old), "--id-map", str(path))
+        ended = self.command(*said)
+        if "say --expect " in ended.err:
+            count = ended.err.split("say --expect ")[1].split(".")[0].replace(",", "").strip()
+            ended = self.command(*said, "--expect", count)
+        if not ended.done:
+            self.state, self.ids, self.address = old, old_ids, old_address
+            self._configure()
+            return
+        self._carried(old_ids, gone, people[0])
 
-    def _query(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.settings.state.path / "ledger.db")) as db:
-            return db.execute(query).fetchall()
+    def _carried(self, old_ids: dict[int, int], gone: int | None, stays: int) -> None:
+        """Note that everybody has another number; *gone* and *stays* are one person from now on."""
+        before, self.machine.platform = self.machine.platform.state, Platform(clock=lambda: self.machine.now)
+        members, self.machine.members = self.machine.members, set()
+        for person, number in old_ids.items():
+            if number in members:
+                self.machine.members.add(self.ids[person])
+            if number in before:
+                self.machine.platform.apply(Update(self.ids[person], before[number]))
+        self.open_plan, self.backups, self.unread = None, [], []
+        self.sick.clear()
+        if gone is not None:
+            self.told.append(f"  {gone} and {stays} are one person now")
+            self.book.join(gone, stays)
+            for lost in (self.ids, self.says, self.crm):
+                del lost[gone]
+            self.pending.discard(gone)
+            self.joined = self.joined | {gone, stays}
+            self.strangers -= {gone, stays}
+        if not self.mapped:
+            self.crm = dict(self.ids)
+        self.published = [Export(dict(self.says), self._stamp(), "full")]
+        self.listed = []
+        self._write_map()
 
-    def _let_land(self) -> None:
-        """Let time pass until every late request was applied."""
-        while self.faults.late:
-            time.sleep(0.01)
-            self.look(self.faults.granting)
+    def _jump(self, rng: Random) -> None:
+        """Set the clock forward or back."""
+        seconds = rng.choice((-7200.0, -90_000.0, 3600.0, 3 * DAY_S, 400 * DAY_S))
+        self.machine.jump(seconds)
+        self.jumped = True
+        self.told.append(f"  the clock jumps by {seconds / 3600:+,.0f} h")
+        if abs(seconds) > 100 * DAY_S:
+            self._night(rng)
+            self.machine.jump(-seconds)
+            self.book.set_right()
 
-    # What must hold
+    def _pass_days(self, rng: Random) -> None:
+        self.machine.let_pass(rng.choice((1, 2, 3)) * DAY_S)
 
-    def covered(self, client: int, channel: int) -> bool:
-        """Return whether a withdrawal covers a channel, as a person would say."""
-        return any(w.client == client and self._stands(w, channel) for w in self.withdrawn.values())
+    def _pause(self, rng: Random) -> None:
+        if self.paused:
+            self.command("resume")
+        else:
+            self.command("pause", "--reason", "r", "--by", "b")
+        self.paused = not self.paused
 
-    def _stands(self, one: Withdrawal, channel: int) -> bool:
-        return channel in SCOPES[one.scope] and one.at >= self.lifted.get((one.client, channel), 0.0)
+    def _sicken(self, rng: Random) -> None:
+        """Let every request to one client meet the same from now on, or no more."""
+        if self.sick and rng.random() < 0.5:
+            self.sick.clear()
+        else:
+            fate = rng.choice((Fate.ERROR, Fate.ERROR, Fate.REFUSED, Fate.LOST))
+            self.sick[self.ids[rng.choice(sorted(self.ids))]] = fate
 
-    def look(self, may: frozenset[Channel]) -> None:
-        """Hold every request since the last look to what was allowed when it was sent."""
-        entries = self._since(self.place)
-        self.place = self.platform.platform.entries
-        denied: set[Channel] = set()  # since the list came in that withdrew it
-        for entry in entries:
-            shown, place = self._shown(entry), entry.sequence - 1
-            self.told.append(f"  {shown}")
-            timely = place in self.faults.timely
-            if not timely:
-                outstanding = self.faults.late[entry.client]
-                of = next((one for one in outstanding if self._within(entry, one)), None)
-                assert of is not None, f"{shown}: not stated by a fresh export, or withdrawn"
-                outstanding.remove(of)
-                if not outstanding:
-                    del self.faults.late[entry.client]
-            for k, flag in enumerate(entry.flags):
-                if flag is None:
-                    continue
-                self.stated.add((entry.client, k))
-                if flag and timely:
-                    assert (entry.client, k) in may, f"{shown}: not stated by a fresh export, or withdrawn"
-                    assert (entry.client, k) not in denied, f"{shown}: withdrawn, denied, and allowed again"
-                withdrawn = [w for w in self.withdrawn.values() if w.client == entry.client and w.place <= place]
-                if not flag and timely and any(self._stands(w, k) for w in withdrawn):
-                    denied.add((entry.client, k))
-            if entry.client in self.forgotten and timely:
-                # Allowed, and not as it should be: a denial stays due though the list that asked for it is void.
-                assert entry.client in self.named, f"{shown}: erased, and no list asks for it"
-
-    @staticmethod
-    def _within(entry: Entry, may: frozenset[Channel]) -> bool:
-        return all((entry.client, k) in may for k, flag in enumerate(entry.flags) if flag)
-
-    def _check(self) -> None:
-        """Hold the laws that are about what is kept and what the platform holds."""
-        asked = self._asked()
-        for client in self.asked - asked:
-            self._gone(client)
-        self.asked = asked
-        state = self.platform.platform.state
-        self.suspect = {(c, k) for c, k in self.suspect if state[c][k] is not False}
-        rows = self._query("SELECT id, client, owed, ended, source, request_ref FROM obligations")
-        there = {row[0] for row in rows}
-        vanished = {client for number, client in self.open.items() if number not in there}
-        for client in vanished & self.asked & self._buried():
-            self._gone(client)  # and asked for once more since
-        for number, client in self.open.items():
-            assert number in there, f"an obligation of {self.ids.index(client)} vanished"
-        self.open = {}
-        kept: dict[str, tuple[int, str | None]] = {}
-        for number, client, owed, ended, source, reference in rows:
-            if owed:
-                assert ended is None
-                if not (self.restored and client in self.forgotten):  # who is soon erased again
-                    self.open[number] = client
-            else:
-                assert ended in ("acknowledged", "by hand", "lifted", "overtaken", "void"), (
-                    f"an obligation ended by {ended}"
-                )
-            if source == "withdrawal":
-                kept[reference] = owed, ended
-        inbox = self._inbox()
-        for reference, one in self.withdrawn.items():
-            who = f"{self.ids.index(one.client)}, who withdrew {one.scope} ({reference})"
-            stands = [k for k in SCOPES[one.scope] if self._stands(one, k)]
-            if self.restored or not stands or one.lists & inbox:
-                continue
-            assert reference in kept, f"nothing was ever owed to {who}"
-            owed, ended = kept[reference]
-            assert owed or ended in ("acknowledged", "by hand"), f"what is owed to {who} ended by {ended}"
-            for k in stands:
-                if ended == "acknowledged" and (one.client, k) not in self.suspect:
-                    assert state.get(one.client, Flags())[k] is False, f"{FIELDS[k]} of {who} is not denied"
-        folder = self.settings.state.path
-        assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
-
-    def end(self) -> None:
-        """Let everything be well again, and hold that the platform is what the rules say."""
-        self.told.append("all is well again")
-        text = self.shop.config.read_text()
-        assert GUARDS in text
-        self.shop.config.write_text(text.replace(GUARDS, NO_GUARDS))
-        self.settings = self.shop.settings
-        for _ in range(2):
-            if self.restored:
-                self._say_restored(0, 0, 0)
-            self._wait(0, 0, 0)
-            self._publish(self.says)
-            self._run(self.says, wish=Wish(retry=True))
-            self._check()
-        self._wait(0, 0, 0)
-        state = self.platform.platform.state
-        for client in set(self.ids) - self.strangers - self.forgotten:
-            flags = state.get(client, Flags())
-            for k, says in enumerate(self.says[client]):
-                who = f"{FIELDS[k]} of {self.ids.index(client)} is {flags[k]}"
-                if self.covered(client, k):
-                    assert flags[k] is not True, f"{who} and withdrawn"
-                elif says is False:
-                    assert flags[k] is False, f"{who}, and the CRM says no"
-                elif says and not self.was_restored and ((client, k) in self.stated or (client, k) not in self.assumed):
-                    assert flags[k] is True, f"{who}, and the CRM says yes"
-        assert not set(self.shop.owed()) - self.strangers, "something is still owed"
-        place = self.platform.platform.entries
-        self._publish(self.says)
-        self._run(self.says)
-        again = [self._shown(entry) for entry in self._since(place) if entry.client not in self.strangers]
-        assert not again, f"a second night of the same sends {again}"
-
-
-class _Granting:
-    """Holds the requests of a block to what may be granted in it."""
-
-    def __init__(self, world: World, may: frozenset[Channel]) -> None:
-        self._world, self._may = world, may
-
-    def __enter__(self) -> None:
-        self._world.look(self._may)  # what was applied late since the last one
-        self._world.faults.granting = self._may
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        world = self._world
-        world.platform.capacity()  # what has arrived is served by now, whoever has given up on it
-        world.faults.waiting.clear()
-        world.faults.to.clear()
-        world.faults.dead = False
-        broken, world.faults.broken = world.faults.broken, None
-        if kind is None or issubclass(kind, (Died, ConfigError, RestoredStateError)):
-            world.look(self._may)
-            if broken:
-                raise broken
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+    def _no_export(self, rng: Random) -> None:
+        """Let a night find no export."""
+        self.command("run", str(self.folder / "missing.csv"), *self._flagged(self._stamp()))

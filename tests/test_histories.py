@@ -1,9 +1,10 @@
-"""Whatever happens to a shop, and in whatever order: nobody who withdrew is allowed, and nothing that is owed is lost.
+"""Whatever happens to a shop, and in whatever order, the laws of `history.py` hold.
 
-A short version is part of the suite; `make histories` plays ten thousand, or as many as CONSENT_SYNC_HISTORIES says,
-beginning with the seed CONSENT_SYNC_SEED.
+A few hundred histories are part of the suite; `make histories` plays ten thousand on all cores, or as many as
+CONSENT_SYNC_HISTORIES says, beginning with the seed CONSENT_SYNC_SEED.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -11,106 +12,185 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-from structlog.testing import capture_logs
+import pytest
 
-from sync_job.standin.background import running
-from sync_job.standin.options import Options
-from tests.history import CLIENTS, LATE_S, STRANGER_EVERY, Faults, Step, World
+from tests.expected import LawError
+from tests.history import Step, World
+from tests.machine import Machine, simulated
 
-SHORT, LONG, SHARD = 10, 10_000, 50
-KINDS = (
-    *("crm", "crm", "crm_all", "night", "night", "night", "night", "stale", "part", "truncated", "blemished"),
-    *("restrict_only", "killed", "killed", "cut", "cut", "withdraw", "withdraw", "cross", "cross", "regret"),
-    *(
-        "withdraw_during",
-        "withdraw_during",
-        "drain",
-        "reconsent",
-        "reconsent",
-        "forget",
-        "approve",
-        "approve",
-        "close",
-        "void",
-    ),
-    *("save", "restore", "restore", "restore", "say_restored", "wait"),
-)
-STEPS = st.lists(
-    st.builds(Step, st.sampled_from(KINDS), st.integers(0, CLIENTS - 1), st.integers(0, 11), st.integers(0, 11)),
-    min_size=4,
-    max_size=18,
-)
-_TMPFS = Path("/dev/shm")  # noqa: S108 - where there is one, a durable write costs nothing
+SHORT, LONG, SHARD = 200, 10_000, 50
+_WEIGHTS = {
+    "crm": 8,
+    "crm_many": 3,
+    "night": 10,
+    "bad_night": 10,
+    "doubtful": 4,
+    "stale": 5,
+    "part": 4,
+    "desk": 3,
+    "withdraw": 5,
+    "withdraw_badly": 5,
+    "repeat": 3,
+    "drain": 4,
+    "reconsent": 3,
+    "approve": 6,
+    "close": 2,
+    "void": 2,
+    "compare": 2,
+    "backfill": 2,
+    "cancel_backfill": 1,
+    "undo": 2,
+    "plan": 2,
+    "apply": 3,
+    "backup": 3,
+    "restore": 3,
+    "lose": 1,
+    "retarget": 1,
+    "forget": 3,
+    "remap": 2,
+    "jump": 2,
+    "pass_days": 4,
+    "pause": 2,
+    "sicken": 2,
+    "no_export": 2,
+    "carry": 2,
+    "forget_many": 1,
+    "old_list": 2,
+    "full_disk": 2,
+    "brands": 1,
+    "status": 2,
+}
+_TMPFS = Path("/dev/shm")  # noqa: S108 - where there is one, files cost nothing
 
 
-def play(number: int, histories: int) -> Counter[str]:
-    """Play some histories of a seed, and return how many, and how often each step came, unless a law is broken."""
-    faults = Faults()
+class Broken(NamedTuple):
+    """A history that broke a law: the seed of its shop, its steps, and what happened."""
+
+    seed: int
+    steps: list[Step]
+    law: str
+    told: str
+
+
+def steps_of(seed: int) -> list[Step]:
+    """Return what happens in the history of a seed."""
+    rng = Random(seed)
+    kinds = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=rng.randint(3, 12))
+    return [Step(kind, rng.randrange(1 << 30)) for kind in kinds]
+
+
+def play(use: Callable[[Machine], None], seed: int, steps: list[Step]) -> Broken | None:
+    """Play one history within `simulated`, and return how it broke a law, if it did."""
+    with kept_folder() as folder:
+        world = World(folder, seed)
+        use(world.machine)
+        try:
+            world.begin()
+            for step in steps:
+                world.step(step)
+            world.end()
+        except LawError as error:
+            return Broken(seed, steps, error.law, "\n".join([*world.told, str(error)]))
+        except Exception:  # noqa: BLE001 - it is shown with what led to it
+            return Broken(seed, steps, "error", "\n".join([*world.told, traceback.format_exc()]))
+    return None
+
+
+@contextmanager
+def kept_folder() -> Iterator[Path]:
+    """Give a folder in memory, for as long as the block lasts."""
+    folder = Path(tempfile.mkdtemp(prefix="histories-", dir=_TMPFS if _TMPFS.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def shrunk(use: Callable[[Machine], None], broken: Broken) -> Broken:
+    """Return a history with as few of the steps as still break that law."""
+    place = len(broken.steps)
+    while place:
+        place -= 1
+        fewer = play(use, broken.seed, broken.steps[:place] + broken.steps[place + 1 :])
+        if fewer is not None and fewer.law == broken.law:
+            broken = fewer
+            place = min(place, len(broken.steps))
+    return broken
+
+
+def several(first: int, histories: int, *, most: int = 1) -> tuple[Counter[str], list[Broken]]:
+    """Play histories from a seed on; return how often each step came, and those that broke a law, *most* at most."""
     played: Counter[str] = Counter()
-    with running(Options(script=faults.script, late_s=LATE_S, unknown_every=STRANGER_EVERY)) as platform:
-
-        @seed(number)
-        @settings(
-            max_examples=histories,
-            deadline=None,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(steps=STEPS, beginning=st.sampled_from(("empty", "equal", "unknown")))
-        def one(steps: list[Step], beginning: str) -> None:
+    broken: list[Broken] = []
+    gc.collect()
+    gc.freeze()  # what is imported stays
+    with simulated() as use:
+        for seed in range(first, first + histories):
+            steps = steps_of(seed)
             played["histories"] += 1
             played.update(step.kind for step in steps)
-            folder = Path(tempfile.mkdtemp(prefix="histories-", dir=_TMPFS if _TMPFS.is_dir() else None))
-            world = None
-            try:
-                with capture_logs():
-                    world = World(folder, platform, faults, 1 + 2 * CLIENTS * played["histories"], beginning)
-                    for step in steps:
-                        world.step(step)
-                    world.end()
-            except Exception as exc:
-                exc.add_note("\n".join(world.told if world else ["it did not begin"]))
-                raise
-            finally:
-                shutil.rmtree(folder)
-
-        one()
-    return played
+            if found := play(use, seed, steps):
+                broken.append(shrunk(use, found))
+                if len(broken) >= most:
+                    break
+    return played, broken
 
 
-def test_histories() -> None:
-    """After every step, and at the end when all is well again, what is expected by the plain rules holds."""
-    assert play(0, SHORT)["histories"] >= SHORT
+def shown(broken: Broken) -> str:
+    """Return what a person needs to see what happened, and to play it again."""
+    steps = ", ".join(f'Step("{step.kind}", {step.seed})' for step in broken.steps)
+    return f"{broken.law} is broken by seed {broken.seed} with [{steps}]:\n{broken.told}\n"
+
+
+@pytest.mark.parametrize("first", range(0, SHORT, SHARD))
+def test_histories(first: int) -> None:
+    """After every step, and at the end when all is well again, the laws hold."""
+    _, broken = several(first, SHARD)
+    assert not broken, shown(broken[0])
+
+
+def test_histories_repeat() -> None:
+    """A seed always gives the same history, whatever it is played after."""
+    told = []
+    with simulated() as use:
+        for _ in range(2):
+            with kept_folder() as folder:
+                world = World(folder, 3)
+                use(world.machine)
+                world.begin()
+                for step in steps_of(3):
+                    world.step(step)
+                told.append([line.replace(str(folder), "") for line in world.told])
+    assert told[0] == told[1]
 
 
 def main(histories: int, first: int) -> int:
-    """Play many histories on all cores, say how many they were, and show each that broke a law; return how many did."""
+    """Play many histories on all cores, show each that broke a law, and return whether one did."""
     began, total, broken = time.monotonic(), Counter[str](), 0
-    shards = -(-histories // SHARD)
-    # Most of their time they wait for somebody to linger no more.
-    with ProcessPoolExecutor(3 * (os.cpu_count() or 1), get_context("spawn")) as pool:
-        playing = {
-            pool.submit(play, first + shard, min(SHARD, histories - shard * SHARD)): first + shard
-            for shard in range(shards)
-        }
+    starts = range(first, first + histories, SHARD)
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        playing = [pool.submit(several, start, min(SHARD, first + histories - start), most=SHARD) for start in starts]
         for done in as_completed(playing):
-            if error := done.exception():
-                broken += 1
-                sys.stderr.write(f"seed {playing[done]}:\n{''.join(traceback.format_exception(error))}\n")
-            else:
-                total.update(done.result())
-            sys.stderr.write(f"{total['histories']:,} of {histories:,}\n")
+            played, found = done.result()
+            total.update(played)
+            broken += len(found)
+            for one in found:
+                sys.stderr.write(f"{shown(one)}\n")
+            sys.stderr.write(f"{total['histories']:,} of {histories:,}, {broken:,} broken\n")
     steps = ", ".join(f"{count:,} {kind}" for kind, count in sorted(total.items()) if kind != "histories")
-    count = sum(total.values()) - total["histories"]
-    played = f"{total['histories']:,} histories, {count:,} steps, {time.monotonic() - began:,.0f} s"
-    sys.stdout.write(f"{played}: {broken or 'none'} broke a law\n{steps}\n")
+    seconds = time.monotonic() - began
+    sys.stdout.write(
+        f"{total['histories']:,} histories, {total.total() - total['histories']:,} steps, {seconds:,.0f} s, "
+        f"{total['histories'] / seconds:.1f} a second: {broken or 'none'} broke a law\n{steps}\n"
+    )
     return min(broken, 1)
 
 

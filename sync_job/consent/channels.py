@@ -5,6 +5,7 @@ ALLOWED; a Statement also BLANK: the export has the client and states nothing of
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,7 @@ def parse_letters(text: str) -> int:
     return pack([values[letter] for letter in text])
 
 
+@cache
 def flags(byte: int) -> tuple[bool | None, ...]:
     """Return each channel as the platform writes it: true, false, or none where nothing is stated."""
     return tuple({ALLOWED: True, DENIED: False}.get(value) for value in unpack(byte))
