@@ -14,17 +14,6 @@ CHANNELS = ("Sms", "Email", "Push", "EmailOnlineCheque")
 SCOPES = {"sms": (0,), "email": (1,), "marketing": (0, 1, 2), "all": (0, 1, 2, 3)}
 DAY_S = 86400.0
 
-# Laws that the product is known to break; each goes when it does.
-KNOWN_FAILING = frozenset(
-    {
-        "a no that is repeated is dated by its first",
-        "init owes nothing that a dump allows",
-        "a missed delta is an orphan",
-        "an erasure waits for ever for a denial that a guard holds",
-        "init --from carries what is held, and not its rows",
-    }
-)
-
 Consent = tuple[bool | None, ...]
 Channel = tuple[int, int]  # a person, and which channel
 
@@ -101,9 +90,6 @@ class Book:
                 if flag is None or (mentioned is not None and key not in mentioned):
                     continue
                 if flag is False:
-                    known = "a no that is repeated is dated by its first" in KNOWN_FAILING
-                    if known and key in self.no and self.denied.get(key, -1.0) > self.allowed.get(key, -1.0):
-                        continue
                     if key not in self.no or self.no[key].as_of <= reading.as_of:
                         since = min(self.no[key].since, now) if self.says_no(key) else now
                         self.no[key] = Said(reading.as_of, now, since)

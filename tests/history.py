@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from sync_job.standin.contract import Flags, Update
 from sync_job.standin.platform import Platform
-from tests.expected import CHANNELS, DAY_S, KNOWN_FAILING, SCOPES, Consent, LawError, Reading
+from tests.expected import CHANNELS, DAY_S, SCOPES, Consent, LawError, Reading
 from tests.exported import Export, iso
 from tests.machine import Fate, Scene
 from tests.simulated import FLAGS, Backup
@@ -314,8 +314,6 @@ class World(Upheld):
 
     def _forget(self, rng: Random) -> None:
         person = rng.choice(sorted(self.ids))
-        if "an erasure waits for ever for a denial that a guard holds" in KNOWN_FAILING and self._is_held(person):
-            return
         scene = self._scene(rng, faults=rng.random() < 0.4, death=rng.random() < 0.2)
         path = self._file("erase.csv")
         path.write_text(f"Client\n{self._shown_id(person)}\n")
@@ -397,8 +395,6 @@ class World(Upheld):
         if self.restored or self.paused or self.book.asked or self._inbox():
             return
         self.command("drain", "--wait-s", "0")
-        if "init --from carries what is held, and not its rows" in KNOWN_FAILING and self._query("SELECT 1 FROM holds"):
-            return
         old, old_ids, old_address = self.state, dict(self.ids), self.address
         people = sorted(self.ids)
         numbers = [self.ids[person] for person in people]

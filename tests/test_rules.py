@@ -251,11 +251,15 @@ def test_chosen_channels_keep_their_values() -> None:
 
 @pytest.mark.parametrize(("as_of", "expected"), [(9.0, 0b01010101), (10.0, 0b00000101), (11.0, 0)])
 def test_what_is_not_newer_than_a_denial_may_not_grant(as_of: float, expected: int) -> None:
-    """An older statement grants nothing; one of the same time no channel that is denied, unless its grant is due."""
+    """An older statement grants nothing; one of the same time no channel that is denied, unless its grant is due.
+
+    If no other export has that time, the denial is its own, and of another channel.
+    """
     state = np.array([pack([DENIED, NOTHING, DENIED, NOTHING])], np.uint8)
     due = np.array([pack([NOTHING, DENIED, ALLOWED, NOTHING])], np.uint8)
-    assert older(as_of, state, due, np.array([10.0])).tolist() == [expected]
-    assert older(as_of, state, due, np.array([NEVER])).tolist() == [0]
+    assert older(as_of, state, due, np.array([10.0]), alone=False).tolist() == [expected]
+    assert older(as_of, state, due, np.array([10.0]), alone=True).tolist() == [0b01010101 if as_of < 10 else 0]
+    assert older(as_of, state, due, np.array([NEVER]), alone=False).tolist() == [0]
 
 
 def _cases(columns: list[Bytes], may_grant: npt.NDArray[np.bool_]) -> Cases:

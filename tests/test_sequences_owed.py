@@ -1,12 +1,14 @@
 """A no that was read is owed until it is acknowledged, overtaken by a newer *allowed*, or closed by a person."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sync_job.errors import Exit
-from sync_job.ledger import lock
+from sync_job.ledger import lock, tables
 from sync_job.standin.background import Standin, running
 from tests.commands import Cli
 from tests.place import NO, NONE, YES, Place
@@ -281,7 +283,9 @@ def test_who_asks_does_not_wait_for_what_a_guard_holds(place: Place, platform: S
     if how == "opt-out":
         assert place.opt_out(7).code == Exit.OK
     else:
-        assert place("forget", place.write({7: NONE}, "erase.csv"), "--reason", "art. 17", "--by", "DPO").code == Exit.OK
+        assert (
+            place("forget", place.write({7: NONE}, "erase.csv"), "--reason", "art. 17", "--by", "DPO").code == Exit.OK
+        )
     place("drain", "--quiet")
     assert platform.platform.state[7] == NO
     assert denied(platform) == 1
@@ -309,3 +313,87 @@ def test_a_delta_that_is_asked_for_is_no_orphan(place: Place) -> None:
     said = place("state", "check")
     assert said.code == Exit.OK
     assert "asked for" in place("state", "check", "--all").out or "orphan" not in said.out
+
+
+def test_another_delta_in_the_same_file_is_not_the_one_that_was_missed(place: Place, platform: Standin) -> None:
+    """The CRM writes it over the first, with as many bytes."""
+    place.write({11: NO}, age_s=3 * HOUR)
+    with lock.held(place.folder / "state"):
+        assert place("run", "--quiet").code == Exit.BUSY
+    missed = place.export.read_bytes()
+    place.write({12: NO}, age_s=2 * HOUR)
+    assert place.export.stat().st_size == len(missed)
+    assert place("run", "--quiet").code == Exit.EXPORT
+    (place.folder / "moved.csv").write_bytes(missed)
+    made = time.time() - 3 * HOUR
+    os.utime(place.folder / "moved.csv", (made, made))
+    assert place("run", place.folder / "moved.csv", "--quiet").code == Exit.OK, "wherever it lies, by what it says"
+    assert place("run", "--quiet").code == Exit.OK
+    assert denied(platform, range(11, 13)) == 2
+
+
+@pytest.mark.parametrize("how", ["run", "apply"])
+def test_a_delta_is_not_done_before_its_plan_is_durable(
+    place: Place, platform: Standin, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies while it sends what a list owes has applied nothing: the next delta names the first."""
+    first = place.write(dict.fromkeys(range(1, 9), NO), "1.csv", age_s=3 * HOUR)
+    arguments: list[object] = ["run", first]
+    if how == "apply":
+        arguments = ["apply", place.folder / "plan"]
+        assert place("plan", first, "-o", place.folder / "plan", "--quiet").code == Exit.OK
+    with monkeypatch.context() as patched:
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(tables, "write_plan", die)
+        assert place(*arguments, "--quiet").code != Exit.OK
+    second = place.write({900: NO}, "2.csv", age_s=2 * HOUR)
+    said = place("run", second)
+    assert (said.code, "1.csv" in said.err) == (Exit.EXPORT, True)
+    assert place("run", first, "--quiet").code == Exit.OK
+    assert place("run", second, "--quiet").code == Exit.OK
+    assert denied(platform, range(1, 9)) == 8
+
+
+def test_a_delta_owes_what_a_list_owes_too(tmp_path: Path, cli: Cli) -> None:
+    """When the list is void, the delta's no is owed all the same."""
+    with running() as platform:
+        place = Place(tmp_path, platform.url, cli)
+        place.init(CROWD, age_s=10 * HOUR)
+        assert place("run", "--quiet").code == Exit.OK
+        place.config.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+        path = place.folder / "opt-outs.csv"
+        path.write_text("Client\n7\n")
+        platform.stop()
+        basis = ("--received-at", "2026-01-01T00:00:00+00:00", "--scope", "all", "--basis", "objection")
+        assert place("opt-out", path, *basis).code != Exit.OK
+        assert place("run", place.write({7: NO}, "1.csv", age_s=HOUR), "--quiet").code != Exit.OK
+        digest = place.rows("SELECT digest FROM lists")[0][0]
+        assert (
+            place(
+                "withdrawals", "void", "--list", digest, "--reason", "a test list", "--by", "x", "--approved-by", "DPO"
+            ).code
+            == Exit.OK
+        )
+        assert place.summary("withdrawals", "status")["open"] == 1
+
+
+def test_the_approval_that_a_report_asks_for_is_taken(place: Place, platform: Standin) -> None:
+    """Who was closed by a person, or is owed a denial by a list, is not in its number."""
+    assert place("run", place.write(dict.fromkeys(GONE, NO), "1.csv", age_s=3 * HOUR), "--quiet").code == Exit.HELD
+    assert place("withdrawals", "close", "--client", 3, "--reason", "r", "--by", "b").code == Exit.OK
+    assert place.opt_out(1, 2).code == Exit.OK
+    made = place.summary("run", place.write(dict.fromkeys(GONE, NO), "2.csv", age_s=2 * HOUR))
+    assert approve(place, made["approvable"]["revocations"]) == Exit.OK
+
+
+def test_a_file_of_a_clock_that_is_ahead_outdoes_no_later_denial(place: Place, platform: Standin) -> None:
+    """It is no newer than when it was read first."""
+    full = place.shipped("nightly", called="full")
+    place.write(CROWD, age_s=-600)
+    assert place("run", "--quiet", config=full).code == Exit.OK
+    assert place("run", place.write({5: NO}, "no.csv"), "--quiet", config=place.shipped("opt-out")).code == Exit.OK
+    assert place("run", "--quiet", config=full).code == Exit.HELD
+    assert platform.platform.state[5] == NO

@@ -173,7 +173,10 @@ class Blocked(NamedTuple):
 
 
 class Diff(NamedTuple):
-    """The rows to send in sending order, the counts, and the clients that the export no longer has, ascending."""
+    """The rows to send in sending order, the counts, and the clients that the export no longer has, ascending.
+
+    *deferred* are clients, ascending, who may be granted something once no denial is owed to them any more.
+    """
 
     rows: Rows
     counts: Counts
@@ -181,6 +184,7 @@ class Diff(NamedTuple):
     tally: Tally
     held: Held
     blocked: Blocked
+    deferred: Ids
 
 
 @dataclass
@@ -193,6 +197,7 @@ class _Gathered:
     absent: list[Ids] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     blocked: list[tuple[Ids, Bytes]] = field(default_factory=list)
+    deferred: list[Ids] = field(default_factory=list)
 
 
 def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
@@ -252,6 +257,7 @@ def diff(statements: Table, known: Known, terms: Terms, now: float) -> Diff:
         Blocked(*(np.concatenate(parts) for parts in zip(*found.blocked, strict=True)))
         if found.blocked
         else Blocked(np.zeros(0, np.int32), np.zeros(0, np.uint8)),
+        _all_ids(found.deferred),
     )
 
 
@@ -324,6 +330,8 @@ def _decide(
     carried = np.where(planned, sending.changes & ~rulings.held & ~approved(says, let_through), np.uint8(0))
     # What may not be granted now, because a denial is owed, may be later in the run: the guards count it as asked for.
     later_on = np.where(owing, asked_for & ~covered & ~approved(says, let_through), 0) & _grants(rulings)
+    if later_on.any():
+        found.deferred.append(ids[later_on != 0])
     _count(found.tally, rulings, carried | later_on)
     changed = (carried & rulings.differs & ~covered & ~owed) | later_on
     found.tally.changed += int(np.count_nonzero((changed != 0) & is_stated & ((holds | owes) != 0)))

@@ -151,16 +151,10 @@ class Applied(Store):
     def stated_at(self, kind: Kind, digest: str, as_of: float | None, now: float) -> float:
         """Return as of when an export states what it does, in epoch seconds, if its oldest file was made at *as_of*.
 
-        It is no newer than when it was read first. A part states what is missing of the newest full export, however
-        late it was repaired.
+        It is no newer than when it was read first, though a clock said so.
         """
         if as_of is None:
             return self.current_at(kind, digest, now)
-        if kind == "part":
-            rows = self._rows(
-                "SELECT coalesce(as_of, at) FROM exports WHERE kind = 'full' ORDER BY number DESC LIMIT 1"
-            )
-            return min(now, as_of, *(float(row[0]) for row in rows))
         ((first,),) = self._rows(
             "SELECT min(at) FROM exports WHERE kind = ? AND digest = ? AND as_of = ?", kind, digest, as_of
         )

@@ -42,8 +42,9 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """What tells it from others."""
-        return hashlib.sha256(json.dumps([asdict(one) for one in self.files]).encode()).hexdigest()[:16]
+        """What tells it from others, also if its files were moved or copied since: what they say."""
+        said = " ".join(sorted(one.digest for one in self.files))
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def made(self) -> float:
@@ -53,10 +54,6 @@ class Asked:
     def is_before(self, other: "Asked") -> bool:
         """Return whether this one was asked for before the *other*, and is not newer."""
         return self.at <= other.at and self.made <= other.made
-
-    def is_same(self, other: "Asked") -> bool:
-        """Return whether both say the same, also if one of them was moved or copied since."""
-        return sorted(one.digest for one in self.files) == sorted(one.digest for one in other.files)
 
 
 def ask(folder: Path, asked: Asked) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from sync_job.config import Settings
 from sync_job.consent import backfill, freshness, guards
 from sync_job.consent.backfill import Again, Mark
-from sync_job.consent.channels import CHANNELS, DENIED, SHIFTS, Bytes, Ids, allowed, denied
+from sync_job.consent.channels import CHANNELS, DENIED, NOBODY, SHIFTS, Bytes, Ids, allowed, denied
 from sync_job.consent.diff import Diff, Held, Terms, diff
 from sync_job.consent.freshness import Doubt, Kind
 from sync_job.consent.guards import Guard, Judgement, Tally, Thresholds, Trip
@@ -150,6 +150,9 @@ class Case:
     forgotten: int = 0
     retry: bool = False
     again: Again | None = None
+    deferred: Ids = field(
+        default_factory=lambda: NOBODY
+    )  # who may be granted something once no denial is owed to them any more
     first: bool | None = None  # whether no export was read since `init`
     tally: Tally = field(default_factory=Tally)
     judgement: Judgement = field(default_factory=Judgement)
@@ -394,6 +397,7 @@ def _planned(
             taken_back = Channels(taken_back.client[left != 0], left[left != 0])
             known_now, owing = look(less=taken_back)
             found = plan(case, known_now, owing, now)
+    case.deferred = found.deferred if case.terms.may_grant else NOBODY
     return found, taken_back, known_now, owing
 
 

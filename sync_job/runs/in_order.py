@@ -48,7 +48,7 @@ def check(state: State, left_out: list[tuple[str, float]], asked: Asked | None, 
     missed = [
         (one.files[0].name, one.files[0].changed)
         for one in deltas.pending(state.folder)
-        if one.is_before(asked) and not one.is_same(asked)
+        if one.is_before(asked) and one.key != asked.key
     ]
     last = state.ledger.applied.newest_delta(now)
     if last is not None:
@@ -74,5 +74,5 @@ def settle(state: State, asked: Asked | None, *, superfluous_until: float = -mat
     """Note, once the plan of an export is durable, that a delta was decided by, and which others are not needed."""
     pending = deltas.pending(state.folder)
     if asked is not None:
-        deltas.done(state.folder, [one for one in pending if one.is_before(asked) or one.is_same(asked)])
+        deltas.done(state.folder, [one for one in pending if one.is_before(asked) or one.key == asked.key])
     deltas.done(state.folder, [one for one in pending if one.made <= superfluous_until])

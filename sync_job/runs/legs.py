@@ -138,7 +138,8 @@ class Legs:
             elif stopped - {Exit.ATTENTION}:
                 return
             self._come_in()
-            if not (self._came or self._overtaken or learned or stopped == {Exit.HELD}):
+            freed = not stopped and self._is_freed(case.deferred)
+            if not (self._came or self._overtaken or learned or freed or stopped == {Exit.HELD}):
                 return
             # A leg of its own, so that who waits for an answer gets it now, and not with the rest of the export.
             if self._came and self.owed():
@@ -151,6 +152,10 @@ class Legs:
             )
             decided(found, now)
             rows = found.diff.rows
+
+    def _is_freed(self, deferred: Ids) -> bool:
+        """Return whether to any of these clients no denial is owed any more: then they may be granted something."""
+        return not np.isin(deferred, self.state.ledger.obligations.owed(time.time()).client).all()
 
     def planned(self, rows: Rows, stated: float, fresh_until: float, planned: Callable[[], None]) -> None:
         """Deliver a plan that was made before, as far as its hours let it, and what comes in meanwhile.
