@@ -69,6 +69,16 @@ class Tombstones:
         self._key = key
         self._take(codes)
 
+    def join(self, other: "Tombstones") -> None:
+        """Take in, durably, the codes of another list that was made with the same key; the later time counts."""
+        codes = dict(self._codes)
+        for code, at in other._codes.items():
+            codes[code] = max(at, codes.get(code, at))
+        if codes != self._codes:
+            self._key = other._key
+            _write_list(self._path, self._key, codes)
+            self._take(codes)
+
     def of(self, ids: Ids) -> Mask:
         """Return which of *ids* were forgotten."""
         found = np.zeros(len(ids), np.bool_)

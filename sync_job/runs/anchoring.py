@@ -14,7 +14,7 @@ from sync_job.consent.channels import Ids, denied, deny
 from sync_job.consent.lists import BASES
 from sync_job.consent.tables import Table
 from sync_job.errors import RestoredStateError, StateError
-from sync_job.ledger import accounting, anchor, inbox
+from sync_job.ledger import accounting, anchor, inbox, rebinding
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.state import State
 from sync_job.ledger.withdrawn import Recognised, Withdrawn
@@ -62,6 +62,7 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
         StateError: when the anchor is another state's, or the state goes on under another name.
     """
     keys, target = settings.state.keys, settings.endpoint.target
+    rebinding.follow(keys, state.ledger, target, time.time())
     found = anchor.read(keys, target)
     place, anchored = state.ledger.place(), state.ledger.about.is_anchored()
     folder = state.folder.absolute()
