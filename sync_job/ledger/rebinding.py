@@ -38,26 +38,32 @@ def bind(keys: Path, state: str, old: str, new: str) -> None:
         anchor.write(keys, new, replace(found, target=new))
 
 
-def follow(keys: Path, ledger: Ledger, target: str, now: float) -> bool:
-    """Bring what an older copy of the keys has under a former name of the target under today's; return whether it had.
+def left_under(keys: Path, ledger: Ledger, target: str) -> str:
+    """Return the former name of the target under which an older copy of the keys has what is its; "" if none does.
 
     Such a copy is from before a move: it has no anchor of today's name, and no note of the move.
     """
-    if anchor.read(keys, target) is not None:
-        return False
+    if anchor.read(keys, target) is None:
+        for former in reversed(ledger.about.targets()):
+            found = anchor.read(keys, former) if former != target else None
+            if found is not None and found.state == ledger.place()["state"] and not found.moved_to:
+                return former
+    return ""
+
+
+def follow(keys: Path, ledger: Ledger, target: str, now: float) -> None:
+    """Bring what an older copy of the keys has under a former name of the target under today's."""
+    former = left_under(keys, ledger, target)
+    found = anchor.read(keys, former) if former else None
+    if found is None:
+        return
     place = ledger.place()
-    for former in reversed(ledger.about.targets()):
-        found = anchor.read(keys, former) if former != target else None
-        if found is None or found.state != place["state"] or found.moved_to:
-            continue
-        _join(keys, former, target)
-        if not anchor.is_there(withdrawn_path(keys, target)):
-            _put(withdrawn_path(keys, former), withdrawn_path(keys, target))
-        anchor.write(keys, target, replace(found, target=target))
-        note_move(keys, place, former, target, now)
-        remove(keys, place["state"], former)
-        return True
-    return False
+    _join(keys, former, target)
+    if not anchor.is_there(withdrawn_path(keys, target)):
+        _put(withdrawn_path(keys, former), withdrawn_path(keys, target))
+    anchor.write(keys, target, replace(found, target=target))
+    note_move(keys, place, former, target, now)
+    remove(keys, place["state"], former)
 
 
 def note_move(keys: Path, place: Place, target: str, new: str, now: float) -> None:

@@ -182,6 +182,7 @@ def _read_list(path: Path, key: bytes) -> dict[bytes, float]:
 
 def _damaged(path: Path, why: str) -> StateDamagedError:
     return StateDamagedError(
-        f"{path.absolute()}: damaged ({why}). Nothing was sent. Restore it from the backup of the keys, and `forget` "
-        "those clients once more who were forgotten since."
+        f"{path.absolute()}: damaged ({why}). Nothing was sent. Restore it from the backup of the keys. If there "
+        "is none, move it away, `forget` once more whom you can name, and give up the others with `consent-sync state "
+        "restored --none --erased-missing N`."
     )

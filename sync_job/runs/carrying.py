@@ -188,8 +188,8 @@ def _refuse_unready(state: State, settings: Settings, target: str) -> None:
         )
     if len(Tombstones.open(keys, target)) < state.ledger.about.buried():
         raise StateError(
-            f"{keys.absolute()}: codes of erased clients are missing. Restore the folder of keys from its backup. No "
-            "state was made."
+            f"{keys.absolute()}: codes of erased clients are lost. Restore the folder of keys from its backup, or "
+            "give them up with `consent-sync state restored` by its own configuration. No state was made."
         )
     if settings.endpoint.target != target and anchor.read(keys, settings.endpoint.target) is not None:
         raise StateError(

@@ -78,12 +78,15 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
 
 
 @contextmanager
-def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool = False) -> Iterator[State]:
+def holding(
+    settings: Settings, *, lists_only: bool = False, erasing: bool = False, while_paused: bool = False
+) -> Iterator[State]:
     """Hold the lock of the target's state while the block runs.
 
     What dead runs left is finished first, lists that came in are taken into the ledger, and who was to be erased and
     is owed nothing any more is erased. *lists_only* is for what sends withdrawals alone: even a state that lost some
-    may do that. *while_paused* is for what sends nothing.
+    may do that. *erasing* is for `forget`, which is how lost codes of the erased are made again. *while_paused* is for
+    what sends nothing.
 
     Who sends withdrawals alone does so beside a run that has let go of the lock (`aside`); all others wait for its end.
 
@@ -107,7 +110,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         if not lists_only:
             lock.name(folder, "")  # whoever is named there has died
             handover.done(folder)
-        _catch_up(state, settings, lists_only=lists_only)
+        _catch_up(state, settings, lists_only=lists_only, erasing=erasing)
         try:
             yield state
         finally:
@@ -135,9 +138,9 @@ def aside(state: State, settings: Settings) -> Iterator[None]:
     _catch_up(state, settings)
 
 
-def _catch_up(state: State, settings: Settings, *, lists_only: bool = False) -> None:
+def _catch_up(state: State, settings: Settings, *, lists_only: bool = False, erasing: bool = False) -> None:
     """Finish what dead runs left, take in lists, and erase whoever waited for that; the lock was just taken."""
-    anchoring.check(state, settings, lists_only=lists_only)
+    anchoring.check(state, settings, lists_only=lists_only, erasing=erasing)
     if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():
         anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
     if state.ledger.about.restored():
