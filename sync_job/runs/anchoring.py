@@ -55,13 +55,13 @@ def keep(state: State, settings: Settings) -> None:
         state.ledger.about.note_buried(buried)
 
 
-def check(state: State, settings: Settings, *, lists_only: bool, erasing: bool = False) -> None:
+def check(state: State, settings: Settings, *, lists_only: bool) -> None:
     """Hold the state against its anchor; one that is older owes every denial again, and grants nothing.
 
     Raises:
         RestoredStateError: when it lacks people who withdrew, unless *lists_only*.
         StateError: when the anchor is another state's, the state goes on under another name, or codes of erased
-            clients are lost, unless *lists_only* or *erasing*.
+            clients are lost, unless *lists_only* or for `forget`.
     """
     keys, target = settings.state.keys, settings.endpoint.target
     rebinding.follow(keys, state.ledger, target, time.time())
@@ -77,7 +77,7 @@ def check(state: State, settings: Settings, *, lists_only: bool, erasing: bool =
     codes = codes_of(settings, found)
     if found and found.state == place["state"] and found.tombstones > state.ledger.about.buried():
         state.ledger.about.note_buried(found.tombstones)
-    if (lost := codes_lost(state, settings)) and not lists_only and not erasing:
+    if (lost := codes_lost(state, settings)) and not lists_only and not state.erasing:
         raise StateError(
             f"{keys.absolute()}: the codes of {erased(lost)} are lost, of {state.ledger.about.buried():,}: they would "
             "be sent again. Restore the folder of keys from its newest backup. If there is none, `forget` once more "

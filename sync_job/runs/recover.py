@@ -105,12 +105,12 @@ def holding(
         logs.of_its_own(),
         State.open(folder, target, write=True) as opened,
     ):
-        state = replace(opened, lock=held)
+        state = replace(opened, lock=held, erasing=erasing)
         shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
         if not lists_only:
             lock.name(folder, "")  # whoever is named there has died
             handover.done(folder)
-        _catch_up(state, settings, lists_only=lists_only, erasing=erasing)
+        _catch_up(state, settings, lists_only=lists_only)
         try:
             yield state
         finally:
@@ -138,9 +138,9 @@ def aside(state: State, settings: Settings) -> Iterator[None]:
     _catch_up(state, settings)
 
 
-def _catch_up(state: State, settings: Settings, *, lists_only: bool = False, erasing: bool = False) -> None:
+def _catch_up(state: State, settings: Settings, *, lists_only: bool = False) -> None:
     """Finish what dead runs left, take in lists, and erase whoever waited for that; the lock was just taken."""
-    anchoring.check(state, settings, lists_only=lists_only, erasing=erasing)
+    anchoring.check(state, settings, lists_only=lists_only)
     if recover(state, settings, lists_only=lists_only) and state.ledger.about.restored():
         anchoring.deny_again(state, settings)  # a dead run of the backup has made of it what it was
     if state.ledger.about.restored():
