@@ -660,3 +660,170 @@ def test_times_of_a_wrong_clock_are_brought_to_now_in_the_codes(desk: Desk) -> N
     assert found.later_than(time.time() + 2 * 86400) == 0
     assert desk("state", "check").code == 0
     assert desk.night().code == 0
+
+
+# Codes of erased people
+
+
+def _erase(desk: Desk, *clients: int) -> None:
+    for client in clients:
+        assert desk("forget", "--client", client, *_WHY).code == 0
+
+
+def _move(desk: Desk, url: str) -> Said:
+    return desk("state", "retarget", url, "--same-platform", "--reason", "new name", "--by", "me")
+
+
+def _put_back_keys(desk: Desk, copy: Path) -> None:
+    shutil.rmtree(desk.keys)
+    shutil.copytree(copy, desk.keys)
+
+
+def _copy_keys(desk: Desk) -> Path:
+    return Path(shutil.copytree(desk.keys, desk.folder / f"keys-{desk.lists}-{time.time_ns()}"))
+
+
+def test_who_was_erased_stays_so_when_the_new_ids_move_to_the_old_address(desk: Desk, cli: Cli) -> None:
+    """The old address has codes of the old ids: after `init --from` and a move back there, the new ones count."""
+    _erase(desk, 1, 2)
+    old = desk.platform
+    with running(Options()) as elsewhere:
+        new = Desk(desk.folder, cli, elsewhere, "renumbered")
+        numbers = desk.folder / "map.csv"
+        numbers.write_text("old_id,new_id\n" + "".join(f"{one},{one + 100}\n" for one in EVERYBODY))
+        assert new("init", "--from", desk.state, "--id-map", numbers, "--expect", 38).code == 0
+        assert _move(new, old.url).code == 0
+        new.configure(old.url)
+        new.platform = old
+        assert new("state", "check").code == 0
+        before = new.sent()
+        for _ in range(2):
+            time.sleep(0.02)
+            new.write(*(one + 100 for one in EVERYBODY), 1)
+            assert new("run", "--quiet").code == 0
+        assert new.allowed(before) == {1}, "who has the old number today is somebody else"
+        assert new("doctor", "--offline").code == 0
+
+
+def test_a_given_up_brand_leaves_no_codes_to_who_moves_to_its_address(desk: Desk, cli: Cli) -> None:
+    """Its people are others: neither are they erased or withdrawn here, nor are this state's erased let in."""
+    with running(Options()) as elsewhere:
+        other = Desk(desk.folder, cli, elsewhere, "other")
+        other.write()
+        assert other.begin("--no-withdrawals").code == 0
+        _erase(other, 31, 32, 33)
+        assert other.opt_out(34).code == 0
+        _erase(desk, 1, 2)
+        refused = _move(desk, elsewhere.url)
+        assert refused.code == 4
+        target = load_settings(other.config).endpoint.target
+        moved = desk.keys / f"{anchor.tag(target)}.anchor.json"
+        assert moved.name in refused.err
+        moved.rename(desk.folder / "given-up.json")
+        assert _move(desk, elsewhere.url).code == 0
+        desk.configure(elsewhere.url)
+        desk.platform = elsewhere
+        before = desk.sent()
+        assert desk("state", "check").code == 0
+        assert desk.night().code == 0
+        assert desk.allowed(before) == set(LATER)
+        assert len(desk.codes()) == 0
+        desk.write(*(one for one in EVERYBODY if one != 31))
+        assert desk.opt_out(31).code == 0
+        assert desk.holds(31) == NO
+
+
+def test_an_older_copy_of_the_keys_from_before_a_move_is_followed(desk: Desk) -> None:
+    """The codes lie under the former name: they are found, and only who was erased since is asked for."""
+    _erase(desk, 1)
+    assert desk.opt_out(3).code == 0
+    copy = _copy_keys(desk)
+    with running(Options()) as new:
+        assert _move(desk, new.url).code == 0
+        desk.configure(new.url)
+        desk.platform = new
+        _put_back_keys(desk, copy)
+        assert desk("doctor", "--offline").code == 0
+        before = desk.sent()
+        assert desk.night().code == 0
+        assert not desk.allowed(before) & {1, 3}
+        assert desk("state", "check").code == 0
+        _erase(desk, 2)
+        _put_back_keys(desk, copy)
+        assert desk.night().code == 4
+        assert desk("doctor", "--offline").code == 4
+        assert "--erased-missing 1" in desk("state", "restored", "--none", "--by", "me").err
+        assert not desk.allowed(before) & {1, 2, 3}
+
+
+@pytest.mark.parametrize("harm", ["older", "gone", "cut", "no anchor"])
+def test_lost_codes_of_the_erased_are_given_up_by_their_number(desk: Desk, harm: str) -> None:
+    """Nothing is granted until then, `forget` names people again meanwhile, and doctor ends as a run does."""
+    _erase(desk, 1)
+    copy = _copy_keys(desk)
+    _erase(desk, 2)
+    (codes,) = desk.keys.glob("*.tombstones")
+    lost = 1
+    if harm == "older":
+        _put_back_keys(desk, copy)
+    elif harm == "gone":
+        codes.unlink()
+        lost = 2
+    elif harm == "cut":
+        codes.write_bytes(codes.read_bytes()[:-3])
+        for command in (("run", "--quiet"), ("doctor", "--offline"), ("state", "check")):
+            assert desk(*command).code == 4, command
+        assert "--erased-missing" in desk("run", "--quiet").err
+        codes.unlink()
+        lost = 2
+    else:
+        _put_back_keys(desk, copy)
+        next(desk.keys.glob("*.anchor.json")).unlink()
+    before = desk.sent()
+    assert desk.night().code == 4
+    assert desk("doctor", "--offline").code == 4
+    assert desk("state", "check").code == 4
+    assert desk.opt_out(5).code in (0, 1), "a list is sent all the same"
+    assert desk.holds(5) == NO
+    assert desk.night().code == 4, "and makes up for nothing"
+    for client in (2, 39):
+        assert desk("forget", "--client", client, *_WHY).code in (0, 1)
+    assert desk.night().code == 4, "who is erased now is not known to be one of those"
+    for number in (0, lost + 1):
+        refused = desk("state", "restored", "--none", "--erased-missing", number, "--by", "me")
+        assert (refused.code, f"--erased-missing {lost}" in refused.err) == (2, True)
+    assert not desk.allowed(before)
+    said = desk("state", "restored", "--none", "--erased-missing", lost, "--by", "me")
+    assert said.code == 0, said.err
+    assert f"{lost:,} codes of erased people are given up" in said.out
+    assert desk.night().code in (0, 6)
+    assert desk("doctor", "--offline").code in (0, 1)
+    assert desk("state", "check").code == 0
+    named = {2, 39, 5} | (set() if lost == 2 else {1})
+    assert not desk.allowed(before) & named
+    assert desk("state", "restored", "--none", "--by", "me").code == 2
+
+
+def test_nobody_says_that_codes_are_lost_which_are_there(desk: Desk) -> None:
+    """The number is checked when none is lost, too."""
+    _erase(desk, 1)
+    backup = desk.backup()
+    desk.put_back(backup)
+    assert desk("state", "restored", "--none", "--erased-missing", 1, "--by", "me").code == 2
+    assert desk.restored().code == 0
+
+
+def test_a_restored_backup_without_codes_says_both_numbers(desk: Desk) -> None:
+    """Who withdrew and cannot be named, and whose codes are lost, are two questions."""
+    _erase(desk, 1)
+    backup = desk.backup()
+    assert desk.opt_out(3).code == 0
+    next(desk.keys.glob("*.tombstones")).unlink()
+    desk.put_back(backup)
+    before = desk.sent()
+    for more in ((), ("--missing", 1), ("--erased-missing", 1)):
+        assert desk("state", "restored", "--none", *more, "--by", "me").code == 2, more
+        assert desk.night().code == 4
+    assert desk("state", "restored", "--none", "--missing", 1, "--erased-missing", 1, "--by", "me").code == 0
+    assert desk.night().code == 0
+    assert 3 not in desk.allowed(before)

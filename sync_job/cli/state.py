@@ -31,6 +31,12 @@ def restored(
     missing: Annotated[
         int, typer.Option(min=0, help="How many people who withdrew are missing still, and can be named by nobody.")
     ] = 0,
+    erased_missing: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of how many erased people the codes are lost; who is not forgotten once more is sent again."
+        ),
+    ] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
@@ -55,7 +61,7 @@ def restored(
         received = options.moment(received_at, settings, "--received-at")
         listing = Listing(withdrawals_since, received, scope, basis)
     with options.showing(quiet, "opening the state") as shown:
-        found = restoring.restored(settings, listing, by, shown, missing=missing)
+        found = restoring.restored(settings, listing, by, shown, missing=missing, erased_missing=erased_missing)
     options.print_json(found) if as_json else typer.echo(plan_text.restored(found))
 
 

@@ -377,9 +377,14 @@ class _Looking:
 
     def _tombstones(self) -> str:
         there = len(Tombstones.open(self._root, self._target))
-        if there < self._facts.buried and not self._facts.given_up:
+        found, place = self._anchored, self._facts.place
+        ours = isinstance(found, Anchor) and place is not None and found.state == place["state"]
+        before = max(self._facts.buried, found.tombstones if isinstance(found, Anchor) and ours else 0)
+        if there < before and not self._facts.given_up:
             raise StateError(
-                f"{there:,} codes of erased clients, and there were {self._facts.buried:,}: restore the folder of keys"
+                f"{there:,} codes of erased clients, and there were {before:,}: restore the folder of keys; or, if it "
+                f"has no newer backup, `consent-sync state restored --none --erased-missing {before - there}`, after "
+                "who can be named was forgotten once more"
             )
         return f"{there:,} erased clients"
 

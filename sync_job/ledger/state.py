@@ -54,6 +54,7 @@ class State:
     folder: Path
     ledger: Ledger
     lock: Lock | None = None  # if this process holds it
+    erasing: bool = False  # for `forget`, which goes on while codes of erased clients are lost
 
     @classmethod
     def create(cls, folder: Path, target: str, now: float) -> Self:

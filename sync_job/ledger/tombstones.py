@@ -69,6 +69,16 @@ class Tombstones:
         self._key = key
         self._take(codes)
 
+    def join(self, other: "Tombstones") -> None:
+        """Take in, durably, the codes of another list that was made with the same key; the later time counts."""
+        codes = dict(self._codes)
+        for code, at in other._codes.items():
+            codes[code] = max(at, codes.get(code, at))
+        if codes != self._codes:
+            self._key = other._key
+            _write_list(self._path, self._key, codes)
+            self._take(codes)
+
     def of(self, ids: Ids) -> Mask:
         """Return which of *ids* were forgotten."""
         found = np.zeros(len(ids), np.bool_)
@@ -172,6 +182,7 @@ def _read_list(path: Path, key: bytes) -> dict[bytes, float]:
 
 def _damaged(path: Path, why: str) -> StateDamagedError:
     return StateDamagedError(
-        f"{path.absolute()}: damaged ({why}). Nothing was sent. Restore it from the backup of the keys, and `forget` "
-        "those clients once more who were forgotten since."
+        f"{path.absolute()}: damaged ({why}). Nothing was sent. Restore it from the backup of the keys. If there "
+        "is none, move it away, `forget` once more whom you can name, and give up the others with `consent-sync state "
+        "restored --none --erased-missing N`."
     )

@@ -57,19 +57,24 @@ def approved(found: Mapping[str, Any]) -> str:
 
 
 def restored(found: Mapping[str, Any]) -> str:
-    """Return what was said of a restored backup, in words."""
+    """Return what was said of a restored backup, or of lost codes, in words."""
     rejected = f"; {found['rejected']:,} rows could not be read" if found["rejected"] else ""
-    missing = found["missing"]
+    missing, lost = found["missing"], found["erased_missing"]
     erased = f"; {found['erased']:,} rows name people who were erased since" if found["erased"] else ""
-    return (
-        f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}{erased}. The next run "
-        "may grant again, and sends every denial once more first."
-    ) + (
-        f" Of the people who withdrew and whom nobody could name ({missing:,}) and of those known for an earlier "
-        f"withdrawal, {found['recognised']:,} were recognised; whoever is left is denied when an export has their id."
-        if missing
-        else ""
-    )
+    said = f"{found['withdrawals_since']:,} withdrawals since the backup were taken in{rejected}{erased}. "
+    said += "The next run may grant again" + (", and sends every denial once more first." if found["was"] else ".")
+    if missing:
+        said += (
+            f" Of the people who withdrew and whom nobody could name ({missing:,}) and of those known for an earlier "
+            f"withdrawal, {found['recognised']:,} were recognised; whoever is left is denied when an export has their "
+            "id."
+        )
+    if lost:
+        said += (
+            f" {lost:,} codes of erased people are given up: whoever of them was not forgotten once more is sent again "
+            "as soon as an export has their id."
+        )
+    return said
 
 
 def cancelled(found: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from sync_job.consent.channels import Ids, denied, deny
 from sync_job.consent.lists import BASES
 from sync_job.consent.tables import Table
 from sync_job.errors import RestoredStateError, StateError
-from sync_job.ledger import accounting, anchor, inbox
+from sync_job.ledger import accounting, anchor, inbox, rebinding
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.state import State
 from sync_job.ledger.withdrawn import Recognised, Withdrawn
@@ -46,7 +46,8 @@ def keep(state: State, settings: Settings) -> None:
         if found and found.edition != who["edition"]:
             anchor.write(keys, target, replace(found, **who))
         return
-    buried = len(erasure.tombstones(settings))
+    # Fewer codes than there were are lost ones, and stay so until a person says how many.
+    buried = max(len(erasure.tombstones(settings)), state.ledger.about.buried())
     now = time.time()
     anchor.write(keys, target, Anchor(target=target, written=now, tombstones=buried, **who, **state.ledger.place()))
     state.ledger.about.note_anchored()
@@ -59,9 +60,11 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
 
     Raises:
         RestoredStateError: when it lacks people who withdrew, unless *lists_only*.
-        StateError: when the anchor is another state's, or the state goes on under another name.
+        StateError: when the anchor is another state's, the state goes on under another name, or codes of erased
+            clients are lost, unless *lists_only* or for `forget`.
     """
     keys, target = settings.state.keys, settings.endpoint.target
+    rebinding.follow(keys, state.ledger, target, time.time())
     found = anchor.read(keys, target)
     place, anchored = state.ledger.place(), state.ledger.about.is_anchored()
     folder = state.folder.absolute()
@@ -72,12 +75,14 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "backup like any."
         )
     codes = codes_of(settings, found)
-    buried = max(found.tombstones if found else 0, state.ledger.about.buried())
-    if len(erasure.tombstones(settings)) < buried and not lists_only:
+    if found and found.state == place["state"] and found.tombstones > state.ledger.about.buried():
+        state.ledger.about.note_buried(found.tombstones)
+    if (lost := codes_lost(state, settings)) and not lists_only and not state.erasing:
         raise StateError(
-            f"{keys.absolute()}: there were codes of {buried:,} erased clients, and fewer are left: the "
-            "others would be sent again. Restore the folder of keys from its backup; or, if it is lost for good, say "
-            "so with `consent-sync state restored`. Nothing was sent."
+            f"{keys.absolute()}: the codes of {erased(lost)} are lost, of {state.ledger.about.buried():,}: they would "
+            "be sent again. Restore the folder of keys from its newest backup. If there is none, `forget` once more "
+            "whom you can name, then say so with `consent-sync state restored --none --erased-missing "
+            f"{lost} --by NAME`. Nothing was sent."
         )
     missing = accounting.missing(state.ledger, codes)
     standing = anchor.compare(found, missing=missing, anchored=anchored, **place)
@@ -120,6 +125,16 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
 def people(count: int) -> str:
     """Return so many people, in words."""
     return "1 person" if count == 1 else f"{count:,} people"
+
+
+def erased(count: int) -> str:
+    """Return so many erased people, in words."""
+    return f"{count:,} erased {'person' if count == 1 else 'people'}"
+
+
+def codes_lost(state: State, settings: Settings) -> int:
+    """Return of how many erased people the codes beside the keys are lost, by what the ledger counted."""
+    return max(0, state.ledger.about.buried() - len(erasure.tombstones(settings)))
 
 
 def deny_again(state: State, settings: Settings) -> None:

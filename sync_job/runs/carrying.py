@@ -7,7 +7,7 @@ the new one's. Who dies in between gives the command again.
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,20 @@ from sync_job.consent.known import Holdings
 from sync_job.consent.tables import union
 from sync_job.errors import BusyError, ConfigError, NoStateError, StateError
 from sync_job.exports import id_map
-from sync_job.ledger import accounting, anchor, backed_up, files, inbox, keyed, ledger, lock, references, tables
-from sync_job.ledger.anchor import Standing
+from sync_job.ledger import (
+    accounting,
+    anchor,
+    backed_up,
+    files,
+    inbox,
+    keyed,
+    ledger,
+    lock,
+    rebinding,
+    references,
+    tables,
+)
+from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.carrying import Former
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
@@ -176,8 +188,8 @@ def _refuse_unready(state: State, settings: Settings, target: str) -> None:
         )
     if len(Tombstones.open(keys, target)) < state.ledger.about.buried():
         raise StateError(
-            f"{keys.absolute()}: codes of erased clients are missing. Restore the folder of keys from its backup. No "
-            "state was made."
+            f"{keys.absolute()}: codes of erased clients are lost. Restore the folder of keys from its backup, or "
+            "give them up with `consent-sync state restored` by its own configuration. No state was made."
         )
     if settings.endpoint.target != target and anchor.read(keys, settings.endpoint.target) is not None:
         raise StateError(
@@ -324,9 +336,13 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
             files.sync_folder(keys)
         if own == target:
             files.remove(backed_up.path(keys, own))  # it is a backup of the old ids
-        elif found := anchor.read(keys, target):
-            # So that no backup of the old state is ever taken for one that may go on.
-            anchor.write(keys, target, replace(found, state=state.ledger.place()["state"]))
+        elif anchor.read(keys, target):
+            # So that no backup of the old state is ever taken for one that may go on. The codes of the old ids are
+            # other people's by now: whatever the new state is called one day, it must not find them.
+            place = state.ledger.place()
+            note = Anchor(target=target, written=now, moved_to=own, moved=now, **place)
+            anchor.write(keys, target, note)
+            rebinding.remove(keys, place["state"], target)
         anchoring.keep(state, settings)
         state.ledger.about.end_carrying()
         clients = state.ledger.clients()

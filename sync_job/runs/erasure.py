@@ -152,6 +152,9 @@ def _erase(state: State, settings: Settings, ids: Ids, *, back: bool = False) ->
     asked, since = state.ledger.forgetting.asked_at(ids), buried.since(ids)
     # Of a list whose clock is ahead the erasure is no earlier than its rows: they must not come back by it.
     now = np.maximum(time.time(), state.ledger.withdrawals.received_at(ids))
+    if (expected := state.ledger.about.buried()) > len(buried):
+        # Nobody can tell whether a new code is one of those that were lost: it makes up for none.
+        state.ledger.about.note_buried(expected + int(np.count_nonzero(np.isnan(since))))
     # Whoever was erased since they were asked for keeps that time: what a list says later than that still counts.
     buried.add(ids, np.where(asked <= since, since, now))
     if back:

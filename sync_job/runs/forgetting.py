@@ -131,7 +131,7 @@ def forget(settings: Settings, ids: Ids, request_ref: str, watch: Watch, *, by: 
     """
     tls.context(settings.endpoint)
     watch.stage("erasing")
-    with holding(settings) as state:
+    with holding(settings, erasing=True) as state:
         before = erasure.erased_before(state, settings, ids)
         unknown = ~before & ~state.knows(ids)
         denied = erasure.ask(state, settings, ids, request_ref, by=by.strip(), reason=reason.strip())

@@ -78,12 +78,15 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
 
 
 @contextmanager
-def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool = False) -> Iterator[State]:
+def holding(
+    settings: Settings, *, lists_only: bool = False, erasing: bool = False, while_paused: bool = False
+) -> Iterator[State]:
     """Hold the lock of the target's state while the block runs.
 
     What dead runs left is finished first, lists that came in are taken into the ledger, and who was to be erased and
     is owed nothing any more is erased. *lists_only* is for what sends withdrawals alone: even a state that lost some
-    may do that. *while_paused* is for what sends nothing.
+    may do that. *erasing* is for `forget`, which is how lost codes of the erased are made again. *while_paused* is for
+    what sends nothing.
 
     Who sends withdrawals alone does so beside a run that has let go of the lock (`aside`); all others wait for its end.
 
@@ -102,7 +105,7 @@ def holding(settings: Settings, *, lists_only: bool = False, while_paused: bool 
         logs.of_its_own(),
         State.open(folder, target, write=True) as opened,
     ):
-        state = replace(opened, lock=held)
+        state = replace(opened, lock=held, erasing=erasing)
         shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
         if not lists_only:
             lock.name(folder, "")  # whoever is named there has died

@@ -13,15 +13,17 @@ from sync_job.runs.recover import holding
 from sync_job.runs.watch import Watch
 
 
-def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *, missing: int = 0) -> Summary:
+def restored(
+    settings: Settings, since: Listing | None, by: str, watch: Watch, *, missing: int = 0, erased_missing: int = 0
+) -> Summary:
     """Take in the withdrawals that came in since the backup, or none, and let the state grant again.
 
     *missing* is how many people who withdrew are missing still and can be named by nobody. They are denied where their
-    ids are known or come up.
+    ids are known or come up. *erased_missing* is of how many erased people the codes are lost: nobody knows them again.
 
     Raises:
-        ConfigError: when the state is not a restored backup, nobody signs for it, or more or fewer people are missing
-            still; a list that was named is taken in all the same.
+        ConfigError: when the state is not a restored backup and no codes are lost, nobody signs for it, or other
+            numbers are missing still; a list that was named is taken in all the same.
     """
     if not by.strip():
         raise ConfigError("state restored: say who says so (--by); it is kept and reported.")
@@ -29,7 +31,8 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
     watch.stage("taking it in")
     with holding(settings, lists_only=True) as state:
         how = state.ledger.about.restored()
-        if not how:
+        lost = anchoring.codes_lost(state, settings)
+        if not how and not lost:
             said = state.ledger.about.said("made_whole")
             already = f" Somebody has said already what it lacks ({said})." if said else ""
             where = state.folder.absolute()
@@ -41,10 +44,13 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
             lacking = anchoring.lacking(state, settings)
         if lacking != missing:
             raise ConfigError(f"{state.folder.absolute()}: {_lacking(found, before, lacking)}")
+        if lost != erased_missing:
+            raise ConfigError(f"{settings.state.keys.absolute()}: {_lost(lost)}")
         ids = union(state.holdings().client, state.ledger.withdrawals.clients())
         recognised = anchoring.take_over(state, settings, ids)
         state.ledger.about.note_buried(len(erasure.tombstones(settings)))
         words = f"{found.digest if found else 'no withdrawals since'}, {missing} missing"
+        words += f", codes of {anchoring.erased(lost)} lost" if lost else ""
         state.ledger.about.note_whole(f"{by.strip()}: {words}")
         anchoring.keep(state, settings)
         return {
@@ -53,6 +59,7 @@ def restored(settings: Settings, since: Listing | None, by: str, watch: Watch, *
             "rejected": found.rejected if found else 0,
             "erased": found.erased if found else 0,
             "missing": missing,
+            "erased_missing": lost,
             "recognised": recognised,
             "by": by.strip(),
             **state.ledger.withdrawals.counts(),
@@ -70,4 +77,15 @@ def _lacking(found: List | None, before: int, lacking: int) -> str:
         f"{named}{anchoring.people(lacking)} who withdrew {'is' if lacking == 1 else 'are'} missing"
         f"{' still' if found else ''}; only the lists that name them help. Name them with --withdrawals-since. If "
         f"nobody can, say --missing {lacking}: they are denied as soon as their ids come up, and count as withdrawn."
+    )
+
+
+def _lost(lost: int) -> str:
+    """Return of how many erased people the codes are lost, and what to do."""
+    if not lost:
+        return "no codes of erased people are lost (any more): say so without --erased-missing."
+    return (
+        f"the codes of {anchoring.erased(lost)} are lost. Restore the folder of keys from its newest backup. If there "
+        "is none, `forget` once more whom you can name: the others are sent again as soon as an export names them. "
+        f"Then say --erased-missing {lost}."
     )

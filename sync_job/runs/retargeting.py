@@ -3,18 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 
 from sync_job.config import Settings
 from sync_job.config.values import base_url
-from sync_job.errors import ConfigError, ForeignStateError, StateError
-from sync_job.ledger import anchor, backed_up, files, keyed, ledger, lock
-from sync_job.ledger.anchor import Anchor
-from sync_job.ledger.ledger import Place
+from sync_job.errors import ConfigError, ForeignStateError
+from sync_job.ledger import anchor, ledger, lock, rebinding
 from sync_job.ledger.state import State
-from sync_job.ledger.tombstones import Tombstones
-from sync_job.ledger.withdrawn import path_of as withdrawn_path
 from sync_job.report.counts import Summary
 from sync_job.runs.recover import holding
 
@@ -59,15 +53,15 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
         place = state.ledger.place()
         if was != target:
             if not moved:
-                _copy_keys(keys, place["state"], was, target)
-                _note_move(keys, place, was, target, now)
+                rebinding.bind(keys, place["state"], was, target)
+                rebinding.note_move(keys, place, was, target, now)
             state.ledger.about.move(target, reason=reason.strip(), by=by.strip(), now=now)
         moves = state.ledger.about.moves()
         if not moves:
             raise ConfigError(f"{folder.absolute()}: it is the state of {was} already.")
         for former in {one["target"] for one in moves} - {target}:
-            _note_move(keys, place, former, target, now)
-            _remove_keys(keys, place, former)
+            rebinding.note_move(keys, place, former, target, now)
+            rebinding.remove(keys, place["state"], former)
     return {
         "was": moves[-1]["target"],
         "target": new.endpoint.target,
@@ -99,46 +93,6 @@ def _at_rest(settings: Settings, target: str) -> Iterator[State]:
         yield state
 
 
-def _note_move(keys: Path, place: Place, target: str, new: str, now: float) -> None:
-    """Let the anchor of a former name say where the state has moved, unless it does or is another state's."""
-    found = anchor.read(keys, target)
-    if found is None or (found.state == place["state"] and not found.moved_to):
-        anchor.write(keys, target, Anchor(target=target, written=now, moved_to=new, moved=now, **place))
-
-
-def _remove_keys(keys: Path, place: Place, target: str) -> None:
-    """Remove what the keys have under a former name of the target but the note of the move, unless it is another's."""
-    found = anchor.read(keys, target)
-    if found is not None and found.state == place["state"]:
-        lists = (*keys.glob(f"{anchor.tag(target)}.{keyed.TOMBSTONES}*"), withdrawn_path(keys, target))
-        for path in (*lists, backed_up.path(keys, target)):
-            files.remove(path)
-
-
 def _at(settings: Settings, url: str) -> Settings:
     """Return the settings with another address."""
     return settings.model_copy(update={"endpoint": settings.endpoint.model_copy(update={"base_url": url})})
-
-
-def _copy_keys(keys: Path, state: str, old: str, new: str) -> None:
-    """Write anchor, tombstones and who withdrew of *old* under the name of *new*.
-
-    Of two lists of tombstones the longer one stays: nobody is ever taken off one.
-    """
-    there, found = anchor.read(keys, new), anchor.read(keys, old)
-    if there is not None and there.state != state:
-        raise StateError(
-            f"{keys.absolute()}: there is an anchor of another state of {new}. If that one was given up, move its "
-            "anchor away. Nothing was changed."
-        )
-    if found is None or found.state != state:
-        return
-    if len(Tombstones.open(keys, old)) > len(Tombstones.open(keys, new)):
-        _copy(*(keys / f"{anchor.tag(target)}.{keyed.TOMBSTONES}" for target in (old, new)))
-    if found.edition:
-        _copy(*(withdrawn_path(keys, target) for target in (old, new)))
-    anchor.write(keys, new, replace(found, target=new))
-
-
-def _copy(source: Path, place: Path) -> None:
-    files.replace(place, lambda temporary: temporary.write_bytes(source.read_bytes()))

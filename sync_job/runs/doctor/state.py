@@ -9,10 +9,11 @@ from typing import Any
 
 from sync_job.config import Settings
 from sync_job.errors import Exit, OlderStateError, StateError
-from sync_job.ledger import accounting, anchor, backed_up, inbox, lock, pause
+from sync_job.ledger import accounting, anchor, backed_up, inbox, lock, pause, rebinding
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
+from sync_job.ledger.tombstones import Tombstones
 from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report import text
 from sync_job.runs import clocks, owing
@@ -49,6 +50,7 @@ def look(settings: Settings) -> Iterator[Check]:
             return
         yield from _ledger(state)
         yield _anchor(state, settings)
+        yield _erased(state, settings)
         yield from _past(state.ledger.runs(), time.time())
         yield from _owed(state, settings)
         yield from _times(state, settings)
@@ -113,8 +115,12 @@ def _anchor(state: State, settings: Settings) -> Check:
         found = anchor.read(keys, target)
         missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
         moved = anchor.moved(keys, target)
+        former = rebinding.left_under(keys, state.ledger, target)
     except StateError as exc:
         return _KEYS.problem("anchor", str(exc))
+    if former:
+        said = f"an older copy of the keys: it has what belongs to this state under its former name {former}"
+        return _KEYS.warning("anchor", said, "The next command that sends anything brings it under today's name.")
     anchored = state.ledger.about.is_anchored()
     standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     if found is None and standing is Standing.RESTORED:
@@ -132,6 +138,25 @@ def _anchor(state: State, settings: Settings) -> Check:
     if standing in words:
         return _KEYS.problem("anchor", *words[standing])
     return _KEYS.ok("anchor", f"in step, run {run}, {found.withdrawn if found else 0:,} who withdrew")
+
+
+def _erased(state: State, settings: Settings) -> Check:
+    keys, target = settings.state.keys, settings.endpoint.target
+    try:
+        found = anchor.read(keys, target)
+        there = len(Tombstones.open(keys, rebinding.left_under(keys, state.ledger, target) or target))
+    except StateError as exc:
+        return _KEYS.problem("erased", str(exc))
+    ours = found is not None and found.state == state.ledger.place()["state"]
+    before = max(state.ledger.about.buried(), found.tombstones if found and ours else 0)
+    if there < before:
+        said = f"the codes of {before - there:,} of {before:,} erased people are lost in {keys.absolute()}"
+        cure = (
+            "Restore the folder of keys from its newest backup; or `forget` once more whom you can name, then: "
+            f"consent-sync state restored --none --erased-missing {before - there} --by NAME"
+        )
+        return _KEYS.problem("erased", said, cure)
+    return _KEYS.ok("erased", f"codes of {there:,} erased people")
 
 
 # What there was
