@@ -281,7 +281,9 @@ def test_who_asks_does_not_wait_for_what_a_guard_holds(place: Place, platform: S
     if how == "opt-out":
         assert place.opt_out(7).code == Exit.OK
     else:
-        assert place("forget", place.write({7: NONE}, "erase.csv"), "--reason", "art. 17", "--by", "DPO").code == Exit.OK
+        assert (
+            place("forget", place.write({7: NONE}, "erase.csv"), "--reason", "art. 17", "--by", "DPO").code == Exit.OK
+        )
     place("drain", "--quiet")
     assert platform.platform.state[7] == NO
     assert denied(platform) == 1

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -193,6 +194,59 @@ def test_no_command_leaves_a_state_that_counts_as_damaged(
     do("run", codes=(0, 1, 6))
     missing = _commands() - do.used - APART
     assert not missing, f"commands that are not in this test: {sorted(missing)}"
+
+
+def _minutes_ago(minutes: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * minutes))
+
+
+@pytest.mark.parametrize("others", [(2,), ()])
+def test_a_list_that_evidence_has_outdone_leaves_the_state_whole(
+    tmp_path: Path, platform: Standin, cli: Cli, others: tuple[int, ...]
+) -> None:
+    """A row older than the evidence that lifted another binds nobody, whoever is in the list beside it."""
+    shop = Nightly(tmp_path / "shop", platform.url, cli)
+    shop.write(dict.fromkeys(range(1, 41), YES))
+    do = Whole(shop)
+    do("init", shop.export, "--platform", "equal", "--no-withdrawals")
+    do("opt-out", shop.list(1), "--received-at", _minutes_ago(2), "--scope", "all")
+    evidence = shop.folder / "evidence.csv"
+    evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n1,all,{_minutes_ago(1)},form,E1\n")
+    do("reconsent", evidence)
+    do("opt-out", shop.list(1, *others), "--received-at", _minutes_ago(60), "--scope", "all")
+    assert shop.told("withdrawals", "status")["lists"][0]["superseded"] == 1
+    assert do("state repair").code == 0
+    assert do("run").code == 0
+    for client in others:
+        assert holds(platform.platform)[client] == NO
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lists_evidence_and_void_lists_in_any_order_leave_the_state_whole(
+    tmp_path: Path, platform: Standin, cli: Cli, seed: int
+) -> None:
+    """Few people, all channels or some, received in any order: after each command `state check` ends in 0."""
+    chance = random.Random(seed)
+    shop = Nightly(tmp_path / "shop", platform.url, cli, report="page = false")
+    shop.write(dict.fromkeys(range(1, 41), YES))
+    do = Whole(shop)
+    do("init", shop.export, "--platform", "equal", "--no-withdrawals")
+    for step in range(14):
+        clients = chance.sample(range(1, 5), chance.randint(1, 3))
+        channels = chance.choice(["all", "all", "sms", "sms,email"])
+        when = _minutes_ago(chance.randint(1, 60))
+        kind = chance.choice(["list", "list", "evidence", "void"])
+        if kind == "list":
+            path = shop.list(*clients, name=f"{step}.csv")
+            do("opt-out", path, "--received-at", when, "--scope", channels, "--request-ref", f"R{step}")
+        elif kind == "evidence":
+            path = shop.folder / f"{step}.csv"
+            rows = "".join(f'{client},"{channels}",{when},form,E{step}\n' for client in clients)
+            path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{rows}")
+            do("reconsent", path)
+        elif lists := [one for one in shop.told("withdrawals", "status")["lists"] if not one["voided"]]:
+            digest = chance.choice(lists)["digest"]
+            do("withdrawals void", "--list", digest, "--reason", "r", "--by", "A", "--approved-by", "B")
 
 
 # ---- a full disk is a full disk
