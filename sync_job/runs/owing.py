@@ -41,7 +41,7 @@ def _coming(state: State, settings: Settings, lists: list[Path]) -> Coming:
     for path in lists:
         try:
             batches, about = inbox.read(path)
-            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), erased_at)
+            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), erased_at, time.time())
         except StateError:
             continue  # Taken in meanwhile, or unreadable: whoever takes it in says so.
         ids.append(clients)
