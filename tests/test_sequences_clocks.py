@@ -304,6 +304,72 @@ def test_who_withdrew_while_the_clock_was_ahead_may_consent_again(shop: Nightly,
     assert shop.told("reconsent", evidence)["lifted"] == 1
 
 
+@pytest.mark.parametrize("sent", [True, False], ids=["sent", "while paused"])
+def test_an_erasure_while_the_clock_was_ahead_outdoes_no_later_opt_out(
+    shop: Nightly, platform: Standin, clock: Clock, sent: bool
+) -> None:
+    """Its time is no time before which an opt-out of today came: taken in and denied, and owed in the inbox."""
+    clock.ahead_s = AHEAD_S
+    assert shop.run("forget", "--client", "2").code == 0
+    clock.ahead_s = 0
+    assert platform.platform.state.pop(2) == NO  # whom the platform has anew, as somebody who allows everything
+    if not sent:
+        shop.run("pause", "--reason", "r", "--by", "me")
+    said = shop.opt_out(2, 1)
+    assert (said.code, "erased since" in said.out) == (0 if sent else 75, False), said
+    if not sent:
+        assert shop.told("withdrawals", "status")["clients_waiting"] == 2
+        shop.run("resume")
+        assert shop.run("drain").code == 0
+    assert holds(platform.platform) == {1: NO, 2: NO}
+    assert shop.told("withdrawals", "status")["lists"][0]["fresh"] == 2
+
+
+def test_after_a_repair_an_erasure_counts_as_of_then(shop: Nightly, platform: Standin, clock: Clock) -> None:
+    """What was received before is not taken in, what comes later is; and by the wrong clock it counts as it was."""
+    clock.ahead_s = AHEAD_S
+    assert shop.run("forget", "--client", "2").code == 0
+    assert "1 row names a person who was erased since" in shop.opt_out(2).out
+    clock.ahead_s = 0
+    assert _repaired(shop)["keys.tombstones"] == 1
+    assert "1 row names a person who was erased since" in shop.opt_out(2).out
+    clock.ahead_s = 3600
+    assert "erased since" not in shop.opt_out(2).out
+    assert shop.told("withdrawals", "status")["lists"][0]["fresh"] == 1
+
+
+def test_a_backup_with_an_opt_out_after_an_erasure_from_the_future_keeps_it(
+    shop: Nightly, platform: Standin, clock: Clock, fate: Fate
+) -> None:
+    """The backup is put back before anybody repaired the times: the opt-out stays, and is owed."""
+    clock.ahead_s = AHEAD_S
+    assert shop.run("forget", "--client", "2").code == 0
+    clock.ahead_s = 0
+    fate.faults = {2: Fault.REFUSE}
+    assert shop.opt_out(2).code == 1
+    backup = shop.folder / "b.tar"
+    assert shop.run("state", "backup", backup).code == 0
+    (shop.folder / "state").rename(shop.folder / "lost")
+    assert shop.run("state", "restore", backup).code == 0
+    fate.faults = {}
+    shop.run("drain")
+    found = shop.told("withdrawals", "report", "--from", "2020-01-01")
+    assert (found["received"], found["acknowledged"] + found["open"]) == (1, 1)
+
+
+def test_evidence_from_before_an_erasure_from_the_future_lifts_nothing(shop: Nightly, clock: Clock) -> None:
+    """In doubt nobody is granted anything."""
+    clock.ahead_s = AHEAD_S
+    assert shop.run("forget", "--client", "2").code == 0
+    clock.ahead_s = 0
+    assert shop.opt_out(2).code == 0
+    granted = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 5))
+    evidence = shop.folder / "evidence.csv"
+    evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n2,all,{granted},paper,E1\n")
+    found = shop.told("reconsent", evidence)
+    assert (found["lifted"], found["erased"]) == (0, 1)
+
+
 def test_every_time_of_the_ledger_is_looked_at(shop: Nightly) -> None:
     """A new column with a time has to be told, repaired, or left for a reason."""
     with closing(sqlite3.connect(shop.folder / "state" / "ledger.db")) as db:

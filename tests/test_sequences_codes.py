@@ -356,7 +356,58 @@ def test_a_state_that_cannot_be_opened_keeps_its_own_code(late: Shop) -> None:
     assert late("status").code == 7
 
 
+def _elsewhere(shop: Shop) -> None:
+    """Let the configuration say `localhost` for `127.0.0.1` or the other way, as if the host was renamed."""
+    text = shop.config.read_text()
+    found = re.search(r'base_url = "([^"]*)"', text)
+    assert found is not None
+    names = ("localhost", "127.0.0.1")
+    was, now = names if names[0] in found[1] else names[::-1]
+    shop.config.write_text(text.replace(found[1], found[1].replace(was, now)))
+
+
+def test_a_configuration_with_another_address_hides_nothing_that_is_owed(late: Shop, platform: Standin) -> None:
+    """Before `state retarget`, by it with the old address or with the new one, and after it: 7, by the state's name."""
+    old, new = platform.url, platform.url.replace("127.0.0.1", "localhost")
+    move = ("--same-platform", "--reason", "r", "--by", "me")
+    said = late("state", "retarget", new, *move)  # the configuration has the old address
+    assert (said.code, f"{new} operator 1: 1 client is owed" in said.err) == (7, True), said
+    late("pause", "--reason", "r", "--by", "me")
+    said = late("resume")
+    assert (said.code, f"{new} operator 1: 1 client is owed" in said.err) == (7, True), said
+    for command in (("run",), ("drain",), ("withdrawals", "status"), ("status",)):
+        said = late(*command)
+        assert (said.code, f"the state of {new}" in said.err, "past its limit" in said.err) == (7, True, True), said
+        assert late.metric("last_exit_code", 'kind="run"') == 7
+    _elsewhere(late)
+    assert late("drain").code == 7
+    said = late("state", "retarget", old, *move)  # the configuration has the address that it moves from
+    assert (said.code, f"{old} operator 1: 1 client is owed" in said.err) == (7, True), said
+    _elsewhere(late)
+    assert late("state", "retarget", old, *move).code == 7  # done again
+    assert late("drain").code == 7
+
+
+def test_another_address_alone_is_no_alarm(shop: Shop, platform: Standin) -> None:
+    """Nothing is late: `retarget` and `resume` end in 0, and what needs the state's own address in 4."""
+    new = platform.url.replace("127.0.0.1", "localhost")
+    assert shop("state", "retarget", new, "--same-platform", "--reason", "r", "--by", "me").code == 0
+    shop("pause", "--reason", "r", "--by", "me")
+    assert shop("resume").code == 0
+    assert shop("drain").code == 4
+
+
 # Lists in the inbox
+
+
+def test_a_list_behind_codes_that_cannot_be_read_is_past_its_limit(shop: Shop) -> None:
+    """The key of the codes of the erased is lost: a run ends in 4, and in 7 once a list waits for too long."""
+    assert shop("forget", "--client", "9").code == 0
+    (shop.folder / "keys" / "tombstones.key").unlink()
+    assert shop("run").code == 4
+    assert shop.opt_out(5, days=3).code == 7
+    assert shop("run").code == shop("drain").code == 7
+    assert shop.owed()["past_limit"] == 1
 
 
 def test_a_list_behind_a_run_that_hangs_is_past_its_limit(tmp_path: Path, cli: Cli) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -195,6 +196,59 @@ def test_no_command_leaves_a_state_that_counts_as_damaged(
     assert not missing, f"commands that are not in this test: {sorted(missing)}"
 
 
+def _minutes_ago(minutes: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * minutes))
+
+
+@pytest.mark.parametrize("others", [(2,), ()])
+def test_a_list_that_evidence_has_outdone_leaves_the_state_whole(
+    tmp_path: Path, platform: Standin, cli: Cli, others: tuple[int, ...]
+) -> None:
+    """A row older than the evidence that lifted another binds nobody, whoever is in the list beside it."""
+    shop = Nightly(tmp_path / "shop", platform.url, cli)
+    shop.write(dict.fromkeys(range(1, 41), YES))
+    do = Whole(shop)
+    do("init", shop.export, "--platform", "equal", "--no-withdrawals")
+    do("opt-out", shop.list(1), "--received-at", _minutes_ago(2), "--scope", "all")
+    evidence = shop.folder / "evidence.csv"
+    evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n1,all,{_minutes_ago(1)},form,E1\n")
+    do("reconsent", evidence)
+    do("opt-out", shop.list(1, *others), "--received-at", _minutes_ago(60), "--scope", "all")
+    assert shop.told("withdrawals", "status")["lists"][0]["superseded"] == 1
+    assert do("state repair").code == 0
+    assert do("run").code == 0
+    for client in others:
+        assert holds(platform.platform)[client] == NO
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lists_evidence_and_void_lists_in_any_order_leave_the_state_whole(
+    tmp_path: Path, platform: Standin, cli: Cli, seed: int
+) -> None:
+    """Few people, all channels or some, received in any order: after each command `state check` ends in 0."""
+    chance = random.Random(seed)
+    shop = Nightly(tmp_path / "shop", platform.url, cli, report="page = false")
+    shop.write(dict.fromkeys(range(1, 41), YES))
+    do = Whole(shop)
+    do("init", shop.export, "--platform", "equal", "--no-withdrawals")
+    for step in range(14):
+        clients = chance.sample(range(1, 5), chance.randint(1, 3))
+        channels = chance.choice(["all", "all", "sms", "sms,email"])
+        when = _minutes_ago(chance.randint(1, 60))
+        kind = chance.choice(["list", "list", "evidence", "void"])
+        if kind == "list":
+            path = shop.list(*clients, name=f"{step}.csv")
+            do("opt-out", path, "--received-at", when, "--scope", channels, "--request-ref", f"R{step}")
+        elif kind == "evidence":
+            path = shop.folder / f"{step}.csv"
+            rows = "".join(f'{client},"{channels}",{when},form,E{step}\n' for client in clients)
+            path.write_text(f"Client,channels,granted_at,method,evidence_ref\n{rows}")
+            do("reconsent", path)
+        elif lists := [one for one in shop.told("withdrawals", "status")["lists"] if not one["voided"]]:
+            digest = chance.choice(lists)["digest"]
+            do("withdrawals void", "--list", digest, "--reason", "r", "--by", "A", "--approved-by", "B")
+
+
 # ---- a full disk is a full disk
 
 
@@ -355,13 +409,66 @@ def test_a_broken_brand_is_named_and_the_others_are_served(
     assert len(found) == 2
 
 
-def test_all_broken_is_an_error_as_of_one(tmp_path: Path, platform: Standin, cli: Cli) -> None:
-    """Then nothing is taken in anywhere, which the message says."""
+COMMANDS = {
+    "opt-out": ("{list}", *LIST),
+    "opt-out --check": ("{list}", *LIST),
+    "reconsent": ("{evidence}",),
+    "drain": ("--wait-s", "0"),
+    "withdrawals status": (),
+    "withdrawals report": ("--from", "2020-01-01"),
+    "withdrawals close": ("--client", "1", "--reason", "r", "--by", "me"),
+    "withdrawals void": ("--list", "abc", "--reason", "r", "--by", "A", "--approved-by", "B"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_all_broken_names_each(tmp_path: Path, platform: Standin, cli: Cli, name: str) -> None:
+    """Nothing is taken in or done anywhere: standard error, or the object, has the error of each; the code is 4."""
     brands = _brands(tmp_path, platform, cli, 2)
-    for one in brands:
-        (one.folder / "state" / "ledger.db").write_bytes(b"nothing")
-    said = cli("opt-out", brands[0].list(1), *LIST, "-c", tmp_path / "configs")
-    assert (said.code, "damaged" in said.err) == (4, True)
+    evidence = tmp_path / "evidence.csv"
+    evidence.write_text("Client,channels,granted_at,method,evidence_ref\n1,all,2026-02-01,paper,E1\n")
+    path = brands[0].list(1)
+    (brands[0].folder / "state" / "ledger.db").write_bytes(b"nothing")
+    shutil.rmtree(brands[1].folder / "state")
+    command = [*name.split(), *(one.format(list=path, evidence=evidence) for one in COMMANDS[name])]
+    said = cli(*command, "-c", tmp_path / "configs")
+    assert said.code == 4, said
+    for one, why in zip(brands, ("damaged", "no state"), strict=True):
+        assert re.search(rf"{one.folder}/state.*{why}", said.out + said.err), said
+    found = json.loads(cli(*command, "-c", tmp_path / "configs", "--json").out)["targets"]
+    assert [one["exit"] for one in found] == [4, 4]
+    assert all(one["error"] for one in found)
+
+
+def test_a_brand_that_is_paused_is_named_beside_one_that_owes_nothing(
+    tmp_path: Path, platform: Standin, cli: Cli
+) -> None:
+    """What a paused brand has in its inbox is not "nothing": each is named, and the code is that of the pause."""
+    brands = _brands(tmp_path, platform, cli, 2)
+    configs = ("-c", tmp_path / "configs")
+    brands[1].run("pause", "--reason", "repairs", "--by", "me")
+    taken = json.loads(cli("opt-out", brands[0].list(1), *LIST[2:], *_now(), *configs, "--json").out)["targets"]
+    digest = taken[0]["list"]
+    close = ("withdrawals", "close", "--client", "1", "--reason", "r", "--by", "me", *configs)
+    void = ("withdrawals", "void", "--list", digest, "--reason", "r", "--by", "A", "--approved-by", "B", *configs)
+    said = cli(*close)
+    assert (said.code, "Nothing is owed to client 1" in said.err, "repairs" in said.err) == (75, True, True), said
+    assert [one["exit"] for one in json.loads(cli(*close, "--json").out)["targets"]] == [2, 75]
+    said = cli(*void)
+    assert (said.code, "is void" in said.out, "repairs" in said.out) == (75, True, True), said
+    assert [one["exit"] for one in json.loads(cli(*void, "--json").out)["targets"]] == [2, 75]
+    brands[1].run("resume")
+    said = cli(*void)
+    assert (said.code, "void already" in said.out, "is void" in said.out) == (1, True, True), said
+    said = cli(*void)
+    assert (said.code, said.err.count("void already")) == (2, 2), said
+    (brands[1].folder / "state" / "ledger.db").write_bytes(b"nothing")
+    said = cli(*close)
+    assert (said.code, "Nothing is owed" in said.err, "damaged" in said.err) == (4, True, True), said
+
+
+def _now() -> tuple[str, str]:
+    return "--received-at", _minutes_ago(1)
 
 
 # ---- a backfill that dies near its end

@@ -69,5 +69,5 @@ def last(before: int) -> int:
     if found is Exit.OBLIGATION:
         for path, settings in _command.targets.items():
             if said := owing.reason(_command.owed(path)):
-                typer.echo(f"consent-sync: {settings.endpoint.target}: {said}", err=True)
+                typer.echo(f"consent-sync: {owing.target_of(settings)}: {said}", err=True)
     return int(found)

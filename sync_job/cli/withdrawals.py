@@ -92,7 +92,7 @@ def opt_out(
         errors.append((settings, error))
 
     with measuring.ending("opt-out", *targets):
-        taken = intake.take_in(targets, listing, confirm, watch, failed)
+        taken = intake.take_in(targets, listing, confirm, watch, failed if len(targets) > 1 else None)
     done: list[dict[str, Any]] = [_UNSENT for _ in taken]
     if not no_send:
         # The list is taken in: whatever the sending ends in is said beside that, and not in its place.
@@ -350,9 +350,12 @@ def export(
 
 
 def _show(found: list[dict[str, Any]], words: Any, *, as_json: bool) -> None:
-    """Print what was found of each target: one object, or words."""
+    """Print what was found of each target: one object, or words; errors at all of them are no result."""
     if as_json:
         options.print_json(found[0] if len(found) == 1 else {"targets": found})
+    elif all(one.keys() == _ERROR for one in found):
+        for one in found:
+            typer.echo(f"consent-sync: {one['target']}: {one['error']}", err=True)
     else:
         said = [f"{one['target']}: {one['error']}" if one.keys() == _ERROR else words(one) for one in found]
         typer.echo("\n\n".join(said))
@@ -363,25 +366,24 @@ _ERROR = {"target", "error", "exit"}
 
 def _failed(settings: "Settings", error: ConsentSyncError) -> dict[str, Any]:
     """Return what is shown of a target at which a command ended in an error."""
-    return {"target": settings.endpoint.target, "error": str(error), "exit": int(error.exit_code)}
+    code = ending.code(error.exit_code, settings)
+    return {"target": settings.endpoint.target, "error": str(error), "exit": int(code)}
 
 
 def _each(targets: "list[Settings]", act: "Callable[[Settings], dict[str, Any]]") -> list[dict[str, Any]]:
     """Return what *act* says of each target; with several, an error at one is said in its place and ends no other.
 
     Raises:
-        ConsentSyncError: what the first ended in, when all ended in an error.
+        ConsentSyncError: the error at the target, if there is only one.
     """
     found: list[dict[str, Any]] = []
-    errors: list[ConsentSyncError] = []
     for one in targets:
         try:
             found.append({"target": one.endpoint.target} | act(one))
         except ConsentSyncError as exc:
-            errors.append(exc)
+            if len(targets) == 1:
+                raise
             found.append(_failed(one, exc))
-    if len(errors) == len(targets):
-        raise errors[0]
     return found
 
 
@@ -390,6 +392,9 @@ def _ends(
 ) -> Exit:
     """Return the exit code: *code* where it *holds* for a target, with the errors of others."""
     codes = {code for one in found if one.keys() != _ERROR and holds(one)}
-    # Where others did what was asked, one that has no such list or owes this client nothing is a thing to read.
-    said = {Exit(one["exit"]) for one in found if one.keys() == _ERROR}
+    said = [Exit(one["exit"]) for one in found if one.keys() == _ERROR]
+    if len(said) == len(found) and set(said) == {Exit.CONFIG}:
+        return Exit.CONFIG
+    # One that has no such list or owes this client nothing is a thing to read, if that does not hold for all: others
+    # did what was asked, or nobody can tell what they have.
     return gravest(codes | {Exit.ATTENTION if one is Exit.CONFIG else one for one in said})

@@ -39,14 +39,15 @@ class InForce(Store):
         return np.ascontiguousarray(found["client"]), np.ascontiguousarray(found["channels"])
 
     def keep(self, parts: list[tuple[Ids, Bytes]]) -> None:
-        """Keep this; several rows of a client are laid over each other."""
+        """Keep this; several rows of a client are laid over each other, and a client with no channel is left out."""
         ids = np.concatenate([part[0] for part in parts])
         channels = np.concatenate([part[1] for part in parts])
         order = np.argsort(ids, kind="stable")
         ids, channels = ids[order], channels[order]
         starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.intp)
         merged = np.bitwise_or.reduceat(channels, starts) if len(ids) else channels
-        kept = ids[starts].tobytes(), merged.tobytes()
+        some = merged != 0
+        kept = ids[starts][some].tobytes(), merged[some].tobytes()
         self._db.execute("INSERT OR REPLACE INTO in_force VALUES (1, ?, ?, ?)", (*kept, _digest(*kept)))
 
     def gather(self) -> None:

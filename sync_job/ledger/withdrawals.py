@@ -198,7 +198,9 @@ class Withdrawals(Store):
             for batch in batches:
                 rows += batch.num_rows
                 if erased_at is not None:
-                    gone = ~later_than_erasure(batch.column("client"), batch.column("received_at"), erased_at)
+                    gone = ~later_than_erasure(
+                        batch.column("client"), batch.column("received_at"), erased_at, now + AHEAD_S
+                    )
                     erased += int(np.count_nonzero(gone))
                     batch = batch.filter(pa.array(~gone))
                 if not batch.num_rows:
@@ -498,7 +500,9 @@ class Withdrawals(Store):
         query = f"SELECT {', '.join(names)} FROM lists ORDER BY number DESC LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self._rows(query, limit)]
 
-    def coming(self, batches: Iterable[pa.RecordBatch], digest: str, erased_at: ErasedAt) -> tuple[Ids, Times]:
+    def coming(
+        self, batches: Iterable[pa.RecordBatch], digest: str, erased_at: ErasedAt, now: float
+    ) -> tuple[Ids, Times]:
         """Return the rows of a list that `absorb` would owe a denial for: each client, and when it was received.
 
         A repeat counts if its denial is still owed, because its receipt may be the earlier one. What *erased_at* is is
@@ -507,7 +511,9 @@ class Withdrawals(Store):
         ids, received = [np.zeros(0, np.int32)], [np.zeros(0, np.float64)]
         if not self._rows("SELECT 1 FROM lists WHERE digest = ? AND voided IS NULL", digest):
             for listed in batches:
-                kept = later_than_erasure(listed.column("client"), listed.column("received_at"), erased_at)
+                kept = later_than_erasure(
+                    listed.column("client"), listed.column("received_at"), erased_at, now + AHEAD_S
+                )
                 batch = listed.filter(pa.array(kept))
                 names = ("client", "channels", "withdrawn_at", "request_ref")
                 rows = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
@@ -678,11 +684,16 @@ class Withdrawals(Store):
         self._ready.gather()
 
 
-def later_than_erasure(client: pa.Array, at: pa.Array, erased_at: ErasedAt) -> Mask:
-    """Return which rows are of a client who was not erased, or was erased before the time of the row."""
-    erased = erased_at(client.to_numpy())
+def later_than_erasure(client: pa.Array, at: pa.Array, erased_at: ErasedAt, latest: float) -> Mask:
+    """Return which rows are of a client who was not erased, or was erased before the time of the row.
+
+    An erasure after *latest* was noted by a clock that was wrong: nobody knows which came first, and it outdoes no row
+    of until then, so that no opt-out is lost.
+    """
+    erased, times = erased_at(client.to_numpy()), at.to_numpy()
     # Lists have microseconds: what is finer is no difference.
-    return np.asarray(np.isnan(erased) | (np.rint(at.to_numpy() * 1e6) > np.rint(erased * 1e6)), np.bool_)
+    later = np.isnan(erased) | (np.rint(times * 1e6) > np.rint(erased * 1e6))
+    return np.asarray(later | (erased > latest) & (times <= latest), np.bool_)
 
 
 _NAMES = pa.array([scope_text(byte & int(LOW_BITS)) for byte in range(256)])

@@ -11,6 +11,7 @@ import structlog
 
 from sync_job.config import Settings
 from sync_job.consent.channels import Bytes, Ids, Mask, denied
+from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, StateError, gravest
@@ -83,7 +84,8 @@ def erased_before(state: State, settings: Settings, ids: Ids) -> Mask:
 def received_since(settings: Settings, found: List, time_column: str = "received_at") -> List:
     """Return a list without the rows that are not later than the erasure of their client.
 
-    If the codes of the erased cannot be read nothing is taken out: a list of opt-outs is not kept waiting by that.
+    If the codes of the erased cannot be read nothing is taken out: a list of opt-outs is not kept waiting by that. An
+    erasure from the future outdoes no list, but all evidence (*time_column* is when it was granted).
     """
     try:
         buried = tombstones(settings)
@@ -93,7 +95,8 @@ def received_since(settings: Settings, found: List, time_column: str = "received
         return found
     table = found.table
     client, at = (table.column(name).combine_chunks() for name in ("client", time_column))
-    kept = later_than_erasure(client, at, buried.since)
+    latest = time.time() + AHEAD_S if time_column == "received_at" else np.inf
+    kept = later_than_erasure(client, at, buried.since, latest)
     if kept.all():
         return found
     return replace(found, table=table.filter(pa.array(kept)), erased=int(np.count_nonzero(~kept)))
@@ -134,8 +137,11 @@ def again(state: State, settings: Settings) -> None:
         return
     back = np.unique(np.concatenate([ids[buried.of(ids)] for ids in state.people()]))
     since = buried.since(back)
-    # A list has named them since, or they are to be erased once more, after a denial.
-    again = (state.ledger.withdrawals.received_at(back) > since) | (state.ledger.forgetting.asked_at(back) > since)
+    received = state.ledger.withdrawals.received_at(back)
+    # A list has named them since, or they are to be erased once more, after a denial. If the erasure is from the future
+    # nobody knows which came first: whoever withdrew stays, until `state repair` brings its time to now.
+    again = (received > since) | (state.ledger.forgetting.asked_at(back) > since)
+    again |= (since > time.time() + AHEAD_S) & (received > 0)
     back, since = back[~again], since[~again]
     if len(back):
         state.ledger.forgetting.ask(back, "", since)  # so that `complete` makes good what dies half-way

@@ -88,14 +88,12 @@ def take_in(
 
     Raises:
         ConfigError: the list is large and its number of clients was not confirmed.
-        ConsentSyncError: without *failed*, the first error; with it, the first error if there is one at every target.
+        ConsentSyncError: without *failed*, the first error.
     """
-    errors: list[ConsentSyncError] = []
 
     def report(settings: Settings, error: ConsentSyncError) -> None:
         if failed is None:
             raise error
-        errors.append(error)
         _log.warning("list.not_taken_in", target=settings.endpoint.target, why=str(error))
         failed(settings, error)
 
@@ -134,8 +132,6 @@ def take_in(
             continue
         taken.append(one)
         _log.info("list.taken_in", list=found.digest[:12], rows=found.table.num_rows)
-    if errors and not taken:
-        raise errors[0]
     return taken
 
 

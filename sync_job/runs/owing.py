@@ -1,6 +1,7 @@
 """What is owed to people who withdrew, counted in one place: open obligations, and lists in the inbox.
 
-Needs no lock, so that a target counts the same while it is paused, or while a run holds the lock and hangs.
+Needs no lock, so that a target counts the same while it is paused, or while a run holds the lock and hangs. What a
+state owes does not hang on the address in the configuration, which may be the old or the new one of a `retarget`.
 """
 
 import time
@@ -10,12 +11,14 @@ import numpy as np
 
 from sync_job.config import Settings
 from sync_job.errors import ConsentSyncError, Exit, StateError, gravest
-from sync_job.ledger import inbox
+from sync_job.ledger import inbox, ledger
 from sync_job.ledger.obligations import Coming
 from sync_job.ledger.state import State
+from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.withdrawals import ErasedAt
 from sync_job.report import withdrawals_text
 from sync_job.report.counts import Summary
-from sync_job.runs import erasure, limits
+from sync_job.runs import limits
 
 
 def figures(state: State, settings: Settings) -> Summary:
@@ -34,11 +37,11 @@ def figures(state: State, settings: Settings) -> Summary:
 
 def _coming(state: State, settings: Settings, lists: list[Path]) -> Coming:
     ids, received = [np.zeros(0, np.int32)], [np.zeros(0, np.float64)]
-    erased_at = erasure.tombstones(settings).since
+    erased_at = _erased_at(state, settings)
     for path in lists:
         try:
             batches, about = inbox.read(path)
-            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), erased_at)
+            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), erased_at, time.time())
         except StateError:
             continue  # Taken in meanwhile, or unreadable: whoever takes it in says so.
         ids.append(clients)
@@ -47,10 +50,28 @@ def _coming(state: State, settings: Settings, lists: list[Path]) -> Coming:
     return Coming(np.concatenate(ids), started, limits.of(settings, started))
 
 
-def read(settings: Settings) -> Summary | None:
-    """Return the figures of a target, or none if its state cannot be read."""
+def _erased_at(state: State, settings: Settings) -> ErasedAt:
+    """Return what tells when clients were erased; if the codes of them cannot be read nobody counts as erased."""
     try:
-        with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        # The codes are those of the state's own target, whatever the configuration has in its place.
+        return Tombstones.open(settings.state.keys, state.ledger.about.said("target")).since
+    except StateError:
+        return lambda ids: np.full(len(ids), np.nan)
+
+
+def target_of(settings: Settings) -> str:
+    """Return the target of the state that the configuration names, which may have another address than it.
+
+    Raises:
+        StateError: when the state cannot be read.
+    """
+    return ledger.target_of(settings.state.path / "ledger.db")
+
+
+def read(settings: Settings) -> Summary | None:
+    """Return the figures of a state, whatever target the configuration gives it, or none if it cannot be read."""
+    try:
+        with State.open(settings.state.path, target_of(settings), write=False) as state:
             return figures(state, settings)
     except ConsentSyncError:
         return None
