@@ -902,7 +902,7 @@ def test_a_list_is_taken_in_now_and_sent_by_a_drain(target: Target, standin: Sta
     assert target("opt-out", _withdrawals(target, 2), *_lately(), "--no-send").code == 0
     assert standin.requests == 0
     assert json.loads(target("withdrawals", "status", "--json").out)["lists_waiting"] == 1
-    assert "1 lists in the inbox" in target("plan").out
+    assert "1 list in the inbox" in target("plan").out
     assert target("drain") == Said(0, "", "")
     assert standin.requests == 1
     before = json.loads(target("runs", "--json").out)

@@ -797,3 +797,76 @@ def test_many_clients_without_a_good_answer_keep_nothing_else_from_being_sent(sh
     script.otherwise = Fault.ERROR_BEFORE
     shop.write(MEMBERS | dict.fromkeys(range(10, 20), NO))
     assert shop("run").code == 5
+
+
+# What is said is so
+
+
+def test_a_list_of_which_nothing_is_to_be_sent_does_not_claim_to_be_sent_before(shop: Shop, script: Script) -> None:
+    """New, and every row waits for its next try, is acknowledged by another list, or was outdone by evidence."""
+    script.faults[5] = Fault.REFUSE
+    shop.opt_out(5, 6)
+    path = shop.folder / "again.csv"
+    path.write_text("Client\n6\n5\n5\n")
+    words = ("--received-at", ago(0.1))
+    for _ in range(2):
+        said = shop("opt-out", path, *words)
+        assert "sent before" not in said.out
+    evidence = shop.folder / "evidence.csv"
+    evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n6,all,{ago(0.01)},form,R-1\n")
+    assert shop("reconsent", evidence).code == 0
+    said = shop.opt_out(6, days=0.5)
+    assert "1 lifted by later evidence" in said.out
+    assert "this command sent nothing: nothing of the list is to be sent now" in said.out
+
+
+def test_a_list_of_erased_people_is_no_list(shop: Shop) -> None:
+    """Nothing is taken in, nothing lies in the inbox, no list is recorded, and none is named by its digest."""
+    assert shop("forget", "--client", "9").code == 0
+    said = shop.opt_out(9)
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        f"no row of the list is taken in for {said.out.split(' for ')[1].splitlines()[0]}",
+        "  erased     1 row names a person who was erased since; not taken in",
+        "  nothing was sent",
+    ]
+    with held_elsewhere(shop.state):
+        said = shop.opt_out(9)
+        assert (said.code, "not sent" in said.out) == (0, False), said
+    assert shop.owed()["lists"] == []
+    said = shop.opt_out(9, 7)
+    assert "is taken in for" in said.out
+    assert "1 client\n" in said.out
+
+
+@pytest.mark.parametrize("how", ["list", "erasure", "export"])
+def test_closing_says_whether_a_withdrawal_stays(shop: Shop, script: Script, how: str) -> None:
+    """Of a list one does; an erasure and a revocation by the export have none."""
+    script.faults[5] = Fault.REFUSE
+    if how == "list":
+        shop.opt_out(5)
+    elif how == "erasure":
+        shop("forget", "--client", "5")
+    else:
+        shop.write(MEMBERS | {5: NO})
+        shop("run")
+    said = shop("withdrawals", "close", "--client", "5", "--reason", "r", "--by", "b")
+    assert said.code == 0, said
+    assert "1 obligation at" in said.out
+    assert ("the withdrawal stays in force" in said.out) == (how == "list")
+    assert ("no withdrawal of the client is in force" in said.out) == (how != "list")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_restored_backup_says_how_many_lists_wait(shop: Shop, count: int) -> None:
+    """One list was in the inbox, two were; and a plan agrees."""
+    shop("pause", "--reason", "r", "--by", "b")
+    for client in range(count):
+        shop.opt_out(client + 1)
+    shop("resume")
+    assert f"{count} list{' in the inbox is' if count == 1 else 's in the inbox are'} not counted" in shop("plan").out
+    assert shop("state", "backup", shop.folder / "b.tar").code == 0
+    shop.state.rename(shop.folder / "lost")
+    said = shop("state", "restore", shop.folder / "b.tar")
+    words = "1 list was in the inbox; the next run or drain takes it in"
+    assert (words if count == 1 else "2 lists were in the inbox; the next run or drain takes them in") in said.out

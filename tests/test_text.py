@@ -217,7 +217,7 @@ def test_clients_are_shown_with_what_they_withdrew() -> None:
 def test_an_error_is_said_in_the_place_of_what_was_sent() -> None:
     """And the list is taken in all the same."""
     unsent: dict[str, Any] = {"sent": None, "busy": "", "run": None, "reasons_of_run": [], "outcomes": None}
-    listed = {"list": "3fa9c0" * 11, "target": "t", "clients": 5, "rejected": 0, "rejects": []}
+    listed = {"list": "3fa9c0" * 11, "target": "t", "clients": 5, "rejected": 0, "rejects": [], "erased": 0}
     said = withdrawals_text.taken(listed | unsent | {"error": "no such file"})
     assert said.splitlines() == ["list 3fa9c03fa9c0 is taken in for t: 5 clients", "  not sent   no such file"]
     assert withdrawals_text.taken(listed | unsent).endswith("nothing was sent")

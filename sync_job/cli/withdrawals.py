@@ -288,16 +288,18 @@ def close(
     by: options.ByOption,
     as_json: options.JsonOption = False,
 ) -> None:
-    """End by hand what is owed to a client, as where the platform does not know it. The withdrawal stays.
+    """End by hand what is owed to a client, as where the platform does not know it. A withdrawal stays.
 
     Example: consent-sync withdrawals close --client 12345 --reason "no such member" --by DPO --config nightly.toml
     """
     from sync_job.report import withdrawals_text as text
     from sync_job.runs import withdrawing
 
-    found = _each(
-        options.load_all(config), lambda one: {"closed": withdrawing.close(one, client, reason=reason, by=by)}
-    )
+    def closed(one: "Settings") -> dict[str, Any]:
+        count = withdrawing.close(one, client, reason=reason, by=by)
+        return {"closed": count, "withdrawn": withdrawing.is_withdrawn(one, client)}
+
+    found = _each(options.load_all(config), closed)
     _show(found, text.closed, as_json=as_json)
     raise typer.Exit(_ends(found))
 

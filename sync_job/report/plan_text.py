@@ -18,7 +18,11 @@ def _plan(found: Mapping[str, Any], config: str) -> Iterator[str]:
     for run in found["recovers"]:
         yield f"  run {run} died; what it left is counted as the next run will fold it"
     if found["lists_waiting"]:
-        yield f"  {found['lists_waiting']} lists in the inbox are not counted yet; the next run takes them in first"
+        one = found["lists_waiting"] == 1
+        yield (
+            f"  {text.counted(found['lists_waiting'], 'list')} in the inbox {'is' if one else 'are'} not counted yet; "
+            f"the next run takes {'it' if one else 'them'} in first"
+        )
     yield from text.export_lines(found["export"])
     yield text.freshness(found, found["export"])
     yield from text.decided(found["decided"])

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from sync_job.report import text
+
 
 def backup(found: Mapping[str, Any]) -> str:
     """Return what a backup has in it."""
@@ -24,7 +26,11 @@ def restored(found: Mapping[str, Any]) -> str:
     if found["unfinished"]:
         lines.append(f"run {', '.join(found['unfinished'])} was under way; the next run finishes it")
     if found["lists_waiting"]:
-        lines.append(f"{found['lists_waiting']} lists were in the inbox; the next run or drain takes them in")
+        one = found["lists_waiting"] == 1
+        lines.append(
+            f"{text.counted(found['lists_waiting'], 'list')} {'was' if one else 'were'} in the inbox; the next run or "
+            f"drain takes {'it' if one else 'them'} in"
+        )
     if found["paused"]:
         lines.append(f"it was paused by {found['paused']['by']}: {found['paused']['reason']}; `resume` ends that")
     if found["standing"] == "foreign":

@@ -37,7 +37,10 @@ def taken(found: Mapping[str, Any]) -> str:
 
 
 def _taken(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"list {found['list'][:12]} is taken in for {found['target']}: {text.counted(found['clients'], 'client')}"
+    if found["clients"]:
+        yield f"list {found['list'][:12]} is taken in for {found['target']}: {text.counted(found['clients'], 'client')}"
+    else:
+        yield f"no row of the list is taken in for {found['target']}"
     if found["rejected"]:
         yield f"  ! {found['rejected']:,} rows could not be taken; mend and send them again as a list of their own"
         yield from _rejects(found)
@@ -79,7 +82,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             how_many = "all" if whole else f"{sent['elsewhere']:,}"
             yield f"  by another list acknowledged: {how_many} of its rows"
         if not found["run"]:
-            yield "  nothing was sent: this list was taken in and sent before"
+            yield "  this command sent nothing: nothing of the list is to be sent now"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
     elif not said and found["run"] is None:
@@ -235,7 +238,9 @@ def report(found: Mapping[str, Any]) -> str:
 
 def closed(found: Mapping[str, Any]) -> str:
     """Return what was closed by hand, in words."""
-    return f"{found['closed']:,} obligations at {found['target']} were closed by hand; the withdrawal stays"
+    count, one = text.counted(found["closed"], "obligation"), found["closed"] == 1
+    stays = "the withdrawal stays in force" if found["withdrawn"] else "no withdrawal of the client is in force"
+    return f"{count} at {found['target']} {'was' if one else 'were'} closed by hand; {stays}"
 
 
 def voided(found: Mapping[str, Any]) -> str:

@@ -115,7 +115,8 @@ def _try(one: Taken, result: Drained, watch: Watch) -> bool:
         result.list_state = state.ledger.withdrawals.list_state(one.found.digest)
         if result.list_state:
             counts.check_received(result.list_state)
-    if result.report is None and result.busy and (not result.list_state or result.list_state["open"]):
+    waits = result.list_state["open"] if result.list_state else one.found.table.num_rows
+    if result.report is None and result.busy and waits:
         return False
     result.busy = ""
     return True

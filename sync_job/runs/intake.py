@@ -48,7 +48,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Taken:
-    """A list that is durable in the inbox of a target."""
+    """A list that is durable in the inbox of a target, if it has any row that can be taken in."""
 
     settings: Settings
     found: List
@@ -124,14 +124,16 @@ def take_in(
     for one in read_for:
         found = one.found
         try:
-            put(one.settings, found, time.time())
+            if found.table.num_rows:  # what is left of a list of erased people is no list
+                put(one.settings, found, time.time())
             # It may have been given up since; then nobody looks into that inbox any more.
             State.open(one.settings.state.path, one.settings.endpoint.target, write=False, live=True).close()
         except ConsentSyncError as exc:
             report(one.settings, exc)
             continue
         taken.append(one)
-        _log.info("list.taken_in", list=found.digest[:12], rows=found.table.num_rows)
+        if found.table.num_rows:
+            _log.info("list.taken_in", list=found.digest[:12], rows=found.table.num_rows)
     return taken
 
 

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -77,7 +78,7 @@ def report(settings: Settings, since: float, until: float) -> Summary:
 
 
 def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
-    """Close what is owed to one client by hand, and return how many obligations that were; the withdrawal stays.
+    """Close what is owed to one client by hand, and return how many obligations that were; a withdrawal stays.
 
     Raises:
         ConfigError: when nothing is owed to it, or nobody says why.
@@ -93,6 +94,12 @@ def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
     if not closed:
         raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
     return closed
+
+
+def is_withdrawn(settings: Settings, client: int) -> bool:
+    """Return whether any withdrawal of a client is in force."""
+    with _open(settings) as state:
+        return bool(state.ledger.withdrawals.in_force().of(np.array([client], np.int32))[0])
 
 
 def void(settings: Settings, digest: str, *, reason: str, by: str, approved_by: str) -> Summary:
