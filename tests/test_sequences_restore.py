@@ -744,6 +744,7 @@ def test_an_older_copy_of_the_keys_from_before_a_move_is_followed(desk: Desk) ->
         desk.platform = new
         _put_back_keys(desk, copy)
         assert desk("doctor", "--offline").code == 0
+        assert desk("state", "check").code == 0
         before = desk.sent()
         assert desk.night().code == 0
         assert not desk.allowed(before) & {1, 3}

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sync_job.errors import StateError
-from sync_job.ledger import accounting, anchor, deltas, files, inbox, keyed, lock, pause, references, tables
+from sync_job.ledger import accounting, anchor, deltas, files, inbox, keyed, lock, pause, rebinding, references, tables
 from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.journal import Reading
 from sync_job.ledger.ledger import Ledger, Place
@@ -56,6 +56,7 @@ class _Facts:
     missing: int = 0
     withdrawals: int = 0
     buried: int = 0
+    names: list[str] = field(default_factory=list)
     current: int = 0
     snapshots: dict[int, tuple[str, int]] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
@@ -348,6 +349,8 @@ class _Looking:
             return "not held against the ledger, which cannot be read"
         if self._facts.given_up:
             return f"of the state that its people went to, {self._facts.given_up}"
+        if former := self._former():
+            return f"an older copy, under the former name {former}: the next command brings it under today's"
         missing = self._facts.missing
         standing = anchor.compare(found, missing=missing, anchored=self._facts.anchored, **place)
         if standing is Standing.FOREIGN:
@@ -370,13 +373,17 @@ class _Looking:
             )
         return "the state has come as far" if found else "none yet"
 
+    def _former(self) -> str:
+        place = self._facts.place
+        return rebinding.left_under(self._root, place["state"], self._facts.names, self._target) if place else ""
+
     def _withdrawn(self) -> str:
         if isinstance(self._codes, StateError):
             raise self._codes
         return f"{len(self._codes) if self._codes else 0:,} people who withdrew"
 
     def _tombstones(self) -> str:
-        there = len(Tombstones.open(self._root, self._target))
+        there = len(Tombstones.open(self._root, self._former() or self._target))
         found, place = self._anchored, self._facts.place
         ours = isinstance(found, Anchor) and place is not None and found.state == place["state"]
         before = max(self._facts.buried, found.tombstones if isinstance(found, Anchor) and ours else 0)
@@ -408,6 +415,7 @@ def _facts(path: Path, ledger: Ledger, codes: Withdrawn | None) -> _Facts:
             missing=accounting.missing(ledger, codes) if codes else 0,
             withdrawals=ledger.withdrawals.counts()["withdrawals"],
             buried=ledger.about.buried(),
+            names=ledger.about.targets(),
             current=ledger.current()[0],
             snapshots=snapshots,
             unfinished={run.run for run in ledger.unfinished()},

@@ -4,6 +4,7 @@ What lies under a name belongs to the state whose anchor is there. Codes of anot
 no more, are other people's: they are replaced, and only the same state's are added to.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,26 +39,26 @@ def bind(keys: Path, state: str, old: str, new: str) -> None:
         anchor.write(keys, new, replace(found, target=new))
 
 
-def left_under(keys: Path, ledger: Ledger, target: str) -> str:
-    """Return the former name of the target under which an older copy of the keys has what is its; "" if none does.
+def left_under(keys: Path, state: str, names: Sequence[str], target: str) -> str:
+    """Return which of the *names* of a state an older copy of the keys has what is its under; "" for today's or none.
 
     Such a copy is from before a move: it has no anchor of today's name, and no note of the move.
     """
     if anchor.read(keys, target) is None:
-        for former in reversed(ledger.about.targets()):
+        for former in reversed(names):
             found = anchor.read(keys, former) if former != target else None
-            if found is not None and found.state == ledger.place()["state"] and not found.moved_to:
+            if found is not None and found.state == state and not found.moved_to:
                 return former
     return ""
 
 
 def follow(keys: Path, ledger: Ledger, target: str, now: float) -> None:
     """Bring what an older copy of the keys has under a former name of the target under today's."""
-    former = left_under(keys, ledger, target)
+    place = ledger.place()
+    former = left_under(keys, place["state"], ledger.about.targets(), target)
     found = anchor.read(keys, former) if former else None
     if found is None:
         return
-    place = ledger.place()
     _join(keys, former, target)
     if not anchor.is_there(withdrawn_path(keys, target)):
         _put(withdrawn_path(keys, former), withdrawn_path(keys, target))

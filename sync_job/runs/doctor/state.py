@@ -5,6 +5,7 @@ Damage is looked for where it costs little; `state check` reads everything.
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sync_job.config import Settings
@@ -115,7 +116,7 @@ def _anchor(state: State, settings: Settings) -> Check:
         found = anchor.read(keys, target)
         missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
         moved = anchor.moved(keys, target)
-        former = rebinding.left_under(keys, state.ledger, target)
+        former = _former(state, keys, target)
     except StateError as exc:
         return _KEYS.problem("anchor", str(exc))
     if former:
@@ -140,11 +141,15 @@ def _anchor(state: State, settings: Settings) -> Check:
     return _KEYS.ok("anchor", f"in step, run {run}, {found.withdrawn if found else 0:,} who withdrew")
 
 
+def _former(state: State, keys: Path, target: str) -> str:
+    return rebinding.left_under(keys, state.ledger.place()["state"], state.ledger.about.targets(), target)
+
+
 def _erased(state: State, settings: Settings) -> Check:
     keys, target = settings.state.keys, settings.endpoint.target
     try:
         found = anchor.read(keys, target)
-        there = len(Tombstones.open(keys, rebinding.left_under(keys, state.ledger, target) or target))
+        there = len(Tombstones.open(keys, _former(state, keys, target) or target))
     except StateError as exc:
         return _KEYS.problem("erased", str(exc))
     ours = found is not None and found.state == state.ledger.place()["state"]
