@@ -90,16 +90,14 @@ def init(
     no_withdrawals: Annotated[
         bool, typer.Option("--no-withdrawals", help="There is no list of withdrawals to begin with.")
     ] = False,
-    missing: Annotated[
-        int, typer.Option(min=0, help="How many people withdrew by a state that was lost, and can be named by nobody.")
-    ] = 0,
+    missing: Annotated[int, typer.Option(min=0, help="How many people of a lost state nobody can name.")] = 0,
     received_at: Annotated[str, typer.Option(metavar="TIME", help="When that list was received.")] = "",
     scope: Annotated[str, typer.Option(help="What its rows cover: all, marketing, or channels.")] = "",
     basis: Annotated[str, typer.Option(help="On what ground.")] = "",
     as_of: options.AsOfOption = "",
     former: Annotated[
         Path | None,
-        typer.Option("--from", metavar="OLD_STATE", help="The state folder of the same people under other ids."),
+        typer.Option("--from", metavar="OLD_STATE", help="The state of the same people by other ids."),
     ] = None,
     id_map: options.IdMapOption = None,
     expect: Annotated[int | None, typer.Option(min=0, help="The number of clients that --from carries.")] = None,

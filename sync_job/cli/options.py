@@ -68,7 +68,7 @@ IdMapOption = Annotated[
     typer.Option(
         "--id-map",
         metavar="MAP",
-        help="Which id of the platform became which: CSV or Parquet with old_id and new_id.",
+        help="Which id became which: CSV or Parquet of old_id, new_id.",
         autocompletion=completing.files,
     ),
 ]
