@@ -105,6 +105,7 @@ def _diff(
     only_owed: bool = False,
     absent: int = NOTHING,
     as_of: float = np.inf,
+    alone: bool = True,
 ) -> Diff:
     lingerers = sorted(client for client, all_ in population.items() if all_.until)
     lingering = Lingering(
@@ -125,6 +126,7 @@ def _diff(
         Terms(
             may_grant=may_grant,
             as_of=as_of,
+            alone=alone,
             restate=restate,
             ungranted=ungranted,
             owing=_ids(sorted(client for client, all_ in population.items() if all_.owing)),
@@ -151,6 +153,7 @@ class Asked(NamedTuple):
     only_owed: bool = False
     absent: int = NOTHING
     as_of: float = np.inf
+    alone: bool = True
 
 
 class Channel(NamedTuple):
@@ -184,7 +187,7 @@ def _channels(client: Client, asked: Asked) -> list[Channel]:
         kinds |= {Change.REVOCATION} if asked.hold.revocations >> shift & 1 else set()
         is_approved = approved == says != NOTHING
         overturns = due == DENIED or (state == DENIED and due != ALLOWED)
-        older = asked.as_of < denied_at or (asked.as_of == denied_at and overturns)
+        older = asked.as_of < denied_at or (asked.as_of == denied_at and overturns and not asked.alone)
         ruling = decide(
             says,
             state,
@@ -378,6 +381,7 @@ ASKED = st.builds(
     st.booleans(),
     st.sampled_from([0, 0, 0x55, 0x11]),
     st.sampled_from([np.inf, 20.0]),
+    st.booleans(),
 )
 
 
