@@ -62,6 +62,22 @@ class Dates:
         places = order[np.searchsorted(times[order], seconds)].astype(np.uint16)
         return Dates(places, times)
 
+    def has_room(self, count: int) -> bool:
+        """Return whether the table has room for so many times more."""
+        return len(self.times) + count <= _MOST
+
+    def changed(self, place: npt.NDArray[np.intp], seconds: Seconds) -> "Dates":
+        """Return the same dates, with *seconds* at each *place*; times that nobody has any more go."""
+        new = self.joined_to(seconds)
+        places = self.places.copy()
+        places[place] = new.places
+        used = np.zeros(len(new.times), np.bool_)
+        used[0] = True
+        used[places] = True
+        if used.all():
+            return Dates(places, new.times)
+        return Dates((np.cumsum(used) - 1).astype(np.uint16)[places], new.times[used])
+
     def replaced(self, kept: Mask, more: Seconds, order: npt.NDArray[np.intp]) -> "Dates":
         """Return the dates that are *kept*, then *more*, in this *order*; times that nobody has any more go."""
         used = np.zeros(len(self.times), np.bool_)

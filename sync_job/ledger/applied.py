@@ -302,6 +302,10 @@ class Applied(Store):
         rows = self._rows(f"SELECT {_HELD} FROM holds WHERE run = ?", run)
         return _held_set(rows[0]) if rows else None
 
+    def is_unspent(self, one: Approval) -> bool:
+        """Return whether anything is left to be sent by an approval of grants."""
+        return bool(self._rows("SELECT 1 FROM approved WHERE approval = ? LIMIT 1", one.number))
+
     def held_runs(self) -> list[HeldSet]:
         """Return what runs held that may still be approved, the oldest first."""
         return [_held_set(row) for row in self._rows(f"SELECT {_HELD} FROM holds ORDER BY at")]

@@ -34,8 +34,10 @@ def held(settings: Settings) -> list[HeldSet]:
 
 
 def _given(ledger: Ledger, name: str, what: str, count: int, *, now: float) -> Approval | None:
-    """Return the same approval, if it was given already and still holds."""
-    found = [one for one in ledger.applied.approvals(now) if (one.what, one.count) == (what, count)]
+    """Return the same approval, if it was given already and still holds: grants that were sent since spend it."""
+    applied = ledger.applied
+    found = [one for one in applied.approvals(now) if (one.what, one.count) == (what, count)]
+    found = [one for one in found if what != "grants" or applied.is_unspent(one)]
     return next((one for one in reversed(found) if _is_called(one.run, name)), None)
 
 
