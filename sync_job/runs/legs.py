@@ -35,6 +35,8 @@ from sync_job.runs.watch import Watch
 def owed_now(state: State, now: float, *, retry: bool = False) -> Rows:
     """Return the rows of a leg without an export: what is to be sent at *now* to people to whom a denial is owed."""
     ledger = state.ledger
+    if not len(ledger.obligations.owed(now).client):
+        return joined([])  # on most nights: the snapshot need not be read for that
     known, _ = decide.known(ledger, state.holdings(), ledger.lingering(), now, retry=retry)
     return obligations(known.holdings, known.owed, known.lingering, now)
 
@@ -114,8 +116,8 @@ class Legs:
         """Deliver the plan of an export as far as its hours let it, and decide it anew for each list that comes in.
 
         *decided* makes durable what each new plan decides besides its rows; *planned* is called once the rows are
-        durable. If the platform knows none of the canaries,
-        the denials go alone; the grants follow once it knows one of those.
+        durable. If the platform knows none of the canaries, the denials go alone; the grants follow once it knows one
+        of those.
         """
         self._stated = case.stated
         self._number = max(self._number, 1)
