@@ -1,6 +1,5 @@
 """Commands that send once more what was acknowledged, or take back what a run sent."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -79,7 +78,7 @@ def backfill(
         if as_json and check:
             options.print_json(found)
         else:
-            typer.echo(plan_text.plan(found | {"started": time.time()}, str(config)), err=not check)
+            typer.echo(plan_text.plan(found, str(config)), err=not check)
         if check:
             raise typer.Exit(found["exit"])
         wish = options.approved(wish, found["granted"])
@@ -115,9 +114,7 @@ def undo(
     wish = Wish(restrict_only=restrict_only, limit=limit, until=options.time_of_day(until), part=True)
     if check:
         found = ending.shown(planning.plan(settings, options.watch(quiet), None, wish, read))
-        options.print_json(found) if as_json else typer.echo(
-            plan_text.plan(found | {"started": time.time()}, str(config))
-        )
+        options.print_json(found) if as_json else typer.echo(plan_text.plan(found, str(config)))
         raise typer.Exit(found["exit"])
     with telling.how_it_ends(settings, "undo"):
         report = night.run(settings, wish, options.watch(quiet), kind="undo", read=read)

@@ -1,13 +1,15 @@
 """What clients hold under new ids: those that stay apart keep what they have, those that become one keep every no."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import NOBODY, Bytes, Ids, allowed, denied, spread, stated
-from sync_job.consent.dates import Dates, Seconds
+from sync_job.consent.channels import Bytes, Ids, Mask, allowed, denied, spread, stated
+from sync_job.consent.dates import Dates
 from sync_job.consent.id_map import IdMap, among
 from sync_job.consent.known import Holdings
-from sync_job.consent.tables import Table, union
+from sync_job.consent.tables import Table, starts, union
 
 
 def merged(map_: IdMap) -> Ids:
@@ -25,6 +27,21 @@ def onto_others(map_: IdMap, known: Ids) -> Ids:
     return targets[among(targets, known) & ~map_.has(targets)]
 
 
+class _Joining(NamedTuple):
+    """Clients that become one: the old ids in the order of their new ones, these once, and where each begins."""
+
+    old: Ids
+    new: Ids
+    first: npt.NDArray[np.intp]
+
+
+def _joining(map_: IdMap, joins: Mask) -> _Joining:
+    old, new = map_.old[joins], map_.new[joins]
+    order = np.argsort(new, kind="stable")
+    first = starts(new[order])
+    return _Joining(old[order], new[order][first], first)
+
+
 def carried(holdings: Holdings, map_: IdMap) -> Holdings:
     """Return the holdings of the clients that a map lists, under their new ids.
 
@@ -33,13 +50,14 @@ def carried(holdings: Holdings, map_: IdMap) -> Holdings:
     had it in either. A client of whom nothing is known has nothing in all channels. The newest date of a denial stays.
     """
     joins = among(map_.new, merged(map_))
-    alone, joining = map_.at(~joins), map_.at(joins)
+    alone, joining = map_.at(~joins), _joining(map_, joins)
     state, due = holdings.of(alone.old)
-    of_joined = _joined(joining, *holdings.of(joining.old)) if len(joining) else (NOBODY, NOBODY)
-    client = np.concatenate([alone.new, union(joining.new)])
-    dates = np.concatenate([holdings.denied_at(alone.old), _latest(joining, holdings.denied_at(joining.old))])
-    state = np.concatenate([state, of_joined[0]]).astype(np.uint8)
-    due = np.concatenate([due, of_joined[1]]).astype(np.uint8)
+    joined = _joined(*holdings.of(joining.old), joining.first)
+    client = np.concatenate([alone.new, joining.new])
+    latest = np.maximum.reduceat(holdings.denied_at(joining.old), joining.first)
+    dates = np.concatenate([holdings.denied_at(alone.old), latest])
+    state = np.concatenate([state, joined[0]]).astype(np.uint8)
+    due = np.concatenate([due, joined[1]]).astype(np.uint8)
     full = (state | due) != 0
     client, state, due, dates = client[full], state[full], due[full], dates[full]
     order = np.argsort(client, kind="stable")
@@ -52,42 +70,22 @@ def denied_by_any(holdings: Holdings, map_: IdMap, withdrawn: Table) -> tuple[Id
     Those are channels that were denied to any of them, or that any of them withdrew (*withdrawn*, by old id), unless
     each of them is known to be denied: nobody knows what the platform made of them.
     """
-    joining = map_.at(among(map_.new, merged(map_)))
-    if not len(joining):
-        return NOBODY, np.zeros(0, np.uint8)
-    order = np.argsort(joining.new, kind="stable")
-    joining = IdMap(joining.old[order], joining.new[order])  # by new id: only its pairs count from here on
+    joining = _joining(map_, among(map_.new, merged(map_)))
     state, due = holdings.of(joining.old)
-    starts = _starts(joining.new)
-    no = np.bitwise_or.reduceat(denied(state) | denied(due) | withdrawn.of(joining.old), starts)
-    sure = np.bitwise_and.reduceat(denied(state), starts)
+    no = np.bitwise_or.reduceat(denied(state) | denied(due) | withdrawn.of(joining.old), joining.first)
+    sure = np.bitwise_and.reduceat(denied(state), joining.first)
     channels = np.asarray(no & ~sure, np.uint8)
-    return joining.new[starts][channels != 0], channels[channels != 0]
+    return joining.new[channels != 0], channels[channels != 0]
 
 
-def _starts(ids: Ids) -> npt.NDArray[np.intp]:
-    """Return where each id of *ids*, which are in order, stands first."""
-    return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.intp)
-
-
-def _latest(joining: IdMap, seconds: Seconds) -> Seconds:
-    """Return the latest time of each new id, ascending, of those of all that become it."""
-    order = np.argsort(joining.new, kind="stable")
-    starts = _starts(joining.new[order])
-    return np.asarray(np.maximum.reduceat(seconds[order], starts)) if len(starts) else seconds
-
-
-def _joined(joining: IdMap, state: Bytes, due: Bytes) -> tuple[Bytes, Bytes]:
-    """Return State and Due of each new id, ascending, from those of all that become it."""
-    order = np.argsort(joining.new, kind="stable")
-    state, due = state[order], due[order]
-    starts = _starts(joining.new[order])
+def _joined(state: Bytes, due: Bytes, first: npt.NDArray[np.intp]) -> tuple[Bytes, Bytes]:
+    """Return State and Due of each new id from those of all that become it, which begin at *first*."""
 
     def any_of(values: Bytes) -> Bytes:
-        return np.asarray(np.bitwise_or.reduceat(values, starts), np.uint8)
+        return np.asarray(np.bitwise_or.reduceat(values, first), np.uint8)
 
     def all_of(values: Bytes) -> Bytes:
-        return np.asarray(np.bitwise_and.reduceat(values, starts), np.uint8)
+        return np.asarray(np.bitwise_and.reduceat(values, first), np.uint8)
 
     unlike = stated(all_of(state) ^ any_of(state))
     differ = spread(unlike | stated(all_of(due) ^ any_of(due)))

@@ -84,6 +84,14 @@ def blank(values: Bytes) -> Bytes:
     return np.asarray(values & (values >> 1) & LOW_BITS)
 
 
+def low_bits(which: Mask) -> Bytes:
+    """Return the channels of each client, one low bit each, by a row of truths per client, a column per channel."""
+    bits = np.zeros(len(which), np.uint8)
+    for column, shift in enumerate(SHIFTS):
+        bits |= which[:, column].astype(np.uint8) << np.uint8(shift)
+    return bits
+
+
 def letters(byte: int) -> str:
     """Return the byte as four letters of T, F and -, Sms first."""
     return "".join(LETTERS[value] for value in unpack(byte))

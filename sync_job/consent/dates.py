@@ -62,9 +62,9 @@ class Dates:
         places = order[np.searchsorted(times[order], seconds)].astype(np.uint16)
         return Dates(places, times)
 
-    def has_room(self, count: int) -> bool:
-        """Return whether the table has room for so many times more."""
-        return len(self.times) + count <= _MOST
+    def has_room(self, seconds: Seconds) -> bool:
+        """Return whether the table has room for these times as well."""
+        return len(self.times) + len(np.setdiff1d(seconds, self.times)) <= _MOST
 
     def changed(self, place: npt.NDArray[np.intp], seconds: Seconds) -> "Dates":
         """Return the same dates, with *seconds* at each *place*; times that nobody has any more go."""
@@ -74,26 +74,29 @@ class Dates:
         used = np.zeros(len(new.times), np.bool_)
         used[0] = True
         used[places] = True
-        if used.all():
-            return Dates(places, new.times)
-        return Dates((np.cumsum(used) - 1).astype(np.uint16)[places], new.times[used])
+        return Dates(places, new.times)._only(used)
 
     def replaced(self, kept: Mask, more: Seconds, order: npt.NDArray[np.intp]) -> "Dates":
         """Return the dates that are *kept*, then *more*, in this *order*; times that nobody has any more go."""
         used = np.zeros(len(self.times), np.bool_)
         used[0] = True
         used[self.places[kept]] = True
-        old, seconds = self, more
+        seconds = more
         if int(np.count_nonzero(used)) + len(np.setdiff1d(more, self.times)) > _MOST:
             thin = _thinned(np.concatenate([self.times[used], more]))
             old = Dates.never(0).joined_to(thin[np.minimum(np.searchsorted(thin, self.times), len(thin) - 1)])
             old = Dates(old.places[self.places], old.times)
             seconds = thin[np.searchsorted(thin, more)]
-        elif not used.all():
-            renamed = (np.cumsum(used) - 1).astype(np.uint16)
-            old = Dates(np.where(used[self.places], renamed[self.places], 0).astype(np.uint16), self.times[used])
+        else:
+            old = self._only(used)
         new = old.joined_to(seconds)
         return Dates(np.concatenate([old.places[kept], new.places])[order], new.times)
+
+    def _only(self, used: Mask) -> "Dates":
+        """Return the same dates, with no times in the table but those that are *used*; other dates do not count."""
+        if used.all():
+            return self
+        return Dates((np.cumsum(used) - 1).astype(np.uint16)[self.places], self.times[used])
 
 
 def _thinned(seconds: Seconds) -> Seconds:

@@ -61,16 +61,15 @@ class Holdings:
             return self
         here, place = self._here(rows.client)
         full = (rows.state | rows.due) != 0
-        if here.all() and full.all() and self.dates.has_room(len(rows)):  # most nights: nobody comes or goes
+        dates = np.maximum(rows.dates.seconds(), self.denied_at(rows.client))
+        if here.all() and full.all() and self.dates.has_room(dates):  # most nights: nobody comes or goes
             state, due = self.state.copy(), self.due.copy()
             state[place], due[place] = rows.state, rows.due
-            dates = np.maximum(rows.dates.seconds(), self.denied_at(rows.client))
             return Holdings(self.client, state, due, self.dates.changed(place, dates))
         kept = np.ones(len(self), np.bool_)
         kept[place[here]] = False
         client = np.concatenate([self.client[kept], rows.client[full]])
         order = np.argsort(client, kind="stable")
-        dates = np.maximum(rows.dates.seconds(), self.denied_at(rows.client))
         return Holdings(
             client[order],
             np.concatenate([self.state[kept], rows.state[full]])[order],

@@ -129,6 +129,21 @@ def union(*ids: Ids) -> Ids:
     return np.asarray(merged[first])
 
 
+def starts(ids: Ids) -> npt.NDArray[np.intp]:
+    """Return where each id of *ids*, which are in order, stands first."""
+    first = np.ones(len(ids), np.bool_)
+    first[1:] = ids[1:] != ids[:-1]
+    return np.flatnonzero(first)
+
+
+def laid_over(ids: Ids, values: Bytes) -> tuple[Ids, Bytes]:
+    """Return each id once, in ascending order, with all of its *values* laid over each other."""
+    order = np.argsort(ids, kind="stable")
+    ids, values = ids[order], values[order]
+    first = starts(ids)
+    return ids[first], np.bitwise_or.reduceat(values, first)
+
+
 def tabulate(slots: Ids, ids: Ids, values: Bytes) -> Table:
     """Return the table with a slot for each of *slots* that holds *values* at *ids*; all ids sorted and unique."""
     if not len(slots):
@@ -312,23 +327,23 @@ def _settle(ids: Ids, values: Bytes, times: Times | None) -> tuple[Bytes, Mask]:
     """Return the statement of each client, ids ascending, that all of its rows make, and whose rows disagree."""
     order = np.argsort(ids, kind="stable")
     ids, values = ids[order], values[order]
-    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-    counts = np.diff(np.append(starts, len(ids)))
-    result = np.zeros(len(starts), np.uint8)
-    conflicts = np.zeros(len(starts), np.bool_)
+    first = starts(ids)
+    counts = np.diff(np.append(first, len(ids)))
+    result = np.zeros(len(first), np.uint8)
+    conflicts = np.zeros(len(first), np.bool_)
     for shift in SHIFTS:
         value = (values >> shift) & 3
         says_no, says_yes = value == DENIED, value == ALLOWED
-        no, yes = np.logical_or.reduceat(says_no, starts), np.logical_or.reduceat(says_yes, starts)
+        no, yes = np.logical_or.reduceat(says_no, first), np.logical_or.reduceat(says_yes, first)
         conflicts |= no & yes
         if times is not None:
             when = times[order]
             says = says_no | says_yes
-            newest = np.maximum.reduceat(np.where(says, when, UNTIMED), starts)
-            untimed = np.logical_or.reduceat(says & (when == UNTIMED), starts)
+            newest = np.maximum.reduceat(np.where(says, when, UNTIMED), first)
+            untimed = np.logical_or.reduceat(says & (when == UNTIMED), first)
             counted = says & (np.repeat(untimed, counts) | (when == np.repeat(newest, counts)))
-            no = np.logical_or.reduceat(says_no & counted, starts)
-            yes = np.logical_or.reduceat(says_yes & counted, starts)
+            no = np.logical_or.reduceat(says_no & counted, first)
+            yes = np.logical_or.reduceat(says_yes & counted, first)
         result |= (np.where(no, DENIED, np.where(yes, ALLOWED, BLANK)).astype(np.uint8)) << shift
     return result, conflicts
 

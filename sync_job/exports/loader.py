@@ -157,6 +157,7 @@ class _Gathering:
     others: int = 0
     operators: Counter[str] = field(default_factory=Counter)
     stale: list[Ids] = field(default_factory=list)  # clients of files that are too old to grant
+    from_the_future: int = 0
     _of_file: list[Ids] | None = None
 
     def begin_file(self, *, keeps: bool) -> None:
@@ -169,8 +170,6 @@ class _Gathering:
         if stale and self._of_file:
             self.stale += self._of_file
         self._of_file = None
-
-    from_the_future: int = 0
 
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""

@@ -5,14 +5,36 @@ had after it was backed up.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sync_job.consent.channels import Ids
+from sync_job.ledger import anchor
 from sync_job.ledger.about import Accounted
-from sync_job.ledger.anchor import Anchor
+from sync_job.ledger.anchor import Anchor, Standing
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.withdrawn import Withdrawn
+
+
+class Stand(NamedTuple):
+    """How a state stands beside its anchor, and how many people who withdrew it lacks."""
+
+    anchor: Anchor | None
+    standing: Standing
+    missing: int
+
+
+def stand(ledger: Ledger, keys: Path, target: str) -> Stand:
+    """Return how a ledger stands beside the anchor and the codes of its target.
+
+    Raises:
+        StateError: when one of them cannot be read.
+    """
+    found = anchor.read(keys, target)
+    lacks = missing(ledger, Withdrawn.open(keys, target, found))
+    anchored = ledger.about.is_anchored()
+    return Stand(found, anchor.compare(found, missing=lacks, anchored=anchored, **ledger.place()), lacks)
 
 
 def missing(ledger: Ledger, codes: Withdrawn) -> int:

@@ -84,6 +84,11 @@ def compare(
     return Standing.RESTORED if older else Standing.GOOD
 
 
+def codes_before(anchor: Anchor | None, *, state: str, buried: int) -> int:
+    """Return how many codes of erased clients there were, by what a state noted (*buried*) and by its own anchor."""
+    return max(buried, anchor.tombstones if anchor is not None and anchor.state == state else 0)
+
+
 def moved(keys: Path, target: str) -> str:
     """Return where the state of a target has moved since and when, through several moves, in words; "" if it has not.
 

@@ -18,7 +18,7 @@ from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.diff import Held
 from sync_job.consent.freshness import Before, Kind
 from sync_job.consent.guards import DAY_S, Past, Sent
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.tables import Table, laid_over, tabulate
 from sync_job.errors import ConfigError
 from sync_job.ledger import files, tables
 from sync_job.ledger.store import Store
@@ -407,7 +407,5 @@ def _table(rows: list[tuple[int, int]]) -> Table:
     """Return a table of values, several a client laid over each other."""
     ids = np.array([row[0] for row in rows], np.int32)
     values = np.array([row[1] for row in rows], np.uint8)
-    unique, place = np.unique(ids, return_inverse=True)
-    merged = np.zeros(len(unique), np.uint8)
-    np.bitwise_or.at(merged, place, values)
-    return tabulate(unique, unique, merged)
+    ids, values = laid_over(ids, values)
+    return tabulate(ids, ids, values)

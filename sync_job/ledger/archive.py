@@ -175,8 +175,7 @@ def _members(state: State) -> tuple[list[Path], list[Path]]:
     """Return the files that the ledger names, which nobody changes while it is frozen, and the journals, which grow."""
     folder, backfill = state.folder, state.ledger.backfills.open()
     kept = [folder / "snapshots" / f"{state.ledger.current()[0]}.parquet"]
-    held = [folder / "held" / f"{one.run}.parquet" for one in state.ledger.applied.held_runs()]
-    kept += [path for path in held if path.exists()]  # none of denials that came with `init --from`
+    kept += [folder / "held" / f"{one.run}.parquet" for one in state.ledger.applied.held_runs()]
     kept += [folder / "backfills" / f"{backfill.run}.parquet"] if backfill else []
     kept += [path for path in (folder / "paused.json",) if path.exists()]
     legs = [leg for run in state.ledger.unfinished() for leg in state.legs(run.run)]

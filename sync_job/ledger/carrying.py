@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from sync_job.consent.carrying import merged
-from sync_job.consent.channels import Bytes, Ids
+from sync_job.consent.channels import LOW_BITS, Bytes, Ids
 from sync_job.consent.id_map import IdMap, Lookup
 from sync_job.ledger import files
 from sync_job.ledger.former_ids import FormerIds
@@ -122,7 +122,7 @@ class Carrier(Store):
             ((client, now) for client in erase.tolist()),
         )
         InForce(self.path, self._db).gather()
-        self._owe("erasure", erase, np.full(len(erase), 0b01010101, np.uint8), now, limit_at)
+        self._owe("erasure", erase, np.full(len(erase), LOW_BITS), now, limit_at)
         self._owe("merge", *owe, now, limit_at)
         FormerIds(self.path, self._db).keep(self._map)
         self._measures(now)

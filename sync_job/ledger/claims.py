@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import NOBODY, SHIFTS, Bytes, Ids
+from sync_job.consent.channels import NOBODY, SHIFTS, Bytes, Ids, low_bits
 from sync_job.consent.tables import tabulate
 from sync_job.ledger import files
 from sync_job.ledger.in_force import InForce
@@ -67,10 +67,7 @@ def named(ids: Ids, channels: Bytes, at: npt.NDArray[np.float64]) -> Claims:
     rows = np.zeros(len(ids), _ROW)
     rows["client"], rows["channels"], rows["at"] = ids, channels, at
     client, withdrawn = _newest(rows)
-    in_force = np.zeros(len(client), np.uint8)
-    for place, shift in enumerate(SHIFTS):
-        in_force |= ((withdrawn[:, place] != 0) << shift).astype(np.uint8)
-    return Claims(client, withdrawn, np.zeros_like(withdrawn), in_force)
+    return Claims(client, withdrawn, np.zeros_like(withdrawn), low_bits(withdrawn != 0))
 
 
 def _newest(rows: npt.NDArray[np.void], *, down: bool = False) -> tuple[Ids, Seconds]:

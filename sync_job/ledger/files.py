@@ -187,6 +187,13 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+def move(draft: Path, path: Path) -> None:
+    """Put a draft, which is durable, in the place of *path* in the same folder, in one step."""
+    with storing(path):
+        draft.replace(path)
+    sync_folder(path.parent)
+
+
 def replace_json(path: Path, content: object) -> None:
     """Put *content* as JSON in *path*'s place, in one step."""
     replace(path, lambda place: place.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8"))

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from sync_job.consent.channels import NOBODY, Bytes, Ids
+from sync_job.consent.tables import laid_over
 from sync_job.ledger import files
 from sync_job.ledger.store import Store
 
@@ -40,14 +41,9 @@ class InForce(Store):
 
     def keep(self, parts: list[tuple[Ids, Bytes]]) -> None:
         """Keep this; several rows of a client are laid over each other, and a client with no channel is left out."""
-        ids = np.concatenate([part[0] for part in parts])
-        channels = np.concatenate([part[1] for part in parts])
-        order = np.argsort(ids, kind="stable")
-        ids, channels = ids[order], channels[order]
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.intp)
-        merged = np.bitwise_or.reduceat(channels, starts) if len(ids) else channels
-        some = merged != 0
-        kept = ids[starts][some].tobytes(), merged[some].tobytes()
+        ids, channels = laid_over(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        some = channels != 0
+        kept = ids[some].tobytes(), channels[some].tobytes()
         self._db.execute("INSERT OR REPLACE INTO in_force VALUES (1, ?, ?, ?)", (*kept, _digest(*kept)))
 
     def gather(self) -> None:

@@ -385,8 +385,8 @@ class _Looking:
     def _tombstones(self) -> str:
         there = len(Tombstones.open(self._root, self._former() or self._target))
         found, place = self._anchored, self._facts.place
-        ours = isinstance(found, Anchor) and place is not None and found.state == place["state"]
-        before = max(self._facts.buried, found.tombstones if isinstance(found, Anchor) and ours else 0)
+        known, ours = found if isinstance(found, Anchor) else None, place["state"] if place else ""
+        before = anchor.codes_before(known, state=ours, buried=self._facts.buried)
         if there < before and not self._facts.given_up:
             raise StateError(
                 f"{there:,} codes of erased clients, and there were {before:,}: restore the folder of keys; or, if it "

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sync_job.consent.channels import LOW_BITS, SHIFTS, Bytes, Ids, Mask, denied
 from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.settlement import OwedSince, Refused, Settlement
-from sync_job.consent.tables import Table, tabulate
+from sync_job.consent.tables import Table, laid_over, starts, tabulate
 from sync_job.ledger import files
 from sync_job.ledger.store import Store
 
@@ -117,20 +117,24 @@ class Obligations(Store):
         if not len(ids):
             none, when, which = np.zeros(0, np.uint8), np.zeros(0, np.float64), np.zeros(0, np.bool_)
             return Owed(np.zeros(0, np.int32), none, when, when, which, which, none, none, when)
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-        revoked: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], rows["owed"], 0).astype(np.uint8), starts)
-        others: Bytes = np.bitwise_or.reduceat(np.where(rows["revocation"], 0, rows["owed"]).astype(np.uint8), starts)
-        free: Bytes = np.bitwise_or.reduceat(np.where(rows["held"], 0, rows["owed"]).astype(np.uint8), starts)
+        first = starts(ids)
+
+        def any_of(channels: Bytes) -> Bytes:
+            return np.asarray(np.bitwise_or.reduceat(channels, first), np.uint8)
+
+        revoked = any_of(np.where(rows["revocation"], rows["owed"], 0))
+        others = any_of(np.where(rows["revocation"], 0, rows["owed"]))
+        free = any_of(np.where(rows["held"], 0, rows["owed"]))
         return Owed(
-            np.ascontiguousarray(ids[starts]),
+            np.ascontiguousarray(ids[first]),
             revoked | others,
-            np.minimum.reduceat(rows["started"], starts),
-            np.minimum.reduceat(rows["limit_at"], starts),
-            (rows["next_at"][starts] <= now) | (rows["since"][starts] > now + AHEAD_S),
-            rows["not_found"][starts].copy(),
+            np.minimum.reduceat(rows["started"], first),
+            np.minimum.reduceat(rows["limit_at"], first),
+            (rows["next_at"][first] <= now) | (rows["since"][first] > now + AHEAD_S),
+            rows["not_found"][first].copy(),
             revoked & ~others,
             (revoked | others) & ~free,
-            np.maximum.reduceat(rows["stated"], starts),
+            np.maximum.reduceat(rows["stated"], first),
         )
 
     def waiting(self) -> Waiting:
@@ -241,11 +245,8 @@ class Obligations(Store):
             client=np.int32,
             owed=np.uint8,
         )
-        ids = rows["client"]
-        if not len(ids):
-            return tabulate(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint8))
-        starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-        return tabulate(ids[starts], ids[starts], np.bitwise_or.reduceat(rows["owed"], starts))
+        ids, channels = laid_over(np.ascontiguousarray(rows["client"]), np.ascontiguousarray(rows["owed"]))
+        return tabulate(ids, ids, channels)
 
     def _acknowledge(self, found: Settlement, open_now: Table) -> None:
         ids, channels, at = found.acknowledged

@@ -13,6 +13,7 @@ from sync_job.ledger import anchor, backed_up, files, keyed
 from sync_job.ledger.anchor import Anchor
 from sync_job.ledger.ledger import Ledger, Place
 from sync_job.ledger.tombstones import Tombstones
+from sync_job.ledger.tombstones import path_of as tombstones_path
 from sync_job.ledger.withdrawn import path_of as withdrawn_path
 
 
@@ -33,7 +34,7 @@ def bind(keys: Path, state: str, old: str, new: str) -> None:
         _join(keys, old, new)  # Left by a move that died, or put there with an older copy of the keys.
     else:
         files.remove(backed_up.path(keys, new))
-        _put(_tombstones_path(keys, old), _tombstones_path(keys, new))
+        _put(tombstones_path(keys, old), tombstones_path(keys, new))
     _put(withdrawn_path(keys, old), withdrawn_path(keys, new))
     if found is not None:
         anchor.write(keys, new, replace(found, target=new))
@@ -93,7 +94,3 @@ def _put(source: Path, place: Path) -> None:
         files.replace(place, lambda temporary: temporary.write_bytes(source.read_bytes()))
     else:
         files.remove(place)
-
-
-def _tombstones_path(keys: Path, target: str) -> Path:
-    return keys / f"{anchor.tag(target)}.{keyed.TOMBSTONES}"

@@ -237,9 +237,7 @@ class State:
         yield self.holdings().client
         yield self.ledger.people()
         for one in self.ledger.applied.held_runs():
-            path = self.folder / "held" / f"{one.run}.parquet"
-            if path.exists():
-                yield tables.read_held(path).client
+            yield tables.read_held(self.folder / "held" / f"{one.run}.parquet").client
         if backfill := self.ledger.backfills.open():
             yield self.mark(backfill).client
 

@@ -38,7 +38,7 @@ class Tombstones:
             StateError: when there are some and the key is gone or another, or others may read it.
             StateDamagedError: when key or list are not what was written.
         """
-        path = keys / f"{anchor.tag(target)}.tombstones"
+        path = path_of(keys, target)
         if not anchor.is_there(keys):
             return cls(keys, path, b"", {})
         files.check_private(keys)
@@ -130,15 +130,18 @@ class Tombstones:
     def replace(self, path: Path) -> None:
         """Put a draft in the list's place, durably; without one the list stays."""
         if anchor.is_there(path):
-            with files.storing(self._path):
-                path.replace(self._path)
-            files.sync_folder(self._keys)
+            files.move(path, self._path)
 
     def _take(self, codes: dict[bytes, float]) -> None:
         self._codes = codes
         self._halves = np.sort(np.frombuffer(b"".join(code[:8] for code in codes), np.uint64))
         self._sieve = np.zeros(1 << _SIEVE_BITS if codes else 0, np.bool_)
         self._sieve[_sieve_place(self._halves)] = True
+
+
+def path_of(keys: Path, target: str) -> Path:
+    """Return where a target's list lies."""
+    return keys / f"{anchor.tag(target)}.{keyed.TOMBSTONES}"
 
 
 def _sieve_place(halves: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import NOBODY, SHIFTS, Bytes, Ids
+from sync_job.consent.channels import NOBODY, SHIFTS, Bytes, Ids, low_bits
 from sync_job.consent.id_map import IdMap
 from sync_job.errors import StateDamagedError
 from sync_job.ledger import anchor, files, keyed
@@ -88,7 +88,7 @@ class Withdrawn:
         granted = np.zeros_like(withdrawn)
         withdrawn[place], granted[place] = claims.withdrawn[which], claims.granted[which]
         newest = self.entries["withdrawn"]
-        return _low_bits((newest > withdrawn) & (newest >= granted))
+        return low_bits((newest > withdrawn) & (newest >= granted))
 
     def missing(self, claims: Claims, *, anew: bool = False) -> Bytes:
         """Return, for each entry, the channels that are not denied by what *claims* know, though they were withdrawn.
@@ -157,7 +157,7 @@ class Withdrawn:
         known = place < len(self)
         known[known] = entries["code"][place[known]] == codes[known]
         here, newest = place[known], withdrawn[known]
-        entries["unnamed"][here] &= ~_low_bits((newest >= entries["withdrawn"][here]) & (newest != 0))
+        entries["unnamed"][here] &= ~low_bits((newest >= entries["withdrawn"][here]) & (newest != 0))
         entries["withdrawn"][here] = np.maximum(entries["withdrawn"][here], newest)
         added = np.zeros(int((~known).sum()), _ENTRY)
         added["code"], added["withdrawn"] = codes[~known], withdrawn[~known]
@@ -222,13 +222,6 @@ def path_of(keys: Path, target: str) -> Path:
 
 def _codes(key: bytes, ids: Ids) -> npt.NDArray[np.uint64]:
     return keyed.of(key, ids, keyed.WITHDRAWN).view("<u8")[::2]
-
-
-def _low_bits(which: npt.NDArray[np.bool_]) -> Bytes:
-    bits = np.zeros(len(which), np.uint8)
-    for column, shift in enumerate(SHIFTS):
-        bits |= which[:, column].astype(np.uint8) << np.uint8(shift)
-    return bits
 
 
 def _digest(edition: int, body: bytes) -> str:

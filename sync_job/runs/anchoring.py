@@ -75,8 +75,9 @@ def check(state: State, settings: Settings, *, lists_only: bool) -> None:
             "backup like any."
         )
     codes = codes_of(settings, found)
-    if found and found.state == place["state"] and found.tombstones > state.ledger.about.buried():
-        state.ledger.about.note_buried(found.tombstones)
+    buried = state.ledger.about.buried()
+    if (before := anchor.codes_before(found, state=place["state"], buried=buried)) > buried:
+        state.ledger.about.note_buried(before)
     if (lost := codes_lost(state, settings)) and not lists_only and not state.erasing:
         raise StateError(
             f"{keys.absolute()}: the codes of {erased(lost)} are lost, of {state.ledger.about.buried():,}: they would "

@@ -10,7 +10,6 @@ from sync_job.ledger import accounting, anchor, archive, backed_up, files, inbox
 from sync_job.ledger.anchor import Standing
 from sync_job.ledger.backed_up import BackedUp
 from sync_job.ledger.state import State
-from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report.counts import Summary
 from sync_job.runs.watch import Watch
 
@@ -106,13 +105,10 @@ def _standing(state: State, settings: Settings) -> tuple[str, int, str]:
     """Return how the state stands beside its anchor, in one word, how many people it lacks, and where it has moved."""
     keys, target = settings.state.keys, settings.endpoint.target
     try:
-        found = anchor.read(keys, target)
-        missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+        _, standing, missing = accounting.stand(state.ledger, keys, target)
         moved = anchor.moved(keys, target)
     except StateError:
         return "unknown", 0, ""
-    anchored = state.ledger.about.is_anchored()
-    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     words = {
         Standing.SHRUNKEN: "shrunken",
         Standing.FOREIGN: "foreign",

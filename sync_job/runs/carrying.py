@@ -172,15 +172,12 @@ def _refuse_unready(state: State, settings: Settings, target: str) -> None:
         )
     _refuse_lists(folder)
     keys = settings.state.keys
-    found = anchor.read(keys, target)
-    if found is None and state.ledger.about.is_anchored():
+    if anchor.read(keys, target) is None and state.ledger.about.is_anchored():
         raise StateError(
             f"{keys.absolute()}: no anchor of {folder}. [state] keys must name the folder of keys of the old state: "
             "it has the codes of erased clients. No state was made."
         )
-    missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
-    anchored = state.ledger.about.is_anchored()
-    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
+    standing = accounting.stand(state.ledger, keys, target).standing
     if state.ledger.about.restored() or standing is not Standing.GOOD:
         raise StateError(
             f"{folder}: a restored backup, or another state than the one that {keys.absolute()} knows. Say first what "
@@ -296,7 +293,7 @@ def _make(old: State, settings: Settings, target: str, case: _Case, summary: Sum
                 erase=case.erase,
                 owe=case.owe,
                 now=now,
-                limit_at=float(limits.of(settings, np.array([now]))[0]),
+                limit_at=limits.at(settings, now),
             )
             state.replace_holdings(case.holdings, now, fill)
             # Denials that a guard held still wait for an approval; what it held of the old ids is nothing to approve.
@@ -331,9 +328,7 @@ def _finish(settings: Settings, old: Path, target: str) -> None:
     with lock.held(new), State(new, Ledger.open(new / "ledger.db", own, write=True)) as state:
         Tombstones.open(keys, own).replace(_draft(keys, own, keyed.TOMBSTONES))
         if anchor.is_there(drafted := _draft(keys, own, keyed.WITHDRAWN)):
-            with files.storing(drafted):
-                drafted.replace(withdrawn_path(keys, own))
-            files.sync_folder(keys)
+            files.move(drafted, withdrawn_path(keys, own))
         if own == target:
             files.remove(backed_up.path(keys, own))  # it is a backup of the old ids
         elif anchor.read(keys, target):

@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 
-import numpy as np
 import structlog
 
 from sync_job.config import Settings
@@ -69,4 +68,4 @@ def bring_back(state: State, settings: Settings) -> dict[str, int]:
 
 def _now(settings: Settings) -> Now:
     now = time.time()
-    return Now(now, settings.delivery.linger_s, float(limits.of(settings, np.array([now]))[0]))
+    return Now(now, settings.delivery.linger_s, limits.at(settings, now))

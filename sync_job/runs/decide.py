@@ -134,6 +134,7 @@ class Case:
     *made* and *newest* are when its oldest and its newest file were made (epoch seconds, None if unknown), *stated*
     when what it denies was stated; after *fresh_until* it grants nothing. *forgotten* is how many of its clients were
     erased, and are in its statements no more; with *retry* nothing waits; *again* is what is sent once more.
+    *deferred* are as in a `Diff`, of the last plan.
     """
 
     settings: Settings
@@ -150,9 +151,7 @@ class Case:
     forgotten: int = 0
     retry: bool = False
     again: Again | None = None
-    deferred: Ids = field(
-        default_factory=lambda: NOBODY
-    )  # who may be granted something once no denial is owed to them any more
+    deferred: Ids = field(default_factory=lambda: NOBODY)
     first: bool | None = None  # whether no export was read since `init`
     tally: Tally = field(default_factory=Tally)
     judgement: Judgement = field(default_factory=Judgement)

@@ -10,9 +10,8 @@ import pyarrow as pa
 import structlog
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Bytes, Ids, Mask, denied
+from sync_job.consent.channels import Ids, Mask
 from sync_job.consent.clocks import AHEAD_S
-from sync_job.consent.known import Holdings
 from sync_job.consent.tables import Table, union
 from sync_job.errors import Exit, StateError, gravest
 from sync_job.exports import id_map
@@ -100,15 +99,6 @@ def received_since(settings: Settings, found: List, time_column: str = "received
     if kept.all():
         return found
     return replace(found, table=table.filter(pa.array(kept)), erased=int(np.count_nonzero(~kept)))
-
-
-def open_to(holdings: Holdings, ids: Ids) -> tuple[Ids, Bytes]:
-    """Return who of *ids* has channels, a low bit each, that are to be denied before an erasure."""
-    here = np.isin(holdings.client, ids)
-    # What is allowed, or due and not known to have been taken: after the erasure nobody would know of it.
-    state_, due = holdings.state[here], holdings.due[here]
-    open_ = (denied(due) | (state_ >> 1 & 0b01010101) | (due >> 1 & 0b01010101)).astype(np.uint8)
-    return holdings.client[here][open_ != 0], open_[open_ != 0]
 
 
 def complete(state: State, settings: Settings) -> int:

@@ -23,8 +23,8 @@ from sync_job.errors import StateError
 from sync_job.exports import lists, loader
 from sync_job.ledger import inbox, lock, tables
 from sync_job.ledger.state import State
-from sync_job.report import lists as lists_
 from sync_job.report.counts import Summary
+from sync_job.report.lists import moment
 from sync_job.runs import decide as deciding
 from sync_job.runs import erasure
 from sync_job.runs.decide import Case, Wish
@@ -266,7 +266,7 @@ def _holding(case: Case | None, one: _Client, channel: str, says: int, ruling: R
         return "; ".join(str(trip) for trip in trips if trip.guard in (Guard.CHANGED, Guard.UNKNOWN))
     shift = SHIFTS[CHANNELS.index(channel)]
     if says == ALLOWED and _may_grant(case, one) and one.older >> shift & 1:
-        return f"the export is not newer than the denial of {lists_.moment(one.denied_at)}"
+        return f"the export is not newer than the denial of {moment(one.denied_at)}"
     if says == ALLOWED and not _may_grant(case, one):
         return "the client may not be granted anything" if one.barred else "the run may not grant"
     fits = [trip for trip in trips if _KINDS.get(trip.guard) is ruling.change and trip.channel in ("", channel)]

@@ -1,6 +1,5 @@
 """Deltas are applied each once and in order: one that was missed is an error, for no later one says what it said."""
 
-import math
 import time
 
 from sync_job.config import Settings
@@ -63,16 +62,17 @@ def check(state: State, left_out: list[tuple[str, float]], asked: Asked | None, 
         )
 
 
-def superfluous_until(case: Case, now: float) -> float:
-    """Return until when deltas that were made are superfluous, for a full export says what they said; epoch seconds."""
+def superfluous_until(case: Case, now: float) -> float | None:
+    """Return up to when what deltas said is said by a full export (epoch seconds); None if the export is none."""
     if case.kind != "full" or case.doubts:
-        return -math.inf
+        return None
     return now if case.newest is None else case.newest
 
 
-def settle(state: State, asked: Asked | None, *, superfluous_until: float = -math.inf) -> None:
+def settle(state: State, asked: Asked | None, *, superfluous_until: float | None = None) -> None:
     """Note, once the plan of an export is durable, that a delta was decided by, and which others are not needed."""
     pending = deltas.pending(state.folder)
     if asked is not None:
         deltas.done(state.folder, [one for one in pending if one.is_before(asked) or one.key == asked.key])
-    deltas.done(state.folder, [one for one in pending if one.made <= superfluous_until])
+    if superfluous_until is not None:
+        deltas.done(state.folder, [one for one in pending if one.made <= superfluous_until])

@@ -11,7 +11,7 @@ from sync_job.config import Settings
 from sync_job.consent.channels import NOBODY, Bytes, Ids, allowed, blank, denied
 from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.known import Holdings, no_lingering
-from sync_job.consent.tables import Table, tabulate, union
+from sync_job.consent.tables import Table, laid_over, tabulate, union
 from sync_job.errors import ConfigError, StateError
 from sync_job.exports.lists import List
 from sync_job.exports.loader import Export
@@ -182,10 +182,8 @@ def _claims(listed: List | None) -> Claims:
 def _withdrawn(listed: Claims, known: Recognised) -> Table:
     """Return what withdrew who is on a list, or is known by the keys."""
     ids, channels = np.concatenate([listed.client, known.client]), np.concatenate([listed.in_force, known.channels])
-    unique, place = np.unique(ids, return_inverse=True)
-    merged = np.zeros(len(unique), np.uint8)
-    np.bitwise_or.at(merged, place, channels)
-    return tabulate(unique.astype(np.int32), unique.astype(np.int32), merged)
+    ids, channels = laid_over(ids, channels)
+    return tabulate(ids, ids, channels)
 
 
 def _refuse_forgetting(settings: Settings, named: Claims, missing: int) -> Withdrawn:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from sync_job.config import Settings
@@ -178,9 +177,9 @@ def _date_again(state: State, settings: Settings, case: decide.Case, run: str, n
     if case.kind != "full":
         ids, says = case.statements.items()
         which = denied(says) != 0
-        limit_at = float(limits.of(settings, np.array([now]))[0])
+        until = limits.at(settings, now)
         state.ledger.obligations.owe_too(
-            run, ids[which], denied(says[which]), stated=case.stated, started=now, limit_at=limit_at
+            run, ids[which], denied(says[which]), stated=case.stated, started=now, limit_at=until
         )
         holdings = state.holdings()
         dated = holdings.denied_again(case.statements, case.stated)
@@ -201,14 +200,19 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     released, held = decide.restated(case, found, ledger), decide.held_denials(found.held)
     if len(released.client):
         ledger.obligations.release(*released)
-    if len(held.client):
-        limit_at = float(limits.of(settings, np.array([now]))[0])
-        ledger.obligations.hold(findings.run, *held, stated=case.stated, started=now, limit_at=limit_at)
+    owe_held(state, settings, findings.run, held, case.stated, now)
     if one := decide.held_set(case, found.held, ledger, findings.run, now):
         ledger.applied.hold(state.folder, one, found.held)
     decide.note(case, found, ledger, findings, now)
     lists.write_held(folder / "held.csv", found.held, _guards(case))
     lists.write_blocked(folder / "blocked.csv", found.blocked, mapped=settings.export.id_map is not None)
+
+
+def owe_held(state: State, settings: Settings, run: str, held: decide.Channels, stated: float, now: float) -> None:
+    """Owe the denials that a guard of a run holds: the next export may not say them again."""
+    if len(held.client):
+        until = limits.at(settings, now)
+        state.ledger.obligations.hold(run, *held, stated=stated, started=now, limit_at=until)
 
 
 def _guards(case: decide.Case) -> str:

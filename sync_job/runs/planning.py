@@ -22,7 +22,7 @@ from sync_job.ledger.deltas import Asked
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, backfills, decide, erasure, in_order, limits, night, owing
+from sync_job.runs import anchoring, backfills, decide, erasure, in_order, night, owing
 from sync_job.runs.decide import Wish
 from sync_job.runs.legs import Legs
 from sync_job.runs.night import Read
@@ -89,7 +89,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "held_denials": _packed(decide.held_denials(found.held)),
         "asked": asked.shown() if asked else None,
         "left_out": left_out,
-        "superfluous_until": until if math.isfinite(until := in_order.superfluous_until(case, started)) else None,
+        "superfluous_until": in_order.superfluous_until(case, started),
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
     if out is not None:
@@ -167,16 +167,15 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": time.time()}))
         _overtake(state, rows, about["stated"])
-        _hold(state, settings, findings.run, decide.Channels(*_unpacked(about["held_denials"])), about["stated"])
+        held = decide.Channels(*_unpacked(about["held_denials"]))
+        night.owe_held(state, settings, findings.run, held, about["stated"], time.time())
         legs = Legs(
             state, settings, findings, watch, Wish(until=until), hands_over=backfills.hands_over(state, "apply")
         )
         try:
             laps = Stopwatch()
             if not legs.owed():
-                last = about["superfluous_until"]
-                made = -math.inf if last is None else last
-                settled = partial(in_order.settle, state, asked, superfluous_until=made)
+                settled = partial(in_order.settle, state, asked, superfluous_until=about["superfluous_until"])
                 legs.planned(rows, about["stated"], about["fresh_until"] or math.inf, settled)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
@@ -205,14 +204,6 @@ def _unpacked(kept: str) -> tuple[Ids, Bytes]:
     content = zlib.decompress(base64.b64decode(kept))
     count = len(content) // 5
     return np.frombuffer(content, np.int32, count), np.frombuffer(content, np.uint8, count, 4 * count)
-
-
-def _hold(state: State, settings: Settings, run: str, held: decide.Channels, stated: float) -> None:
-    """Owe the denials that the plan left out, because a guard held them: the export may not say them again."""
-    if len(held.client):
-        now = time.time()
-        limit_at = float(limits.of(settings, np.array([now]))[0])
-        state.ledger.obligations.hold(run, *held, stated=stated, started=now, limit_at=limit_at)
 
 
 def _overtake(state: State, rows: Rows, stated: float) -> None:

@@ -33,11 +33,9 @@ def status(settings: Settings) -> Summary:
         listed = state.ledger.obligations.open_list(_SHOWN)
         lists_taken = state.ledger.withdrawals.lists(10)
         restored = state.ledger.about.restored()
-        ambiguous = state.ledger.withdrawals.ambiguous()
     return {
         "target": settings.endpoint.target,
         **found,
-        "ambiguous": ambiguous,
         "restored": restored,
         "oldest": listed,
         "lists": lists_taken,

@@ -15,7 +15,6 @@ from sync_job.ledger.anchor import Standing
 from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
-from sync_job.ledger.withdrawn import Withdrawn
 from sync_job.report import text
 from sync_job.runs import clocks, owing
 from sync_job.runs.doctor.check import Area, Check, ago
@@ -113,8 +112,7 @@ def _anchor(state: State, settings: Settings) -> Check:
     keys = settings.state.keys
     target = settings.endpoint.target
     try:
-        found = anchor.read(keys, target)
-        missing = accounting.missing(state.ledger, Withdrawn.open(keys, target, found))
+        found, standing, missing = accounting.stand(state.ledger, keys, target)
         moved = anchor.moved(keys, target)
         former = _former(state, keys, target)
     except StateError as exc:
@@ -122,8 +120,6 @@ def _anchor(state: State, settings: Settings) -> Check:
     if former:
         said = f"an older copy of the keys: it has what belongs to this state under its former name {former}"
         return _KEYS.warning("anchor", said, "The next command that sends anything brings it under today's name.")
-    anchored = state.ledger.about.is_anchored()
-    standing = anchor.compare(found, missing=missing, anchored=anchored, **state.ledger.place())
     if found is None and standing is Standing.RESTORED:
         said = f"missing in {keys.absolute()}: the state is taken for a backup, and grants nothing"
         return _KEYS.problem("anchor", said, "Restore the folder of keys from its backup.")
@@ -152,8 +148,8 @@ def _erased(state: State, settings: Settings) -> Check:
         there = len(Tombstones.open(keys, _former(state, keys, target) or target))
     except StateError as exc:
         return _KEYS.problem("erased", str(exc))
-    ours = found is not None and found.state == state.ledger.place()["state"]
-    before = max(state.ledger.about.buried(), found.tombstones if found and ours else 0)
+    about = state.ledger.about
+    before = anchor.codes_before(found, state=about.said("state"), buried=about.buried())
     if there < before:
         said = f"the codes of {before - there:,} of {before:,} erased people are lost in {keys.absolute()}"
         cure = (
