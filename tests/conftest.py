@@ -5,14 +5,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from sync_job.standin.background import Standin, running
+from sync_job.standin.options import Options
 from tests.commands import Cli, called
+from tests.scripted import Script
 
 # Machines are shared and noisy: no example fails for having been slow.
 settings.register_profile("shared", deadline=None)
@@ -38,6 +41,19 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run the command line within this process."""
     return partial(called, capsys)
+
+
+@pytest.fixture
+def script() -> Script:
+    """Return what the stand-in answers: at first all is well."""
+    return Script()
+
+
+@pytest.fixture
+def platform(script: Script) -> Iterator[Standin]:
+    """Run a stand-in that answers at once, and by the script."""
+    with running(Options(script=script)) as found:
+        yield found
 
 
 # Files whose tests wait more than they compute: first, and so by one worker, while another takes all the others.

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,6 @@ from tests.shop import Consent, Shop, holds
 YES, NO = (True, True, True, True), (False, False, False, False)
 SOME = (True, False, True, False)
 HOUR = 3600.0
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running(Options()) as started:
-        yield started
 
 
 def made(folder: Path, platform: Standin, first: Mapping[int, Consent], *, as_of: str = "mtime") -> Shop:

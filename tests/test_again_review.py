@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,6 @@ from tests.shop import Shop, backfill, holds
 
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
 ALL, DENIALS = Again(grants=True), Again()
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in that answers at once and rightly."""
-    with running() as found:
-        yield found
 
 
 def lost(shop: Shop) -> None:

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ from tests.shop import Consent, People, Shop, backfill, changed, expected, holds
 
 YES, NO, NOTHING = (True,) * 4, (False,) * 4, (None,) * 4
 ALL, DENIALS = Again(grants=True), Again()
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in that answers at once and rightly."""
-    with running() as found:
-        yield found
 
 
 def sent(platform: Standin, since: int) -> dict[int, Consent]:

@@ -43,13 +43,6 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that takes everything."""
-    with running(Options()) as standin:
-        yield standin
-
-
-@pytest.fixture
 def shop(tmp_path: Path, platform: Standin) -> Shop:
     """Return a shop after its first night, with a backup."""
     shop = Shop(tmp_path, platform.url)

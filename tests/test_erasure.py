@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +62,6 @@ def traces(folder: Path, client: int) -> list[str]:
 def everywhere(shop: Shop) -> list[str]:
     """Return where a client that is to be erased is left, but for what is out of reach."""
     return [f"{name}/{found}" for name in ("state", "keys", "reports") for found in traces(shop.folder / name, GONE)]
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running(Options()) as started:
-        yield started
 
 
 def well_known(shop: Shop) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,6 @@ def absorbed(shop: Shop, people: dict[int, str], **said: Any) -> None:
     shop.withdraw(people, **said)
     with recover.holding(shop.settings):
         pass
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running(Options()) as started:
-        yield started
 
 
 Made = Callable[[dict[int, Consent]], Shop]

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -22,8 +22,7 @@ from sync_job.exports.loader import Export
 from sync_job.runs import dump, explain, forgetting, init, planning, withdrawing
 from sync_job.runs.decide import Wish
 from sync_job.runs.watch import Watch
-from sync_job.standin.background import Standin, running
-from sync_job.standin.options import Options
+from sync_job.standin.background import Standin
 from tests.commands import Cli
 from tests.shop import FIELDS, NO_GUARDS, Consent, Shop, holds
 
@@ -58,13 +57,6 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running(Options()) as started:
-        yield started
 
 
 @pytest.fixture

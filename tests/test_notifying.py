@@ -29,13 +29,6 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform."""
-    with running(Options()) as found:
-        yield found
-
-
-@pytest.fixture
 def there() -> Iterator[Listener]:
     """Return who is told."""
     with listening() as found:

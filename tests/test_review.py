@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,6 @@ from tests.forked import Forked
 from tests.shop import FIELDS, Shop, holds
 
 YES, NO = (True, True, True, True), (False, False, False, False)
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running(Options()) as started:
-        yield started
 
 
 def granted(platform: Standin) -> set[int]:

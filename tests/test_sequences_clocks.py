@@ -3,55 +3,27 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sync_job.ledger import clocks, pause
-from sync_job.standin.background import Standin, running
+from sync_job.standin.background import Standin
 from sync_job.standin.faults import Fault
-from sync_job.standin.options import Options
 from tests.commands import Cli
 from tests.nightly import DAY_S, Clock, Nightly
+from tests.scripted import Script
 from tests.shop import NO_GUARDS, holds
 
 YES, NO = (True,) * 4, (False,) * 4
 AHEAD_S = 400 * DAY_S
 
 
-class Fate:
-    """What requests meet: what happens in one, and who is refused or meets a broken connection."""
-
-    def __init__(self) -> None:
-        self.faults: dict[int, Fault] = {}
-        self.happens: Any = lambda number: None
-
-    def script(self, number: int, client: int) -> Fault | None:
-        """Return what a request meets."""
-        self.happens(number)
-        return self.faults.get(client)
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock of the commands."""
     return Clock(monkeypatch)
-
-
-@pytest.fixture
-def fate() -> Fate:
-    """Return that all goes well."""
-    return Fate()
-
-
-@pytest.fixture
-def platform(fate: Fate) -> Iterator[Standin]:
-    """Run a platform."""
-    with running(Options(script=fate.script)) as platform:
-        yield platform
 
 
 @pytest.fixture
@@ -69,23 +41,25 @@ def _future(shop: Nightly) -> dict[str, int]:
 
 
 def test_a_refused_row_is_tried_again_at_its_next_real_step(
-    shop: Nightly, platform: Standin, clock: Clock, fate: Fate
+    shop: Nightly, platform: Standin, clock: Clock, script: Script
 ) -> None:
     """Refused while the clock was 400 days ahead (C03): the next drain sends it."""
     clock.ahead_s = AHEAD_S
-    fate.faults = {1: Fault.REFUSE}
+    script.faults = {1: Fault.REFUSE}
     assert shop.opt_out(1).code == 1
     clock.ahead_s = 0
-    fate.faults = {}
+    script.faults = {}
     assert "waiting.since" in _future(shop)
     assert shop.run("drain").code == 0
     assert holds(platform.platform)[1] == NO
 
 
-def test_a_row_that_is_refused_again_waits_from_now(shop: Nightly, platform: Standin, clock: Clock, fate: Fate) -> None:
+def test_a_row_that_is_refused_again_waits_from_now(
+    shop: Nightly, platform: Standin, clock: Clock, script: Script
+) -> None:
     """It is tried once at once, then a day later, as any."""
     clock.ahead_s = AHEAD_S
-    fate.faults = {1: Fault.REFUSE}
+    script.faults = {1: Fault.REFUSE}
     assert shop.opt_out(1).code == 1
     clock.ahead_s = 0
     shop.run("drain")
@@ -97,9 +71,9 @@ def test_a_row_that_is_refused_again_waits_from_now(shop: Nightly, platform: Sta
     assert platform.requests == tried + 1
 
 
-def test_what_is_owed_is_past_its_limit_by_the_real_clock(shop: Nightly, clock: Clock, fate: Fate) -> None:
+def test_what_is_owed_is_past_its_limit_by_the_real_clock(shop: Nightly, clock: Clock, script: Script) -> None:
     """A list that was taken in while the clock was ahead is an alarm days later, and not 400 days later."""
-    fate.faults = {1: Fault.ERROR_BEFORE}
+    script.faults = {1: Fault.ERROR_BEFORE}
     clock.ahead_s = AHEAD_S
     shop.opt_out(1)
     clock.ahead_s = 0
@@ -109,12 +83,12 @@ def test_what_is_owed_is_past_its_limit_by_the_real_clock(shop: Nightly, clock: 
     assert shop.run("drain").code == 7
 
 
-def test_nobody_lingers_for_a_year(shop: Nightly, platform: Standin, clock: Clock, fate: Fate) -> None:
+def test_nobody_lingers_for_a_year(shop: Nightly, platform: Standin, clock: Clock, script: Script) -> None:
     """An attempt in doubt while the clock was ahead: the denial is sent once more after the real linger."""
     clock.ahead_s = AHEAD_S
-    fate.faults = {1: Fault.RESET_AFTER}
+    script.faults = {1: Fault.RESET_AFTER}
     shop.opt_out(1)
-    fate.faults = {}
+    script.faults = {}
     shop.run("drain")
     clock.ahead_s = 0
     assert "lingering.until" in _future(shop)
@@ -148,11 +122,11 @@ def _repaired(shop: Nightly) -> dict[str, int]:
     return times
 
 
-def test_what_a_wrong_clock_left_is_told_and_repaired(shop: Nightly, clock: Clock, fate: Fate) -> None:
+def test_what_a_wrong_clock_left_is_told_and_repaired(shop: Nightly, clock: Clock, script: Script) -> None:
     """`state check` has each kind with its count, `doctor` warns, `state repair` brings them to now and says so."""
     assert _future(shop) == {}
     clock.ahead_s = AHEAD_S
-    fate.faults = {1: Fault.REFUSE}
+    script.faults = {1: Fault.REFUSE}
     shop.opt_out(1)
     shop.write({1: YES, 2: NO, 3: YES})
     shop.run("run")
@@ -219,7 +193,7 @@ def test_a_clock_that_is_behind_grants_nothing_and_changes_no_time(
 
 @pytest.mark.parametrize("jump_s", [-3 * DAY_S, 3600.0, AHEAD_S])
 def test_a_clock_that_jumps_during_a_run_loses_nothing(
-    shop: Nightly, platform: Standin, clock: Clock, fate: Fate, jump_s: float
+    shop: Nightly, platform: Standin, clock: Clock, script: Script, jump_s: float
 ) -> None:
     """Back by days, an hour as a wrong summer time, a year ahead: all is delivered, and the next night goes on."""
     shop.write({client: YES if client % 3 else NO for client in range(1, 60)})
@@ -228,9 +202,9 @@ def test_a_clock_that_jumps_during_a_run_loses_nothing(
         if number == 20:
             clock.ahead_s = jump_s
 
-    fate.happens = happens
+    script.happens = happens
     shop.run("run")
-    fate.happens = lambda number: None
+    script.happens = lambda number: None
     clock.ahead_s = 0
     assert shop.opt_out(1).code == 0
     shop.run("drain")
@@ -339,19 +313,19 @@ def test_after_a_repair_an_erasure_counts_as_of_then(shop: Nightly, platform: St
 
 
 def test_a_backup_with_an_opt_out_after_an_erasure_from_the_future_keeps_it(
-    shop: Nightly, platform: Standin, clock: Clock, fate: Fate
+    shop: Nightly, platform: Standin, clock: Clock, script: Script
 ) -> None:
     """The backup is put back before anybody repaired the times: the opt-out stays, and is owed."""
     clock.ahead_s = AHEAD_S
     assert shop.run("forget", "--client", "2").code == 0
     clock.ahead_s = 0
-    fate.faults = {2: Fault.REFUSE}
+    script.faults = {2: Fault.REFUSE}
     assert shop.opt_out(2).code == 1
     backup = shop.folder / "b.tar"
     assert shop.run("state", "backup", backup).code == 0
     (shop.folder / "state").rename(shop.folder / "lost")
     assert shop.run("state", "restore", backup).code == 0
-    fate.faults = {}
+    script.faults = {}
     shop.run("drain")
     found = shop.told("withdrawals", "report", "--from", "2020-01-01")
     assert (found["received"], found["acknowledged"] + found["open"]) == (1, 1)

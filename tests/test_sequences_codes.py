@@ -28,6 +28,7 @@ from sync_job.standin.options import Options
 from tests.commands import Cli, Said
 from tests.forked import Forked
 from tests.listener import listening
+from tests.scripted import Script
 from tests.shop import FIELDS
 from tests.test_lock import held_elsewhere
 
@@ -118,35 +119,10 @@ def ago(days: float) -> str:
     return datetime.fromtimestamp(time.time() - days * DAY_S, UTC).isoformat()
 
 
-class Script:
-    """What the platform answers to each client; none for all others."""
-
-    def __init__(self) -> None:
-        self.faults: dict[int, Fault | None] = {}
-        self.otherwise: Fault | None = None
-
-    def __call__(self, number: int, client: int) -> Fault | None:
-        """Return what a request meets."""
-        return self.faults.get(client, self.otherwise)
-
-
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Say the token that the shipped configuration wants."""
     monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__AUTH__BEARER", "t-secret")
-
-
-@pytest.fixture
-def script() -> Script:
-    """Return what the platform answers."""
-    return Script()
-
-
-@pytest.fixture
-def platform(script: Script) -> Iterator[Standin]:
-    """Return a platform that follows the script."""
-    with running(Options(script=script)) as found:
-        yield found
 
 
 @pytest.fixture

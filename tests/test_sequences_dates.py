@@ -4,7 +4,7 @@ import gzip
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from sync_job import load_settings
 from sync_job.consent.dates import Dates
 from sync_job.errors import Exit
 from sync_job.ledger.state import State
-from sync_job.standin.background import Standin, running
+from sync_job.standin.background import Standin
 from tests.commands import Cli
 from tests.place import NO, NONE, YES, Place, allowed_since
 
@@ -22,13 +22,6 @@ HOUR = 3600.0
 CROWD = dict.fromkeys(range(1, 301), YES)
 GONE = range(1, 9)  # who says no meanwhile: fewer than any guard holds
 DENIED = CROWD | dict.fromkeys(GONE, NO)
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in that answers at once and rightly."""
-    with running() as found:
-        yield found
 
 
 @pytest.fixture

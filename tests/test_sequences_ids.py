@@ -7,7 +7,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,6 @@ TEXT = {True: "true", False: "false", None: ""}
 def _token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the endpoint its secret, as the shipped configuration says."""
     monkeypatch.setenv("CONSENT_SYNC__ENDPOINT__AUTH__BEARER", "secret")
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in of the platform."""
-    with running() as started:
-        yield started
 
 
 def write_map(path: Path, pairs: Mapping[int, int], columns: str = "crm_id,platform_id") -> Path:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from tests.place import NO, NONE, YES, Place
 HOUR = 3600.0
 CROWD = dict.fromkeys(range(1, 1001), YES)
 GONE = range(1, 151)  # more than the guard on revocations lets through
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in that answers at once and rightly."""
-    with running() as found:
-        yield found
 
 
 @pytest.fixture

@@ -157,13 +157,6 @@ def _now() -> str:
 
 
 @pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a platform."""
-    with running(Options()) as found:
-        yield found
-
-
-@pytest.fixture
 def dying() -> Iterator[Commands]:
     """Start what runs commands that die."""
     with commands() as found:

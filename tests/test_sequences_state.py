@@ -19,40 +19,16 @@ import typer
 from sync_job.cli.app import app
 from sync_job.errors import StateDamagedError, StorageError
 from sync_job.ledger import files, inbox
-from sync_job.standin.background import Standin, running
+from sync_job.standin.background import Standin
 from sync_job.standin.faults import Fault
-from sync_job.standin.options import Options
 from tests.commands import Cli, Said
 from tests.dying import Commands, commands
 from tests.nightly import Nightly
+from tests.scripted import Script
 from tests.shop import NO_GUARDS, holds
 from tests.test_files import small_disk
 
 YES, NO = (True,) * 4, (False,) * 4
-
-
-class Fate:
-    """Which requests meet what, by client."""
-
-    def __init__(self) -> None:
-        self.faults: dict[int, Fault] = {}
-
-    def script(self, _: int, client: int) -> Fault | None:
-        """Return what a request meets."""
-        return self.faults.get(client)
-
-
-@pytest.fixture
-def fate() -> Fate:
-    """Return that all goes well."""
-    return Fate()
-
-
-@pytest.fixture
-def platform(fate: Fate) -> Iterator[Standin]:
-    """Run a platform."""
-    with running(Options(script=fate.script)) as platform:
-        yield platform
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +79,7 @@ APART = {"standin", "completion", "notify", "check", "doctor", "state check", "s
 
 
 def test_no_command_leaves_a_state_that_counts_as_damaged(
-    tmp_path: Path, platform: Standin, fate: Fate, cli: Cli
+    tmp_path: Path, platform: Standin, script: Script, cli: Cli
 ) -> None:
     """One state is touched by every command (V01, V02): after each, `state check` and `state backup` end in 0."""
     people = {client: YES if client % 4 else NO for client in range(1, 401)}
@@ -126,9 +102,9 @@ def test_no_command_leaves_a_state_that_counts_as_damaged(
     shop.write(people | dict.fromkeys(range(5, 8), NO))
     do("run")
     shop.write(people | dict.fromkeys(range(5, 8), NO) | {9: NO})
-    fate.faults = {9: Fault.REFUSE}
+    script.faults = {9: Fault.REFUSE}
     do("run")
-    fate.faults = {}
+    script.faults = {}
     do("run", "--retry-refused")
     do("run", "--part", shop.export)
     plan = shop.folder / "plan"
@@ -155,12 +131,12 @@ def test_no_command_leaves_a_state_that_counts_as_damaged(
     evidence.write_text(f"Client,channels,granted_at,method,evidence_ref\n1,all,{today},paper,E1\n")
     do("reconsent", evidence, codes=(0,))
 
-    fate.faults = {20: Fault.REFUSE, 21: Fault.ERROR_BEFORE}
+    script.faults = {20: Fault.REFUSE, 21: Fault.ERROR_BEFORE}
     taken = do("opt-out", shop.list(20, 22), "--received-at", "2026-01-02", "--scope", "all", "--json", codes=(1, 7))
     do("withdrawals close", "--client", "20", "--reason", "r", "--by", "me")
     do("withdrawals void", "--list", json.loads(taken.out)["list"], "--reason", "r", "--by", "A", "--approved-by", "B")
     do("forget", "--client", "21", codes=(0, 1, 5))
-    fate.faults = {}
+    script.faults = {}
     do("drain", codes=(0, 1))
     do("forget", "--client", "23")
 
@@ -520,7 +496,7 @@ class Half:
     """A command that dies at each durable step and is given again: how it may end then, and what must be so after."""
 
     command: tuple[str, ...]
-    prepare: Callable[[Nightly, Fate], None]
+    prepare: Callable[[Nightly, Script], None]
     holds: Callable[[Nightly], None]
     codes: tuple[int, ...] = (0, 1)
     said: str = ""  # what it says if it was done already, and ends in another code
@@ -529,12 +505,12 @@ class Half:
     fates: dict[int, Fault] = field(default_factory=dict)
 
 
-def _opted_out(shop: Nightly, fate: Fate) -> None:
+def _opted_out(shop: Nightly, script: Script) -> None:
     assert shop.opt_out(1, 2, request_ref="R1").code == 0
 
 
-def _dumped(shop: Nightly, fate: Fate) -> None:
-    _opted_out(shop, fate)
+def _dumped(shop: Nightly, script: Script) -> None:
+    _opted_out(shop, script)
     head = "Client,AllowSms,AllowEmail,AllowPush,AllowEmailOnlineCheque\n"
     (shop.folder / "dump.csv").write_text(head + "".join(f"{client},true,true,true,true\n" for client in range(1, 9)))
 
@@ -557,8 +533,8 @@ def _erased(shop: Nightly) -> None:
     assert shop.told("explain", "5", shop.export)["forgotten"] is not None
 
 
-def _evidence(shop: Nightly, fate: Fate) -> None:
-    _opted_out(shop, fate)
+def _evidence(shop: Nightly, script: Script) -> None:
+    _opted_out(shop, script)
     recent = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 1))
     (shop.folder / "evidence.csv").write_text(
         f"Client,channels,granted_at,method,evidence_ref\n1,all,{recent},paper,E1\n"
@@ -571,7 +547,7 @@ def _lifted(shop: Nightly) -> None:
         assert db.execute("SELECT count(*) FROM reconsents").fetchone() == (1,)
 
 
-def _held(shop: Nightly, fate: Fate) -> None:
+def _held(shop: Nightly, script: Script) -> None:
     shop.write({client: NO if client > 100 else YES for client in range(1, 401)})
     assert shop.run("run").code == 6
 
@@ -587,10 +563,10 @@ def _void(shop: Nightly) -> None:
         assert db.execute("SELECT count(*) FROM lists WHERE voided IS NOT NULL").fetchone() == (1,)
 
 
-def _refused(shop: Nightly, fate: Fate) -> None:
-    fate.faults = {1: Fault.REFUSE}
+def _refused(shop: Nightly, script: Script) -> None:
+    script.faults = {1: Fault.REFUSE}
     assert shop.opt_out(1).code == 1
-    fate.faults = {}
+    script.faults = {}
 
 
 def _closed(shop: Nightly) -> None:
@@ -598,16 +574,16 @@ def _closed(shop: Nightly) -> None:
     assert _obligations(shop, "owed != 0") == 0
 
 
-def _backed_up(shop: Nightly, fate: Fate) -> None:
-    _opted_out(shop, fate)
+def _backed_up(shop: Nightly, script: Script) -> None:
+    _opted_out(shop, script)
     assert shop.run("state", "backup", shop.folder / "kept.tar").code == 0
     shop.write({client: YES if client != 7 else NO for client in range(1, 9)})
     assert shop.run("run").code == 0
     shutil.rmtree(shop.folder / "state")
 
 
-def _put_back(shop: Nightly, fate: Fate) -> None:
-    _backed_up(shop, fate)
+def _put_back(shop: Nightly, script: Script) -> None:
+    _backed_up(shop, script)
     assert shop.run("state", "restore", shop.folder / "kept.tar").code == 0
 
 
@@ -619,7 +595,7 @@ def _is_whole(shop: Nightly) -> None:
     assert shop.told("withdrawals", "status")["restored"] == ""
 
 
-def _nothing(shop: Nightly, fate: Fate) -> None:
+def _nothing(shop: Nightly, script: Script) -> None:
     """Leave the shop as it was made."""
 
 
@@ -628,7 +604,7 @@ def _is_paused(shop: Nightly) -> None:
     assert shop.run("resume").code == 0
 
 
-def _backfilled(shop: Nightly, fate: Fate) -> None:
+def _backfilled(shop: Nightly, script: Script) -> None:
     shop.write(dict.fromkeys(range(1, 9), NO))
     assert shop.run("run").code == 0
     assert shop.run("backfill", "--limit", "2").code == 1
@@ -640,7 +616,7 @@ def _is_cancelled(shop: Nightly) -> None:
     assert not list((shop.folder / "state" / "backfills").iterdir())
 
 
-def _without_state(shop: Nightly, fate: Fate) -> None:
+def _without_state(shop: Nightly, script: Script) -> None:
     shutil.rmtree(shop.folder / "state")
     shutil.rmtree(shop.folder / "keys")
     shop.list(1)
@@ -651,8 +627,8 @@ def _is_made(shop: Nightly) -> None:
     assert _obligations(shop, "owed != 0") == 0
 
 
-def _elsewhere(shop: Nightly, fate: Fate) -> None:
-    _opted_out(shop, fate)
+def _elsewhere(shop: Nightly, script: Script) -> None:
+    _opted_out(shop, script)
     shop.config.write_text(shop.config.read_text().replace("127.0.0.1", "localhost"))
 
 
@@ -708,14 +684,14 @@ HALVES = {
 
 @pytest.mark.parametrize("name", HALVES)
 def test_a_command_that_died_can_be_given_again(
-    tmp_path: Path, platform: Standin, cli: Cli, fate: Fate, process: Commands, name: str
+    tmp_path: Path, platform: Standin, cli: Cli, script: Script, process: Commands, name: str
 ) -> None:
     """Whatever the step at which it died: given again it ends well, or says that it was done, and it was done once."""
     half = HALVES[name]
     shop = Nightly(tmp_path / "shop", platform.url, cli, delivery="linger_s = 0\nattempts = 1", report="page = false")
     shop.write(dict.fromkeys(range(1, 401 if name == "approve" else 9), YES))
     assert shop.run("init", shop.export, "--platform", "equal", "--no-withdrawals").code == 0
-    half.prepare(shop, fate)
+    half.prepare(shop, script)
     ready = (shop.folder / "state").exists() and name != "retarget"
     lists = shop.told("withdrawals", "status")["lists"] if ready else []
     held = shop.told("approve")["held"] if ready else []

@@ -23,19 +23,12 @@ from sync_job.ledger import files, inbox
 from sync_job.ledger.journal import Journal, Reading, Settled
 from sync_job.ledger.ledger import Ledger
 from sync_job.runs.recover import holding
-from sync_job.standin.background import Standin, running
+from sync_job.standin.background import Standin
 from tests.commands import Cli
 from tests.shop import Shop
 
 ALL = os.environ.get("CONSENT_SYNC_TEST_ALL_MOMENTS") == "1"
 ROWS = 20
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Return a platform that knows everybody."""
-    with running() as started:
-        yield started
 
 
 def cuts(whole: bytes, step: int) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """`undo` of a run: it denies what that run granted, and grants nothing."""
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,11 @@ from sync_job.runs import approving, drain, night, planning, undo
 from sync_job.runs.decide import Wish
 from sync_job.runs.report import Report
 from sync_job.runs.watch import Watch
-from sync_job.standin.background import Standin, running
+from sync_job.standin.background import Standin
 from tests.shop import Shop, changed, expected, holds, people
 
 YES, NO = (True,) * 4, (False,) * 4
 NAMES = ("Sms", "Email", "Push", "EmailOnlineCheque")
-
-
-@pytest.fixture
-def platform() -> Iterator[Standin]:
-    """Run a stand-in that answers at once and rightly."""
-    with running() as found:
-        yield found
 
 
 def undone(shop: Shop, name: str) -> Report:
