@@ -238,14 +238,14 @@ def test_an_opt_out_past_its_limit_is_told_once(tmp_path: Path, told: Listener, 
         assert drained() == (0, [])
 
 
-@pytest.mark.parametrize("script", [[500], [307], [404], [0]])
+@pytest.mark.parametrize("answers", [[500], [307], [404], [0]])
 def test_a_notifier_that_fails_changes_nothing(
-    told: Listener, command: Command, monkeypatch: pytest.MonkeyPatch, script: list[int]
+    told: Listener, command: Command, monkeypatch: pytest.MonkeyPatch, answers: list[int]
 ) -> None:
     """Errors, redirects and silence: the run ends as it would have, and says what was not told."""
     monkeypatch.setenv("CONSENT_SYNC__NOTIFY__WHEN", "always")
     monkeypatch.setenv("CONSENT_SYNC__NOTIFY__TIMEOUT_S", "0.5")
-    told.script = script
+    told.script = answers
     said = command("run")
     assert said.code == 0
     assert said.out == ""

@@ -4,7 +4,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +131,9 @@ class Desk:
 
 
 def at(when: float) -> str:
-    """Return a time as a list has it."""
-    return datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
+    """Return a time as a list has it: in whole microseconds, rounded down."""
+    whole = timedelta(microseconds=floor(Fraction(when) * 1_000_000))
+    return (datetime.fromtimestamp(0, UTC) + whole).isoformat(timespec="microseconds")
 
 
 def ago(seconds: float = 3600.0) -> str:
