@@ -77,6 +77,8 @@ class Book:
         self.closed: dict[int, float] = {}  # by hand: when (elapsed)
         self.denied: dict[Channel, float] = {}  # acknowledged by the platform, last: when (elapsed)
         self.allowed: dict[Channel, float] = {}  # likewise
+        self.asked_for: dict[Channel, float] = {}  # a request to allow it may have arrived, last: when (elapsed)
+        self.refrained: dict[Channel, float] = {}  # a request to deny it may have arrived, last: when (elapsed)
         self.reading = Reading()
 
     # What happens
@@ -120,7 +122,7 @@ class Book:
                 mine = self.no.get((stays, k))
                 self.no[stays, k] = no if mine is None or mine.as_of < no.as_of else mine
             self.yes.pop((gone, k), None)
-            for held in (self.denied, self.allowed):
+            for held in (self.denied, self.allowed, self.asked_for, self.refrained):
                 held.pop((gone, k), None)
                 held.pop((stays, k), None)
         for people in (self.erased, self.asked):

@@ -99,6 +99,48 @@ class World(Upheld):
         says = {person: source[person] for person in some}
         self._run(Export(says, old.as_of if old else self._stamp(), "part"), rng, fresh=False)
 
+    def _relapse(self, rng: Random) -> None:
+        """Let somebody say yes and then no, and what said yes come in again by some door."""
+        person = rng.choice(sorted(self.ids))
+        self._change(person, (True, True, True, True))
+        export = self._fresh()
+        self._run(export, rng)
+        if rng.random() < 0.3:
+            self._plan(rng)
+        self.machine.let_pass(rng.choice((60.0, 3600.0)))
+        self._change(person, (False, False, False, False))
+        self._run(self._fresh(), rng, scene=self._scene(rng, faults=rng.random() < 0.3))
+        if self.open_plan is not None:
+            self._apply(rng)
+        elif rng.random() < 0.7:
+            self._run(Export({person: export.says[person]}, export.as_of, "part"), rng, fresh=False)
+        else:
+            self._run(export, rng, fresh=False)
+
+    def _wobble(self, rng: Random) -> None:
+        """Let a few people say no, and within a day, night after night, one after the other yes."""
+        people = rng.sample(sorted(set(self.ids) - self.strangers), min(4, len(self.ids) - len(self.strangers)))
+        for person in people:
+            self._change(person, (False, False, False, False))
+        self._run(self._fresh(), rng, scene=self._scene(rng, faults=rng.random() < 0.5))
+        together = rng.random() < 0.3
+        for person in people:
+            self._change(person, (True, True, True, True))
+            if not together or person == people[-1]:
+                self.machine.let_pass(3600.0)
+                self._run(self._fresh(), rng)
+
+    def _neglect(self, rng: Random) -> None:
+        """Let a list be stuck for days, at the platform or because of a pause, and then a command fail or do little."""
+        if rng.random() < 0.5 and not self.paused:
+            self._pause(rng)
+            self._opt_out(rng)
+        else:
+            self._opt_out(rng, sick=rng.choice((Fate.ERROR, Fate.REFUSED, Fate.LOST)))
+        self.machine.let_pass(rng.choice((1, 3, 3)) * DAY_S)
+        after = rng.choice((self._no_export, self._status, self._drain, self._stale, self._night))
+        after(rng)
+
     def _desk(self, rng: Random) -> None:
         """Let the desk send opt-outs in the shape of an export."""
         some = rng.sample(sorted(self.ids), rng.randint(1, 2))
@@ -116,8 +158,11 @@ class World(Upheld):
             self._opt_out(Random(0), rows=self.last_list)
 
     def _repeat(self, rng: Random) -> None:
-        """Hand in a list with a row of before and a new one."""
-        if self.book.withdrawals:
+        """Hand in a list with a row of before and a new one, or as it was, though a row may have been refused."""
+        if rng.random() < 0.5:
+            self._opt_out(rng, sick=rng.choice((Fate.ERROR, Fate.REFUSED)))
+            self._opt_out(rng, rows=self.last_list)
+        elif self.book.withdrawals:
             self._opt_out(rng, again=rng.choice(self.book.withdrawals))
 
     def _drain(self, rng: Random) -> None:
@@ -240,10 +285,13 @@ class World(Upheld):
 
     def _restore(self, rng: Random) -> None:
         """Lose the state, put a backup back, and say what came in since: rightly, or wrongly first."""
-        if not self.backups or self.restored:
+        if self.restored:
             return
+        if not self.backups:
+            self._backup(rng)
+            self._opt_out(rng)
         self.command("drain", "--wait-s", "0")  # what lies in the inbox no anchor knows
-        if self._inbox():
+        if self._inbox() or not self.backups:
             return
         backup = rng.choice(self.backups)
         shutil.rmtree(self.state)
@@ -440,6 +488,7 @@ class World(Upheld):
             self.pending.discard(gone)
             self.joined = self.joined | {gone, stays}
             self.strangers -= {gone, stays}
+        self._hold_forgotten()
         if not self.mapped:
             self.crm = dict(self.ids)
         self.published = [Export(dict(self.says), self._stamp(), "full")]

@@ -244,11 +244,14 @@ class Simulated:
         fate = self.sick.get(request.client) or (self.fates.pop(0) if self.fates else Fate.DELIVERED)
         if fate is not Fate.DELIVERED:
             self.told[-1] += f" ({fate.value})"
-        for person in owners:
-            for k in (k for k, flag in enumerate(request.flags) if flag):
-                denied = self.book.denied.get((person, k), -1.0)
-                if denied > self.book.allowed.get((person, k), -1.0):
-                    self.regrants.append((self.machine.elapsed, person))
+        for key in ((person, k) for person in owners for k, flag in enumerate(request.flags) if flag):
+            denied = max(self.book.denied.get(key, -1.0), self.book.refrained.get(key, -1.0))
+            if denied > self.book.allowed.get(key, -1.0):
+                self.regrants.append((self.machine.elapsed, key[0]))
+        if fate not in (Fate.DOWN, Fate.BUSY, Fate.REFUSED):
+            for k, flag in enumerate(request.flags):
+                for person in owners if flag is not None else ():
+                    (self.book.asked_for if flag else self.book.refrained)[person, k] = self.machine.elapsed
         try:
             self.book.rightful(request, owners, self._name)
         except LawError as error:
@@ -379,6 +382,7 @@ class Simulated:
         *,
         rows: list[tuple[int, str, float, str]] | None = None,
         again: Withdrawal | None = None,
+        sick: Fate | None = None,
         scene: Scene | None = None,
         within: bool = False,
         more: tuple[str, ...] = (),
@@ -390,6 +394,8 @@ class Simulated:
             for person in rng.sample(sorted(self.ids), rng.choice((1, 1, 2))):
                 self.counter += 1
                 rows.append((person, rng.choice(sorted(SCOPES)), at, f"r{self.counter}"))
+            if sick is not None:
+                self.sick[self.ids[rows[0][0]]] = sick
             if again is not None:
                 rows.append((again.person, again.scope, again.at, again.reference))
         self.last_list = rows
