@@ -69,12 +69,12 @@ class Place:
         said = self("init", self.export, "--platform", platform, "--no-withdrawals")
         assert said.code == 0, said.err
 
-    def opt_out(self, *clients: int, scope: str = "all") -> Said:
+    def opt_out(self, *clients: int, scope: str = "all", more: tuple[str, ...] = ()) -> Said:
         """Send a list of opt-outs that was received a minute ago."""
         path = self.folder / f"opt-outs-{time.time_ns()}.csv"
         path.write_text("Client\n" + "".join(f"{client}\n" for client in clients))
         received = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 60))
-        return self("opt-out", path, "--received-at", received, "--scope", scope, "--basis", "objection")
+        return self("opt-out", path, "--received-at", received, "--scope", scope, "--basis", "objection", *more)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return what a query finds in the ledger."""

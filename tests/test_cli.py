@@ -514,7 +514,7 @@ def test_a_stale_plan_is_refused(target: Target, standin: Standin) -> None:
         ("early", "from the future"),
         ("foreign", "a plan for http://elsewhere operator 1"),
         ("restated", "restate"),
-        ("leg", "the plan of a leg"),
+        ("leg", "not a saved plan"),
         ("cut", "damaged"),
         ("none", "it is missing"),
         ("text", "no plan that can be read"),
@@ -523,7 +523,7 @@ def test_a_stale_plan_is_refused(target: Target, standin: Standin) -> None:
 def test_a_plan_that_may_not_be_sent_ends_in_2(target: Target, standin: Standin, harm: str, words: str) -> None:
     """Nothing is sent, and the run leaves no trace."""
     path = _planned(target)
-    rows, about = tables.read_plan(path)
+    rows, kept, about = tables.read_saved_plan(path)
     changes: dict[str, dict[str, Any]] = {
         "old": {"made": about["made"] - 25 * 3600},
         "early": {"made": about["made"] + 3600},
@@ -531,7 +531,7 @@ def test_a_plan_that_may_not_be_sent_ends_in_2(target: Target, standin: Standin,
         "restated": {"restate": "never"},
     }
     if harm in changes:
-        tables.write_plan(path, rows, about | changes[harm])
+        tables.write_saved_plan(path, rows, kept, about | changes[harm])
     elif harm == "leg":
         tables.write_plan(path, rows, {"run": "0002-x", "leg": 1})
     elif harm == "cut":

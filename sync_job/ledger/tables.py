@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sync_job.consent.backfill import Mark
+from sync_job.consent.channels import Bytes, Ids, Mask
 from sync_job.consent.dates import NEVER, Dates
 from sync_job.consent.diff import Held
 from sync_job.consent.known import Holdings
-from sync_job.consent.rows import Rows
+from sync_job.consent.rows import Rows, joined
 from sync_job.ledger import files
 
 VERSION = 1
 _KEY = b"consent-sync"
 _ROW_GROUP = 1 << 20
 
+_PLAN = ("Client", "State", "Due", "Sent", "Lane")
 _TYPES = {"Client": pa.int32(), "Since": pa.uint16()}  # every other column holds bytes
 
 _Columns = dict[str, npt.NDArray[Any]]
@@ -72,6 +74,53 @@ def _read(path: Path, kind: str, names: tuple[str, ...]) -> tuple[_Columns, dict
             raise ValueError("its content does not match its digest")
     pa.default_memory_pool().release_unused()
     return columns, about
+
+
+class Said(NamedTuple):
+    """What an export says of each of its clients, who are in ascending order.
+
+    *says* and *held*, which is what of it is not let through, are uint8 with two bits a channel; *ungranted*: nothing
+    of it is granted, whatever it says.
+    """
+
+    client: Ids
+    says: Bytes
+    held: Bytes
+    ungranted: Mask
+
+    def at(self, which: Mask) -> "Said":
+        """Return what is said of the chosen clients."""
+        return Said(self.client[which], self.says[which], self.held[which], self.ungranted[which])
+
+
+def write_saved_plan(path: Path, rows: Rows, said: Said, about: dict[str, Any]) -> None:
+    """Make a plan durable that is applied later: its rows, and behind them what its export says."""
+    none = np.zeros(len(said.client), np.uint8)
+    everything = joined([rows, Rows(said.client, none, none, none, none)])
+    before = np.zeros(len(rows), np.uint8)
+    columns = _of_plan(everything) | {
+        "Says": np.concatenate([before, said.says]),
+        "Held": np.concatenate([before, said.held]),
+        "Ungranted": np.concatenate([before, said.ungranted.astype(np.uint8)]),
+    }
+    _write(path, columns, about | {"kind": "saved plan", "sent": len(rows)})
+
+
+def read_saved_plan(path: Path) -> tuple[Rows, Said, dict[str, Any]]:
+    """Return what `write_saved_plan` was given.
+
+    Raises:
+        StateDamagedError: when it is not what was written.
+    """
+    columns, about = _read(path, "saved plan", (*_PLAN, "Says", "Held", "Ungranted"))
+    rows, count = Rows(*(columns[name] for name in _PLAN)), about["sent"]
+    said = Said(
+        columns["Client"][count:],
+        columns["Says"][count:],
+        columns["Held"][count:],
+        columns["Ungranted"][count:] != 0,
+    )
+    return rows.at(slice(count)), said, about
 
 
 def write_snapshot(path: Path, holdings: Holdings) -> str:
@@ -153,14 +202,11 @@ def read_mark(path: Path, run: str) -> Mark:
 
 def write_plan(path: Path, rows: Rows, about: dict[str, Any]) -> None:
     """Make a plan durable; *about* is what its reader needs to know beside the rows, as JSON."""
-    columns: _Columns = {
-        "Client": rows.client,
-        "State": rows.state,
-        "Due": rows.due,
-        "Sent": rows.sent,
-        "Lane": rows.lane,
-    }
-    _write(path, columns, about | {"kind": "plan"})
+    _write(path, _of_plan(rows), about | {"kind": "plan"})
+
+
+def _of_plan(rows: Rows) -> _Columns:
+    return dict(zip(_PLAN, (rows.client, rows.state, rows.due, rows.sent, rows.lane), strict=True))
 
 
 def read_plan(path: Path) -> tuple[Rows, dict[str, Any]]:
@@ -169,5 +215,5 @@ def read_plan(path: Path) -> tuple[Rows, dict[str, Any]]:
     Raises:
         StateDamagedError: when it is not what was written.
     """
-    columns, about = _read(path, "plan", ("Client", "State", "Due", "Sent", "Lane"))
-    return Rows(columns["Client"], columns["State"], columns["Due"], columns["Sent"], columns["Lane"]), about
+    columns, about = _read(path, "plan", _PLAN)
+    return Rows(*(columns[name] for name in _PLAN)), about

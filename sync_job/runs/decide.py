@@ -19,7 +19,7 @@ from sync_job.config import Settings
 from sync_job.consent import backfill, freshness, guards
 from sync_job.consent.backfill import Again, Mark
 from sync_job.consent.channels import CHANNELS, DENIED, NOBODY, SHIFTS, Bytes, Ids, allowed, denied
-from sync_job.consent.diff import Diff, Held, Terms, diff
+from sync_job.consent.diff import Diff, Held, Terms, diff, nothing_held
 from sync_job.consent.freshness import Doubt, Kind
 from sync_job.consent.guards import Guard, Judgement, Tally, Thresholds, Trip
 from sync_job.consent.known import Holdings, Known, Lingering, Obligations
@@ -215,25 +215,62 @@ def known(
     )
 
 
-def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
-    """Return the denials owed because of an export that this one, being newer, allows: they end by that."""
+@dataclass(frozen=True)
+class Heard:
+    """What an export says beside the rows that are sent of it, and how far that counts.
+
+    *held* is what of its statements is not let through. Its denials were stated at *stated*; a denial that is owed
+    because of another export ends where this one allows, if it was stated before *overtakes* (epoch seconds, both).
+    *undoubted*: nothing was wrong with it.
+    """
+
+    kind: Kind
+    statements: Table
+    ungranted: Ids
+    held: Table
+    stated: float
+    overtakes: float
+    undoubted: bool
+
+    def denials_held(self) -> Channels:
+        """Return the denials that are held: they are owed, though nothing of them is sent."""
+        ids, says = self.held.items()
+        channels = denied(says)
+        return Channels(ids[channels != 0], channels[channels != 0])
+
+
+def heard(case: Case, held: Held) -> Heard:
+    """Return what an export says, of which *held* is not let through."""
+    overtakes = np.nextafter(case.terms.as_of, np.inf) if case.terms.alone else case.terms.as_of
+    return Heard(
+        case.kind,
+        case.statements,
+        case.ungranted,
+        tabulate(held.client, held.client, held.stated),
+        case.stated,
+        float(overtakes) if case.terms.may_grant and not case.judgement.only_owed else -math.inf,
+        not case.doubts and not case.judgement.only_owed,
+    )
+
+
+def overtaken(export: Heard, ledger: Ledger, now: float) -> Channels:
+    """Return the denials owed because of an export that this one, being newer, allows: they end by that.
+
+    What a guard holds takes nothing back.
+    """
     owed = ledger.obligations.owed(now)
-    channels = np.where(
-        np.isin(owed.client, case.ungranted, assume_unique=True),
-        0,
-        owed.revoked & allowed(case.statements.of(owed.client)),
-    ).astype(np.uint8)
-    channels[owed.stated > case.terms.as_of if case.terms.alone else owed.stated >= case.terms.as_of] = 0
-    if not case.terms.may_grant or case.judgement.only_owed:
-        channels[:] = 0
+    says = allowed(export.statements.of(owed.client)) & ~allowed(export.held.of(owed.client))
+    ungranted = np.isin(owed.client, export.ungranted, assume_unique=True)
+    channels = np.where(ungranted, 0, owed.revoked & says).astype(np.uint8)
+    channels[owed.stated >= export.overtakes] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
 
 
-def reopen(case: Case, ledger: Ledger) -> None:
+def reopen(export: Heard, ledger: Ledger) -> None:
     """Note what the export allows of denials that a person closed by hand: if it is denied again, it is a new case."""
     ids, channels = ledger.obligations.closed_by_hand().items()
-    again = (channels & allowed(case.statements.of(ids))).astype(np.uint8)
-    if again.any() and not case.doubts and not case.judgement.only_owed:
+    again = (channels & allowed(export.statements.of(ids))).astype(np.uint8)
+    if again.any() and export.undoubted:
         ledger.obligations.reopen(ids, again)
 
 
@@ -384,7 +421,7 @@ def _planned(
     look = partial(known, ledger, holdings, lingering, now, since=since, says=case.statements, retry=retry)
     known_now, owing = look()
     found = _guarded(case, known_now, owing, ledger, now)
-    taken_back = overtaken(case, ledger, now)
+    taken_back = overtaken(heard(case, nothing_held()), ledger, now)
     if len(taken_back.client):
         # The export, being newer, allows again what is owed a denial: that ends, and the plan is made without it.
         known_now, owing = look(less=taken_back)
@@ -484,24 +521,17 @@ def held_set(case: Case, held: Held, ledger: Ledger, run: str, now: float) -> He
         return None
     approvable_ = held.approvable()
     grants = int(np.count_nonzero(allowed(approvable_.stated)))
-    revocations = int(np.count_nonzero(ledger.obligations.would_hold(*held_denials(held))))
+    revocations = int(np.count_nonzero(ledger.obligations.would_hold(*heard(case, held).denials_held())))
     if not case.terms.may_grant or case.judgement.only_owed:
         grants = 0  # An approval does not make an export fresh, nor its ids right.
     said = [str(trip) for trip in (*approvable, *trips)]
     return HeldSet(run, now, case.kind, case.digest, case.clients, grants, revocations, said)
 
 
-def held_denials(held: Held) -> Channels:
-    """Return the denials that are held: they are owed, though nothing of them is sent."""
-    channels = denied(held.stated)
-    return Channels(held.client[channels != 0], channels[channels != 0])
-
-
-def restated(case: Case, found: Diff, ledger: Ledger) -> Channels:
+def restated(export: Heard, ledger: Ledger) -> Channels:
     """Return the denials that an earlier run held, that this export states again, and that no guard holds now."""
     ids, held = ledger.obligations.held().items()
-    still = tabulate(found.held.client, found.held.client, denied(found.held.stated)).of(ids)
-    channels = np.asarray(held & denied(case.statements.of(ids)) & ~still, np.uint8)
+    channels = np.asarray(held & denied(export.statements.of(ids)) & ~denied(export.held.of(ids)), np.uint8)
     return Channels(ids[channels != 0], channels[channels != 0])
 
 

@@ -132,8 +132,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     same = case.kind != "part" and ledger.applied.is_last(case.kind, case.digest)
     ledger.applied.record(decide.record(case, found, findings.run, now))
     _decided(legs, case, decide.Planned(found, taken_back), now)
-    _date_again(state, settings, case, findings.run, now)
-    ledger.applied.narrow(findings.run, case.kind, case.statements)
+    note_read(state, settings, decide.heard(case, found.held), findings.run, now)
     if case.kind == "full":
         lists.write_clients(folder / "absent.csv", found.absent)
     if same and not len(found.rows):
@@ -167,24 +166,25 @@ def _dated(state: State, now: float) -> Holdings:
     return holdings
 
 
-def _date_again(state: State, settings: Settings, case: decide.Case, run: str, now: float) -> None:
-    """Date what the export denies once more by this export, so that none from between the two allows it.
+def note_read(state: State, settings: Settings, export: decide.Heard, run: str, now: float) -> None:
+    """Note, once for each export, what it changes for others: approvals that it ends, and the dates of its denials.
 
-    A full export needs no dates for that: whatever is older than the newest one grants nothing. Another says a thing
-    once, so what it denies is owed for its own sake if a list is void by the time that it is sent.
+    What it denies once more is dated by it, so that none from between the two allows it. A full export needs no dates
+    for that: whatever is older than the newest one grants nothing. Another says a thing once, so what it denies is owed
+    for its own sake if a list is void by the time that it is sent.
     """
-    state.ledger.obligations.state_again(case.statements, case.stated)
-    if case.kind != "full":
-        ids, says = case.statements.items()
+    obligations = state.ledger.obligations
+    obligations.state_again(export.statements, export.stated)
+    if export.kind != "full":
+        ids, says = export.statements.items()
         which = denied(says) != 0
         until = limits.at(settings, now)
-        state.ledger.obligations.owe_too(
-            run, ids[which], denied(says[which]), stated=case.stated, started=now, limit_at=until
-        )
+        obligations.owe_too(run, ids[which], denied(says[which]), stated=export.stated, started=now, limit_at=until)
         holdings = state.holdings()
-        dated = holdings.denied_again(case.statements, case.stated)
+        dated = holdings.denied_again(export.statements, export.stated)
         if dated is not holdings:
             state.replace_holdings(dated, now)
+    state.ledger.applied.narrow(run, export.kind, export.statements)
 
 
 def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float) -> None:
@@ -194,13 +194,7 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     """
     state, settings, findings = legs.state, legs.settings, legs.findings
     ledger, found, folder = state.ledger, planned.diff, report.folder_of(settings, findings.run)
-    if len(planned.taken_back.client):
-        ledger.obligations.overtake(*planned.taken_back, now)
-    decide.reopen(case, ledger)
-    released, held = decide.restated(case, found, ledger), decide.held_denials(found.held)
-    if len(released.client):
-        ledger.obligations.release(*released)
-    owe_held(state, settings, findings.run, held, case.stated, now)
+    keep_decided(state, settings, decide.heard(case, found.held), planned.taken_back, findings.run, now)
     if one := decide.held_set(case, found.held, ledger, findings.run, now):
         ledger.applied.hold(state.folder, one, found.held)
     decide.note(case, found, ledger, findings, now)
@@ -208,11 +202,20 @@ def _decided(legs: Legs, case: decide.Case, planned: decide.Planned, now: float)
     lists.write_blocked(folder / "blocked.csv", found.blocked, mapped=settings.export.id_map is not None)
 
 
-def owe_held(state: State, settings: Settings, run: str, held: decide.Channels, stated: float, now: float) -> None:
-    """Owe the denials that a guard of a run holds: the next export may not say them again."""
-    if len(held.client):
+def keep_decided(
+    state: State, settings: Settings, export: decide.Heard, taken_back: decide.Channels, run: str, now: float
+) -> None:
+    """End and owe what an export decides besides its rows: what it takes back, and what a guard holds or no more."""
+    obligations = state.ledger.obligations
+    if len(taken_back.client):
+        obligations.overtake(*taken_back, now)
+    decide.reopen(export, state.ledger)
+    released, held = decide.restated(export, state.ledger), export.denials_held()
+    if len(released.client):
+        obligations.release(*released)
+    if len(held.client):  # the next export may not say them again
         until = limits.at(settings, now)
-        state.ledger.obligations.hold(run, *held, stated=stated, started=now, limit_at=until)
+        obligations.hold(run, *held, stated=export.stated, started=now, limit_at=until)
 
 
 def _guards(case: decide.Case) -> str:

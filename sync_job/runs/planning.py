@@ -1,9 +1,7 @@
 """What a run would send, without sending: `plan` makes it, `apply` sends it later if nothing has changed since."""
 
-import base64
 import math
 import time
-import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Bytes, Ids, allowed
-from sync_job.consent.rows import Rows
+from sync_job.consent.channels import Ids, Mask, allowed
 from sync_job.consent.tables import tabulate, union
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
@@ -53,8 +50,8 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         started = time.time()
         findings = Findings("plan", "", started)
         watch.stage("reading")
-        export, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
-        findings.export, left_out = export.counts(), export.left_out
+        loaded, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
+        findings.export, left_out = loaded.counts(), loaded.left_out
         laps.lap("read")
         watch.stage("deciding")
         ledger = state.ledger
@@ -64,11 +61,11 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
                 f"the state is a backup that lacks {anchoring.people(lacking)} who withdrew: a run sends nothing of "
                 "this before `consent-sync state restored`",
             )
-        if recognised := anchoring.unnamed_among(settings, export.statements):
-            export = replace(export, ungranted=union(export.ungranted, recognised.client))
-        case = decide.judge(settings, findings, export, ledger, wish, started)
-        decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
-        del export
+        if recognised := anchoring.unnamed_among(settings, loaded.statements):
+            loaded = replace(loaded, ungranted=union(loaded.ungranted, recognised.client))
+        case = decide.judge(settings, findings, loaded, ledger, wish, started)
+        decide.drop_forgotten(case, erasure.among(settings, loaded.statements, ledger.forgetting.asked()))
+        del loaded
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
         decide.note(case, found, ledger, findings, started)
         findings.changes = tallies.changes(found.rows)
@@ -77,6 +74,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
             findings.add(Exit.OBLIGATION, late)
         rate = settings.delivery.max_rps
         learned = ledger.about.learned_rate()
+    export = decide.heard(case, found.held)
     about = findings.kept() | {
         "made": started,
         "target": settings.endpoint.target,
@@ -85,15 +83,17 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "base": tables.digest_of(holdings),
         "last": last,
         "record": vars(decide.record(case, found, "", started)),
+        "export_kind": case.kind,
         "stated": case.stated,
-        "held_denials": _packed(decide.held_denials(found.held)),
+        "overtakes": export.overtakes,
+        "undoubted": export.undoubted,
         "asked": asked.shown() if asked else None,
         "left_out": left_out,
         "superfluous_until": in_order.superfluous_until(case, started),
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
     if out is not None:
-        tables.write_plan(out, found.rows, about)
+        tables.write_saved_plan(out, found.rows, _said(export), about)
     laps.lap("plan")
     watch.end()
     return {
@@ -132,11 +132,9 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
     """
     target = settings.endpoint.target
     try:
-        rows, about = tables.read_plan(path)
+        rows, said, about = tables.read_saved_plan(path)
     except StateDamagedError as exc:
         raise ConfigError(f"{path}: no plan that can be read ({exc}). Make it again with `consent-sync plan`.") from exc
-    if "base" not in about:
-        raise ConfigError(f"{path}: the plan of a leg, not one that `consent-sync plan -o` made.")
     again = "Make it again with `consent-sync plan`."
     if about["target"] != target:
         raise ConfigError(f"{path}: a plan for {about['target']}, and the configuration says {target}. {again}")
@@ -157,7 +155,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
         in_order.check(state, about["left_out"], asked, Wish(), time.time())
-        rows = _without_forgotten(rows, state, settings)
+        rows = rows.at(~_gone(rows.client, state, settings))
         findings = night.begin(state, settings, "apply", watch)
         findings.take(about)
         findings.approvable = {}  # what it left out is known to no run: only one that reads the export can offer it
@@ -165,10 +163,13 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             findings.add(Exit.HELD, "the plan leaves out what was held when it was made")
         # The rejects of its export are those that the plan's reader saw; none is new by being applied.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
-        state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": time.time()}))
-        _overtake(state, rows, about["stated"])
-        held = decide.Channels(*_unpacked(about["held_denials"]))
-        night.owe_held(state, settings, findings.run, held, about["stated"], time.time())
+        now = time.time()
+        export = _heard(said.at(~_gone(said.client, state, settings)), about)
+        anchoring.recognise(state, settings, export.statements)
+        state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": now}))
+        taken_back = decide.overtaken(export, state.ledger, now)
+        night.keep_decided(state, settings, export, taken_back, findings.run, now)
+        night.note_read(state, settings, export, findings.run, now)
         legs = Legs(
             state, settings, findings, watch, Wish(until=until), hands_over=backfills.hands_over(state, "apply")
         )
@@ -189,35 +190,26 @@ def _last(state: State) -> str:
     return decided[-1] if decided else ""
 
 
-def _without_forgotten(rows: Rows, state: State, settings: Settings) -> Rows:
-    """Return *rows* less those of clients who were erased since, or are to be: of them nothing is sent but a denial."""
-    gone = erasure.tombstones(settings).of(rows.client) | np.isin(rows.client, state.ledger.forgetting.asked())
-    return rows.at(~gone)
+def _gone(ids: Ids, state: State, settings: Settings) -> Mask:
+    """Return who was erased since a plan was made, or is to be: of them nothing is sent but a denial."""
+    return erasure.tombstones(settings).of(ids) | np.isin(ids, state.ledger.forgetting.asked())
 
 
-def _packed(held: decide.Channels) -> str:
-    """Return held denials as they are kept with a plan."""
-    return base64.b64encode(zlib.compress(held.client.tobytes() + held.channels.tobytes())).decode()
+def _said(export: decide.Heard) -> tables.Said:
+    """Return what an export says as it is kept with a plan."""
+    ids = union(export.statements.items()[0], export.held.items()[0])
+    return tables.Said(ids, export.statements.of(ids), export.held.of(ids), np.isin(ids, export.ungranted))
 
 
-def _unpacked(kept: str) -> tuple[Ids, Bytes]:
-    content = zlib.decompress(base64.b64decode(kept))
-    count = len(content) // 5
-    return np.frombuffer(content, np.int32, count), np.frombuffer(content, np.uint8, count, 4 * count)
-
-
-def _overtake(state: State, rows: Rows, stated: float) -> None:
-    """End what is owed for denials that the plan's export, being newer, allows, as a run of it would have."""
-    ledger, now = state.ledger, time.time()
-    owed = ledger.obligations.owed(now)
-    order = np.argsort(rows.client, kind="stable")
-    ids = rows.client[order]
-    grants = tabulate(ids, ids, allowed(rows.sent[order]))
-    channels = owed.revoked & grants.of(owed.client) & ~ledger.withdrawals.in_force().of(owed.client)
-    channels[owed.stated >= stated] = 0
-    which = channels != 0
-    if which.any():
-        ledger.obligations.overtake(owed.client[which], channels[which], now)
-    closed, _ = ledger.obligations.closed_by_hand().items()
-    if len(closed):
-        ledger.obligations.reopen(closed, grants.of(closed))
+def _heard(said: tables.Said, about: Summary) -> decide.Heard:
+    """Return what the export of a plan says."""
+    ids = said.client
+    return decide.Heard(
+        about["export_kind"],
+        tabulate(ids, ids, said.says),
+        ids[said.ungranted],
+        tabulate(ids, ids, said.held),
+        about["stated"],
+        about["overtakes"],
+        about["undoubted"],
+    )
