@@ -86,7 +86,7 @@ def _in_other_words(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("again", [lambda path: path, _in_other_words], ids=["same bytes", "other bytes"])
-@pytest.mark.parametrize("how", ["full", "delta", "rejects"])
+@pytest.mark.parametrize("how", ["full", "delta", "part", "list", "rejects"])
 def test_an_export_without_a_date_is_as_old_as_when_it_was_last_current(
     tmp_path: Path, platform: Standin, cli: Cli, again: Callable[[Path], Path], how: str
 ) -> None:
@@ -100,13 +100,58 @@ def test_an_export_without_a_date_is_as_old_as_when_it_was_last_current(
     if how == "delta":
         second = place.write(dict.fromkeys(GONE, NO), "b.csv")
         assert place("run", second, "--quiet", config=delta).code == Exit.OK
+    elif how == "part":
+        second = place.write(dict.fromkeys(GONE, NO), "b.csv")
+        assert place("run", "--part", second, "--quiet").code == Exit.OK
+    elif how == "list":
+        second = place.write(dict.fromkeys(GONE, NO), "b.csv")
+        assert place("run", second, "--quiet", config=place.shipped("opt-out")).code == Exit.OK
     else:
         second = place.write(DENIED, "b.csv")
         if how == "rejects":
             second.write_text(second.read_text() + "".join(f"{client},perhaps,,,\n" for client in range(900, 960)))
         place("run", second, "--quiet")
     start = sent(platform)
-    assert place("run", again(first), "--quiet").code == Exit.HELD
+    for _ in range(3):  # to give the command again makes nothing newer
+        assert place("run", again(first), "--quiet").code == Exit.HELD
+        stay_denied(platform, start)
+    part = place.write(dict.fromkeys(GONE, YES), "part.csv")
+    assert place("run", "--part", part, "--quiet").code == Exit.HELD, "a part is as old as the export that it is of"
+    stay_denied(platform, start)
+    assert place("run", place.write(CROWD | {900: YES}, "c.csv"), "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES, "other statements are made now"
+
+
+def test_the_same_export_without_a_date_every_night_is_made_every_night(
+    tmp_path: Path, platform: Standin, cli: Cli
+) -> None:
+    """With nothing else read in between, it outdoes a list that was taken in since, and void."""
+    place = Place(tmp_path, platform.url, cli, as_of='"none"')
+    place.init(CROWD)
+    assert place("run", "--quiet").code == Exit.OK
+    assert place.opt_out(1).code == Exit.OK
+    digest = place.rows("SELECT digest FROM lists")[0][0]
+    said = place("withdrawals", "void", digest[:12], "--reason", "wrong list", "--by", "A", "--expect", 1)
+    assert said.code == Exit.OK, said.err
+    for _ in range(2):
+        assert place("run", "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES
+
+
+def test_a_delta_without_a_date_is_older_than_a_full_export_since(tmp_path: Path, platform: Standin, cli: Cli) -> None:
+    """What the full export denied once more, the delta from before it does not allow."""
+    place = Place(tmp_path, platform.url, cli, "[guards]\nre_grants = 0\nre_grants_share = 0", as_of='"none"')
+    delta = place.folder / "delta.toml"
+    delta.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+    place.init(DENIED)
+    assert place("run", "--quiet").code == Exit.OK
+    again = place.write({1: YES}, "d.csv")
+    assert place("run", again, "--quiet", config=delta).code == Exit.HELD
+    place.write(DENIED | {900: YES})
+    assert place("run", "--quiet").code == Exit.OK
+    delta.write_text(delta.read_text().replace("re_grants = 0", "re_grants = 9"))
+    start = sent(platform)
+    assert place("run", again, "--quiet", config=delta).code == Exit.HELD
     stay_denied(platform, start)
 
 

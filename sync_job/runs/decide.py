@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ from sync_job.report import lists
 from sync_job.report.lists import RejectsFile
 from sync_job.runs.report import Findings
 from sync_job.runs.watch import Watch
+
+_NAMED = 5  # files that are too old, of as many as there may be
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ def look(settings: Settings) -> None:
     loader.names(settings.export.path, settings.export)
 
 
+def not_before(settings: Settings, ledger: Ledger | None, now: float) -> float:
+    """Return before when a file grants nothing: it is too old, or older than the last full export in *ledger*."""
+    oldest = now - 3600 * settings.export.max_age_h
+    last = ledger.applied.oldest_part(now) if ledger else None
+    return oldest if last is None else max(oldest, last)
+
+
 def read(
     settings: Settings,
     watch: Watch,
@@ -88,12 +98,12 @@ def read(
     *,
     wish: Wish,
     first_look: bool,
-    not_before: float | None = None,
+    ledger: Ledger | None = None,
 ) -> tuple[Export, list[tuple[str, str]]]:
     """Return the export, and the keys by which its rejects are known again.
 
-    Rejects and clients whose rows disagree are listed in *folder*. Of several files those that are too old, or were
-    made before *not_before*, grant nothing.
+    Rejects and clients whose rows disagree are listed in *folder*. Of several files those that are too old, or
+    older than the last full export in *ledger*, grant nothing.
     """
     if not settings.export.path:
         raise ConfigError("No export: name it on the command line, or set [export] path.")
@@ -105,7 +115,6 @@ def read(
             file.write(found.table)
 
     now = time.time()
-    oldest = now - 3600 * settings.export.max_age_h
     try:
         export = loader.load(
             settings.export,
@@ -117,7 +126,7 @@ def read(
             now=now,
             sink=keep,
             progress=watch.at,
-            not_before=max(oldest, not_before or oldest),
+            not_before=not_before(settings, ledger, now),
         )
     finally:
         if file:
@@ -223,7 +232,8 @@ def overtaken(case: Case, ledger: Ledger, now: float) -> Channels:
         0,
         owed.revoked & allowed(case.statements.of(owed.client)),
     ).astype(np.uint8)
-    channels[owed.stated > case.terms.as_of if case.terms.alone else owed.stated >= case.terms.as_of] = 0
+    stated = case.terms.stated_at(owed.client)
+    channels[owed.stated > stated if case.terms.alone else owed.stated >= stated] = 0
     if not case.terms.may_grant or case.judgement.only_owed:
         channels[:] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
@@ -246,7 +256,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     max_age_s = 3600 * settings.export.max_age_h
     doubts = freshness.judge(
         freshness.Seen(export.as_of, export.clients, export.rows, export.rejects, export.newest),
-        applied.before(kind, export.digest, now),
+        applied.before(kind, export.digest, now, dated=dated),
         dated=dated,
         max_age_s=max_age_s,
         now=now,
@@ -254,12 +264,8 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         accepted=applied.is_accepted(export.digest, now),
         limits=thresholds(settings),
     )
-    for name, made in export.stale:
-        findings.add(
-            Exit.HELD,
-            f"{name} is {(now - made) / 3600:,.1f} h old: its clients are granted nothing. Leave it out, or export it "
-            "again",
-        )
+    for said in _stale(export.stale, now):
+        findings.add(Exit.HELD, said)
     if export.missing:
         missing = ", ".join(map(repr, export.missing))
         doubts.append(freshness.Finding(Doubt.COLUMN, f"it has no column {missing}"))
@@ -287,11 +293,17 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
     mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
     denies = full and settings.export.absent == "deny" and not doubts
-    as_of = applied.stated_at(kind, export.digest, export.as_of if dated else None, now)
+    ages = None
+    if dated and export.as_of is not None:
+        read_at = applied.read_at(kind, export.digest, export.as_of, now)
+        as_of, ages = min(export.as_of, read_at), export.ages and export.ages.until(read_at)
+    else:
+        as_of = applied.current_at(kind, export.digest, now)
     terms = Terms(
         may_grant=not why,
         as_of=as_of,
-        alone=not applied.has_another(export.digest, as_of),
+        ages=ages,
+        alone=not applied.has_another(export.digest, [as_of] if ages is None else ages.times.tolist()),
         restate=settings.endpoint.restate == "denials",
         approved=applied.approved(now),
         absent=mapped if denies else 0,
@@ -313,12 +325,23 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         terms,
         made=export.as_of if dated else None,
         newest=newest if dated else None,
-        stated=min(now, newest) if dated and newest is not None else as_of,
+        stated=min(now, newest) if dated and newest is not None else now,
         fresh_until=as_of + max_age_s if dated else math.inf,
         retry=wish.retry,
         again=wish.again,
         doubts=doubts,
     )
+
+
+def _stale(files: list[tuple[str, float]], now: float) -> Iterator[str]:
+    """Yield, in words, which files are too old to grant anything: a folder may keep hundreds."""
+    for name, made in files[:_NAMED]:
+        yield (
+            f"{name} is {(now - made) / 3600:,.1f} h old: its clients are granted nothing. Leave it out, or export it "
+            "again"
+        )
+    if more := len(files[_NAMED:]):
+        yield f"{more:,} more files are too old: their clients are granted nothing"
 
 
 def drop_forgotten(case: Case, forgotten: Ids) -> None:
