@@ -448,7 +448,7 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
     """Note in *findings* how the clients were decided, and which guards tripped; again for each leg."""
     for trip in case.judgement.trips:
         findings.add_once(Exit.HELD, _said(trip))
-    if why := _older(found.held):
+    if why := _older(found.held, dated=case.made is not None):
         findings.add_once(Exit.HELD, why)
     doubtful = [one.trip for one in case.doubts if one.trip]
     findings.guards = [
@@ -474,16 +474,17 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
     findings.decided = tallies.decided(found.counts)
 
 
-def _older(held: Held) -> str:
+def _older(held: Held, *, dated: bool) -> str:
     """Return, in words, of how many clients something is held because the export is not newer than their denial."""
     which = held.older != 0
     count = int(np.count_nonzero(which))
     if not count:
         return ""
     last = lists.moment(float(held.denied_at[which].max()))
+    cure = "A newer export" if dated else "An export with other statements"  # without an age none is newer by itself
     return (
         f"{count:,} client{'' if count == 1 else 's'} denied something no earlier than this export was made (the last "
-        f"at {last}): what it allows them is held (held.csv). A newer export that allows it is sent"
+        f"at {last}): what it allows them is held (held.csv). {cure} that allows it is sent"
     )
 
 
