@@ -429,7 +429,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "source_merge": ("clients who became one", "объединение клиентов"),
     "source_erasure": ("an erasure", "удаление клиента"),
     # What the guards held.
-    "guarded": ("Waiting for approval, and stopped by opt-out", "Ждёт одобрения и остановлено отзывом согласия"),
+    "guarded": ("Held, and stopped by opt-out", "Задержано и остановлено отзывом согласия"),
     "no_guarded": ("Nothing was held, and no opt-out had to stop anything.", "Ничего не задержано и не остановлено."),
     "guards": ("Guards that tripped", "Сработавшие проверки"),
     "guard": ("Guard", "Проверка"),
