@@ -43,7 +43,7 @@ class Place:
     def write(self, people: Mapping[int, Consent], name: str = "", *, age_s: float = 0.0, **columns: str) -> Path:
         """Write an export that is so old, with more *columns* of one value each."""
         path = self.folder / name if name else self.export
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = {True: "true", False: "false", None: ""}
         with path.open("w", newline="") as file:
             writer = csv.writer(file)

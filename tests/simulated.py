@@ -129,7 +129,8 @@ class Simulated:
         self.pending = set(self.ids)  # what the next delta has to say
         self.published: list[Export] = []
         self.unread: list[tuple[Export, str, list[str]]] = []  # deltas, with their paths, that no run has read
-        self.contents: dict[str, float] = {}  # of exports without an age: when each was read first
+        self.contents: dict[str, float] = {}  # of exports without an age: when each was read last before another
+        self.overtaken: set[str] = set()  # contents after which another was read
         self.counter = 0
         self.open_plan: tuple[Path, Export] | None = None
         self.backups: list[Backup] = []
@@ -372,8 +373,10 @@ class Simulated:
         self.book.read(self._reading(export), seen)
 
     def _note_read(self, reading: Reading) -> None:
-        self.last_content = content(reading.says)
-        self.contents[self.last_content] = self.machine.now
+        said = content(reading.says)
+        self.overtaken |= self.contents.keys() - {said}
+        if said not in self.overtaken:
+            self.contents[said] = self.machine.now
         self.book.read(reading)
 
     def _opt_out(
@@ -460,7 +463,7 @@ class Simulated:
     def _first_read(self, export: Export) -> float:
         """Return as of when an export without an age counts: if another was read since, as of when it was."""
         said = content(export.stated())
-        return self.machine.now if said == self.last_content else self.contents.get(said, self.machine.now)
+        return self.contents[said] if said in self.overtaken else self.machine.now
 
     def _write(self, export: Export, rng: Random) -> tuple[str, list[str]]:
         """Write an export in some format, order and number of files; return its path, and what else is to be said."""
@@ -591,7 +594,6 @@ class Simulated:
     owed_at_end = False
     beginning = ""
     made: set[str] = set()  # noqa: RUF012 - replaced, never changed
-    last_content = ""
     compared = False
     lost_since = 0.0
     last_list: list[tuple[int, str, float, str]] = []  # noqa: RUF012 - replaced, never changed

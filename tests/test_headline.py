@@ -118,6 +118,17 @@ def test_what_is_held_is_approved_by_the_exact_command() -> None:
     assert approve in [step.command for step in said.steps]
 
 
+def test_what_nobody_can_approve_does_not_wait_for_approval() -> None:
+    """What is older than a no is held, and the next step says what allows it; so is what an old export says."""
+    held = night()["decided"] | {"held": 1, "unchanged": 996}
+    for doubts, step in (([], "do_held"), ([{"doubt": "too old", "why": "it is 40 h old"}], "do_doubt_too_old")):
+        found = night(exit=6, **ended(), decided=held, doubts=doubts, guards=[])
+        said = headline.read(found, [], EN)
+        assert "1 client has something held" in said.sentence
+        assert "approval" not in said.sentence
+        assert [one.text for one in said.steps] == [EN(step)]
+
+
 @pytest.mark.parametrize(
     ("code", "first"),
     [

@@ -912,6 +912,7 @@ def test_files_of_several_types_are_one_export(tmp_path: Path) -> None:
     read = _load(tmp_path, columns={"consent_changed_at": "day"}, as_of="column:day")
     assert read.says == {1: "TTTT", 2: "FFFF", 3: "TTTT", 4: "FFFF", 5: "TTTT", 6: "TTTT"}
     assert read.export.reasons == {"Client: no id": 1}
-    assert read.export.as_of == datetime(2026, 11, 4, tzinfo=UTC).timestamp()
+    assert read.export.as_of == datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+    assert read.export.newest == datetime(2026, 11, 4, tzinfo=UTC).timestamp()
     one = loader.load(_settings(where={"day": "2026-11-02"}), UTC_ZONE, where=str(tmp_path), first_look=True)
     assert one.statements.items()[0].tolist() == [3]

@@ -257,9 +257,10 @@ def test_what_is_not_newer_than_a_denial_may_not_grant(as_of: float, expected: i
     """
     state = np.array([pack([DENIED, NOTHING, DENIED, NOTHING])], np.uint8)
     due = np.array([pack([NOTHING, DENIED, ALLOWED, NOTHING])], np.uint8)
-    assert older(as_of, state, due, np.array([10.0]), alone=False).tolist() == [expected]
-    assert older(as_of, state, due, np.array([10.0]), alone=True).tolist() == [0b01010101 if as_of < 10 else 0]
-    assert older(as_of, state, due, np.array([NEVER]), alone=False).tolist() == [0]
+    made = np.array([as_of])
+    assert older(made, state, due, np.array([10.0]), alone=False).tolist() == [expected]
+    assert older(made, state, due, np.array([10.0]), alone=True).tolist() == [0b01010101 if as_of < 10 else 0]
+    assert older(made, state, due, np.array([NEVER]), alone=False).tolist() == [0]
 
 
 def _cases(columns: list[Bytes], may_grant: npt.NDArray[np.bool_]) -> Cases:

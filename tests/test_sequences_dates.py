@@ -74,6 +74,10 @@ def test_a_desk_that_sends_a_list_in_the_shape_of_an_export(place: Place, platfo
     held = next((place.folder / "reports").glob("*/held.csv")).read_text()
     assert held.count("not newer than the denial of") == 4 * len(GONE)
     assert "--grants" not in said.out, "what is older than a denial cannot be approved"
+    report = place("report").out
+    assert "8 clients have something held" in report
+    assert "a newer export that allows it is sent" in report
+    assert "wait for approval" not in report
 
 
 def _in_other_words(path: Path) -> Path:
@@ -86,7 +90,7 @@ def _in_other_words(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("again", [lambda path: path, _in_other_words], ids=["same bytes", "other bytes"])
-@pytest.mark.parametrize("how", ["full", "delta", "rejects"])
+@pytest.mark.parametrize("how", ["full", "delta", "part", "list", "rejects"])
 def test_an_export_without_a_date_is_as_old_as_when_it_was_last_current(
     tmp_path: Path, platform: Standin, cli: Cli, again: Callable[[Path], Path], how: str
 ) -> None:
@@ -100,14 +104,59 @@ def test_an_export_without_a_date_is_as_old_as_when_it_was_last_current(
     if how == "delta":
         second = place.write(dict.fromkeys(GONE, NO), "b.csv")
         assert place("run", second, "--quiet", config=delta).code == Exit.OK
+    elif how == "part":
+        second = place.write(dict.fromkeys(GONE, NO), "b.csv")
+        assert place("run", "--part", second, "--quiet").code == Exit.OK
+    elif how == "list":
+        second = place.write(dict.fromkeys(GONE, NO), "b.csv")
+        assert place("run", second, "--quiet", config=place.shipped("opt-out")).code == Exit.OK
     else:
         second = place.write(DENIED, "b.csv")
         if how == "rejects":
             second.write_text(second.read_text() + "".join(f"{client},perhaps,,,\n" for client in range(900, 960)))
         place("run", second, "--quiet")
     start = sent(platform)
-    assert place("run", again(first), "--quiet").code == Exit.HELD
+    for _ in range(3):  # to give the command again makes nothing newer
+        assert place("run", again(first), "--quiet").code == Exit.HELD
+        stay_denied(platform, start)
+    part = place.write(dict.fromkeys(GONE, YES), "part.csv")
+    assert place("run", "--part", part, "--quiet").code == Exit.HELD, "a part is as old as the export that it is of"
     stay_denied(platform, start)
+    assert place("run", place.write(CROWD | {900: YES}, "c.csv"), "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES, "other statements are made now"
+
+
+def test_the_same_export_without_a_date_every_night_is_made_every_night(
+    tmp_path: Path, platform: Standin, cli: Cli
+) -> None:
+    """With nothing else read in between, it outdoes a list that was taken in since, and void."""
+    place = Place(tmp_path, platform.url, cli, as_of='"none"')
+    place.init(CROWD)
+    assert place("run", "--quiet").code == Exit.OK
+    assert place.opt_out(1).code == Exit.OK
+    digest = place.rows("SELECT digest FROM lists")[0][0]
+    void = ("--list", digest[:12], "--reason", "wrong list", "--by", "A", "--approved-by", "B")
+    assert place("withdrawals", "void", *void).code == Exit.OK
+    for _ in range(2):
+        assert place("run", "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES
+
+
+def test_a_delta_without_a_date_is_older_than_a_full_export_since(tmp_path: Path, platform: Standin, cli: Cli) -> None:
+    """What the full export denied once more, the delta from before it does not allow."""
+    place = Place(tmp_path, platform.url, cli, "[guards]\nre_grants = 0\nre_grants_share = 0", as_of='"none"')
+    delta = place.folder / "delta.toml"
+    delta.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+    place.init(DENIED)
+    assert place("run", "--quiet").code == Exit.OK
+    again = place.write({1: YES}, "d.csv")
+    assert place("run", again, "--quiet", config=delta).code == Exit.HELD
+    place.write(DENIED | {900: YES})
+    assert place("run", "--quiet").code == Exit.OK
+    delta.write_text(delta.read_text().replace("re_grants = 0", "re_grants = 9"))
+    start = sent(platform)
+    assert place("run", again, "--quiet", config=delta).code == Exit.HELD
+    assert allowed_since(platform.platform, start) == []
 
 
 def test_a_part_has_an_age(place: Place, platform: Standin) -> None:
@@ -117,6 +166,7 @@ def test_a_part_has_an_age(place: Place, platform: Standin) -> None:
     start = sent(platform)
     part = place.write(dict.fromkeys(GONE, YES), "part.csv", age_s=40 * 24 * HOUR)
     assert place("run", "--part", part, "--quiet").code == Exit.HELD
+    assert "approval" not in place("report").out
     stay_denied(platform, start)
     place.write(dict.fromkeys(GONE, YES), "part.csv")
     assert place("run", "--part", part, "--quiet").code == Exit.OK
@@ -138,6 +188,90 @@ def test_of_several_files_each_has_its_own_age(tmp_path: Path, platform: Standin
     assert said.code == Exit.HELD
     assert "2.csv is 480" in said.out
     assert allowed_since(platform.platform, start) == [900]
+
+
+def test_a_yes_is_as_new_as_its_own_file(place: Place, platform: Standin) -> None:
+    """Of several files one is from before a no, and one from after it: only the second allows; both are too old."""
+    delta = place.folder / "delta.toml"
+    delta.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+    said_no = place.write(dict.fromkeys(GONE, NO), "delta.csv", age_s=5 * HOUR)
+    assert place("run", said_no, "--quiet", config=delta).code == Exit.OK
+    start = sent(platform)
+    before = {client: YES for client in CROWD if client % 2}
+    place.write(before | {2: YES}, "night/a.csv", age_s=10 * HOUR)
+    place.write({client: YES for client in CROWD if client not in before}, "night/b.csv", age_s=HOUR)
+    said = place("run", place.folder / "night")
+    assert said.code == Exit.HELD
+    assert "5 clients denied something no earlier" in said.out, "1, 3, 5, 7, and 2, who is in both files"
+    assert sorted(allowed_since(platform.platform, start)) == [4, 6, 8]
+    assert "not newer" in place("explain", 2, place.folder / "night").out
+    assert place("run", place.folder / "night", "--quiet").code == Exit.HELD
+    place.write(before, "night/a.csv")
+    assert place("run", place.folder / "night", "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES
+
+
+def test_ids_that_are_far_apart_are_as_old_as_the_oldest_file(tmp_path: Path, platform: Standin, cli: Cli) -> None:
+    """There is no table of their ages, so in doubt nothing is granted; the next night allows it."""
+    place = Place(tmp_path, platform.url, cli)
+    far = {client * 7_000_000: YES for client in CROWD}
+    place.init(far, age_s=30 * HOUR)
+    delta = place.folder / "delta.toml"
+    delta.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"'))
+    said_no = place.write({7_000_000: NO}, "delta.csv", age_s=5 * HOUR)
+    assert place("run", said_no, "--quiet", config=delta).code == Exit.OK
+    place.write({client: YES for client in far if client > 7_000_000}, "night/a.csv", age_s=10 * HOUR)
+    place.write({7_000_000: YES}, "night/b.csv", age_s=HOUR)
+    assert place("run", place.folder / "night", "--quiet").code == Exit.HELD
+    assert platform.platform.state[7_000_000] == NO
+    place.write(far, age_s=0)
+    assert place("run", "--quiet").code == Exit.OK
+    assert platform.platform.state[7_000_000] == YES
+
+
+def test_each_partition_has_its_own_age(tmp_path: Path, platform: Standin, cli: Cli) -> None:
+    """A folder keeps old days: a new one that does not name a person makes nothing of an old one newer."""
+    place = Place(tmp_path, platform.url, cli, as_of='"column:dt"', timezone='"UTC"')
+    delta = place.folder / "delta.toml"
+    delta.write_text(place.config.read_text().replace('kind = "full"', 'kind = "delta"').replace("column:dt", "mtime"))
+
+    def day(age_s: float) -> str:
+        return "dt=" + time.strftime("%Y-%m-%dT%H%M", time.gmtime(time.time() - age_s))
+
+    for age in range(2, 12):
+        place.write({client: YES for client in CROWD if client % 10 == age - 2}, f"t/{day(24 * HOUR * age)}/p.csv")
+    place.write({10: YES, 400: YES}, f"t/{day(20 * HOUR)}/p.csv")
+    assert place("init", place.folder / "t", "--platform", "equal", "--no-withdrawals").code == Exit.OK
+    said_no = place.write(dict.fromkeys((*GONE, 400), NO), "delta.csv", age_s=12 * HOUR)
+    assert place("run", said_no, "--quiet", config=delta).code == Exit.OK
+    start = sent(platform)
+    place.write({500: YES}, f"t/{day(HOUR)}/p.csv")
+    said = place("run", place.folder / "t")
+    assert said.code == Exit.HELD
+    assert said.out.count("its clients are granted nothing") == 5
+    assert "5 more files are too old" in said.out
+    assert allowed_since(platform.platform, start) == [500]
+    assert platform.platform.state[400] == NO, "its partition is fresh, and older than the no"
+
+
+@pytest.mark.parametrize("as_of", ['"mtime"', '"column:made"'])
+def test_a_file_without_a_row_of_this_brand_has_no_age(tmp_path: Path, platform: Standin, cli: Cli, as_of: str) -> None:
+    """Files of other brands in one folder, old or not, and empty ones make nothing undated or too old."""
+    place = Place(tmp_path, platform.url, cli, as_of=as_of, kind='"full"\nwhere = { Operator = 3 }')
+    stamp = {age: time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - age * HOUR)) for age in (1, 50)}
+    place.write(CROWD, "night/ours.csv", Operator="3", made=stamp[1])
+    assert place("init", place.folder / "night", "--platform", "equal", "--no-withdrawals").code == Exit.OK
+    place.write(CROWD | {900: YES}, "night/ours.csv", Operator="3", made=stamp[1])
+    place.write(CROWD, "night/theirs.csv", age_s=50 * HOUR, Operator="4", made=stamp[50])
+    place.write({}, "night/nobody.csv", age_s=50 * HOUR, Operator="3", made=stamp[50])
+    said = place("run", place.folder / "night")
+    assert said.code == Exit.OK, said.out
+    assert platform.platform.state[900] == YES
+    place.write({901: YES}, "night/old.csv", age_s=50 * HOUR, Operator="3", made=stamp[50])
+    said = place("run", place.folder / "night")
+    assert said.code == Exit.HELD
+    assert "old.csv is 50.0 h old" in said.out
+    assert said.out.count("its clients are granted nothing") == 1
 
 
 def test_other_content_of_the_same_moment_overturns_nothing(tmp_path: Path, platform: Standin, cli: Cli) -> None:

@@ -2,14 +2,17 @@
 
 An *allowed* is sent only if what states it is newer. Most denials share the time of their export, so the table has a
 few entries per night; if it would outgrow two bytes, neighbouring times become the later one of both, which denies.
+Of an export of several files it is likewise kept when each client was stated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sync_job.consent.channels import Mask
+from sync_job.consent.channels import Ids, Mask
+from sync_job.consent.tables import has_room, moved
 
 Places = npt.NDArray[np.uint16]
 Seconds = npt.NDArray[np.float64]
@@ -97,6 +100,55 @@ class Dates:
         if used.all():
             return self
         return Dates((np.cumsum(used) - 1).astype(np.uint16)[self.places], self.times[used])
+
+
+@dataclass
+class Ages:
+    """When each client of an export was stated, if several files of it were made at different times.
+
+    A client with rows in several files is as old as the oldest of them. That takes a byte per id, or two if there are
+    more than 255 times. If the ids are too far apart for that, everyone is as old as the oldest file of all.
+    """
+
+    times: Seconds = field(default_factory=lambda: np.array([NEVER]))  # the first is for ids without a row
+    _lowest: int = 0
+    _places: npt.NDArray[np.unsignedinteger[Any]] | None = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def add(self, ids: Ids, made: float, clients: int) -> None:
+        """Add rows of a file that was *made* then, in epoch seconds; the export has so many *clients* until now."""
+        if self._places is None or not len(ids):
+            return
+        lowest, end = int(ids.min()), int(ids.max()) + 1
+        size = len(self._places)
+        low = min(lowest, self._lowest) if size else lowest
+        span = max(end, self._lowest + size) - low
+        if made not in self.times:
+            self.times = np.append(self.times, made)
+        if len(self.times) > _MOST or not has_room(span, clients):
+            self._places = None
+            return
+        if len(self.times) > 1 << 8 and self._places.dtype == np.uint8:
+            self._places = self._places.astype(np.uint16)
+        if span > size:
+            grown = span if low < self._lowest else max(span, min(2 * size, 2**31 - low))
+            self._places = moved(self._places, grown, self._lowest - low if size else 0)
+            self._lowest = low
+        slots = ids.astype(np.intp) - self._lowest
+        before = self._places[slots]
+        older = (before == 0) | (self.times[before] > made)
+        self._places[slots[older]] = np.flatnonzero(self.times == made)[0]
+
+    def until(self, now: float) -> "Ages":
+        """Return the same ages, with times after *now* brought to it."""
+        return Ages(np.minimum(self.times, now), self._lowest, self._places)
+
+    def of(self, ids: Ids) -> Seconds:
+        """Return as of when each of *ids* is stated, in epoch seconds; NEVER for those without a row."""
+        if self._places is None:
+            return np.full(len(ids), self.times[1:].min())
+        slots = ids.astype(np.intp) - self._lowest
+        here = (slots >= 0) & (slots < len(self._places))
+        return np.where(here, self.times[self._places[np.where(here, slots, 0)]], NEVER)
 
 
 def _thinned(seconds: Seconds) -> Seconds:

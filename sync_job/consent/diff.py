@@ -25,7 +25,7 @@ from sync_job.consent.channels import (
     spread,
     stated,
 )
-from sync_job.consent.dates import Seconds
+from sync_job.consent.dates import Ages, Seconds
 from sync_job.consent.guards import Tally
 from sync_job.consent.known import Holdings, Known, nobody
 from sync_job.consent.rows import Lane, Rows, joined, owed_first
@@ -54,8 +54,8 @@ class Counts:
 class Terms:
     """What a diff may do: whether the run may grant, and which clients may not be granted anything in it.
 
-    *as_of* is when the export was made (epoch seconds): it grants nothing to whom a newer denial was stated;
-    *alone*: no other export has that time.
+    *as_of* is when the export was made (epoch seconds), or *ages* when each client of it was stated: it grants nothing
+    to whom a newer denial was stated; *alone*: no other export has such a time.
     *restate* is whether denials are stated again. *ungranted* and *owing* have ascending ids: the first are granted
     nothing by this export, the second nothing as long as a denial is owed to them, which the guards disregard.
     *hold* is what the guards hold except for what *approved* has, as a byte; *only_owed*: nothing but obligations may
@@ -65,6 +65,7 @@ class Terms:
 
     may_grant: bool = True
     as_of: float = np.inf
+    ages: Ages | None = None
     alone: bool = True
     restate: bool = True
     ungranted: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -74,6 +75,10 @@ class Terms:
     only_owed: bool = False
     absent: int = NOTHING
     planned: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    def stated_at(self, ids: Ids) -> Seconds:
+        """Return as of when the export states each of *ids*, in epoch seconds."""
+        return np.full(len(ids), self.as_of) if self.ages is None else self.ages.of(ids)
 
 
 class Sending(NamedTuple):
@@ -282,7 +287,7 @@ def _decide(
     """Add to *found* what is sent of these clients, and how all of them were decided."""
     covered, let_through = known.withdrawn.of(ids), terms.approved.of(ids)
     denied_at = known.holdings.denied_at(ids)
-    older_ = older(terms.as_of, holds, owes, denied_at, alone=terms.alone)
+    older_ = older(terms.stated_at(ids), holds, owes, denied_at, alone=terms.alone)
     by_export = terms.may_grant & ~np.isin(ids, terms.ungranted, assume_unique=True)
     asked_for = np.where(by_export, LOW_BITS & ~older_, 0).astype(np.uint8)
     # A client to whom a denial is owed is sent denials alone: a grant that is refused must not delay it.

@@ -94,9 +94,8 @@ def judge(
         if now - seen.as_of > max_age_s:
             age_h = (now - seen.as_of) / 3600
             found.append(Finding(Doubt.AGED, f"it is {age_h:,.1f} h old, more than max_age_h = {max_age_s / 3600:g}"))
-    if before.replayed and not (
-        dated and seen.made is not None and before.as_of is not None and seen.made > before.as_of
-    ):
+    newer = dated and seen.made is not None and before.as_of is not None and seen.made > before.as_of
+    if before.replayed and seen.clients and not newer:
         found.append(Finding(Doubt.REPLAYED, "this content was read before, and another one since"))
     if full and before.clients is not None and not accepted:
         fewer = before.clients - seen.clients

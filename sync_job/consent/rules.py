@@ -193,10 +193,10 @@ def decide_all(cases: Cases, hold: Hold = FREE) -> Rulings:
     return Rulings(target, held, blocked, differs, change)
 
 
-def older(as_of: float, state: Bytes, due: Bytes, denied_at: Seconds, *, alone: bool) -> Bytes:
+def older(as_of: Seconds, state: Bytes, due: Bytes, denied_at: Seconds, *, alone: bool) -> Bytes:
     """Return the channels, one low bit each, that an *allowed* stated at *as_of* may not grant, for it is not newer.
 
-    *denied_at* is when the newest denial of each client was stated, both in epoch seconds. What is older grants
+    *denied_at* is when the newest denial was stated; both have the epoch seconds of each client. What is older grants
     nothing. If no other export states anything as of that time, it is *alone*: a denial of that time is its own, of
     another channel. Else it may grant another channel, but not one that is denied or due to be, unless the grant was
     decided before (it is due).

@@ -249,7 +249,7 @@ class StatementTable:
             return
         low = min(lowest, self._lowest)
         span = max(end, self._lowest + size) - low
-        if span > _ALWAYS_DENSE and span > DENSE_RANGE_PER_CLIENT * max(1, int(np.count_nonzero(self._values))):
+        if span > _ALWAYS_DENSE and not has_room(span, int(np.count_nonzero(self._values))):
             held = np.flatnonzero(self._values)
             self._sparse = [
                 (
@@ -263,9 +263,9 @@ class StatementTable:
             return
         # Ids mostly ascend: room for as many again above costs no memory until it is written to.
         grown = span if low < self._lowest else max(span, min(2 * size, 2**31 - low))
-        self._values = _moved(self._values, grown, self._lowest - low)
+        self._values = moved(self._values, grown, self._lowest - low)
         if self.timed:
-            self._times = _moved(self._times, grown, self._lowest - low)
+            self._times = moved(self._times, grown, self._lowest - low)
         self._lowest = low
 
     def _compact(self) -> None:
@@ -348,7 +348,13 @@ def _settle(ids: Ids, values: Bytes, times: Times | None) -> tuple[Bytes, Mask]:
     return result, conflicts
 
 
-def _moved(values: npt.NDArray[_Value], size: int, offset: int) -> npt.NDArray[_Value]:
+def has_room(span: int, clients: int) -> bool:
+    """Return whether a table of so many *clients* may be dense while an export is read, if their ids span *span*."""
+    return span <= max(_ALWAYS_DENSE, DENSE_RANGE_PER_CLIENT * max(1, clients))
+
+
+def moved(values: npt.NDArray[_Value], size: int, offset: int) -> npt.NDArray[_Value]:
+    """Return *values* in an array of this *size*, *offset* places later."""
     grown = np.zeros(size, values.dtype)
     grown[offset : offset + len(values)] = values
     return grown

@@ -14,6 +14,7 @@ import pyarrow as pa
 from sync_job.config import ExportSettings
 from sync_job.consent.channels import FIELDS, Bytes, Ids
 from sync_job.consent.clocks import AHEAD_S
+from sync_job.consent.dates import Ages
 from sync_job.consent.freshness import Kind
 from sync_job.consent.tables import UNTIMED, StatementTable, Table, Times
 from sync_job.errors import ExportError
@@ -70,6 +71,7 @@ class Export:
     missing: tuple[str, ...]
     as_of: float | None = None  # when its oldest file was made, in epoch seconds; a stale one counts if all are
     newest: float | None = None  # when its newest file was made
+    ages: Ages | None = None  # as of when each client is stated, if fresh files were made at different times
     stale: list[tuple[str, float]] = field(default_factory=list)  # files that grant nothing, and when each was made
     digest: str = ""  # of the statements, whatever files, order and format they come in
     raw: list[RawRow] = field(default_factory=list)
@@ -157,19 +159,23 @@ class _Gathering:
     others: int = 0
     operators: Counter[str] = field(default_factory=Counter)
     stale: list[Ids] = field(default_factory=list)  # clients of files that are too old to grant
+    ages: Ages = field(default_factory=Ages)
     from_the_future: int = 0
     _of_file: list[Ids] | None = None
 
     def begin_file(self, *, keeps: bool) -> None:
-        """Begin a file; whether it *keeps* its clients, because it may turn out too old to grant."""
+        """Begin a file; whether it *keeps* its clients, because others of the export may be of another age."""
         self.newest = UNTIMED
         self._of_file = [] if keeps else None
 
-    def end_file(self, *, stale: bool) -> None:
-        """End a file, which is too old to grant if it is *stale*."""
-        if stale and self._of_file:
-            self.stale += self._of_file
-        self._of_file = None
+    def end_file(self, made: float | None, not_before: float | None) -> None:
+        """End a file; its clients are granted nothing if it was *made* before that, or nobody knows when."""
+        ids, self._of_file = self._of_file or [], None
+        if made is None or (not_before is not None and made < not_before):
+            self.stale += ids
+            return
+        for some in ids:
+            self.ages.add(some, made, self.rows)
 
     def take(self, block: Block, line: int, sink: RejectSink) -> None:
         """Add a block that begins after *line*."""
@@ -240,8 +246,8 @@ def load(
     dated_by = settings.as_of.removeprefix("column:") if settings.as_of.startswith("column:") else ""
     total, done = sum(source.size_bytes for source in found), 0
     operator = ""
-    made: list[tuple[str, float]] = []
-    partitioned = False  # folders divide one table by its times: it is as old as the newest of them
+    made: list[tuple[str, float | None]] = []  # files with a row of this export; the others have no say in its age
+    empty: list[tuple[str, float | None]] = []
     for source in found:
         gathering.begin_file(keeps=len(found) > 1 and settings.as_of != "none")
         with sources.unchanged(source):
@@ -280,15 +286,13 @@ def load(
         # A file without the column may be older than all of those with it.
         newest = UNTIMED if dated_by in missing else gathering.newest
         file_as_of = age.as_of(settings.as_of, [source], newest, as_of, zone)
-        partitioned |= dated_by in source.partition
-        if file_as_of is not None:
-            made.append((source.name, file_as_of))
-            age.check(where, file_as_of, now)
-        stale = file_as_of is None or (not_before is not None and file_as_of < not_before)
-        gathering.end_file(stale=stale and not partitioned)
+        (made if more else empty).append((source.name, file_as_of))
+        gathering.end_file(file_as_of, not_before)
         about = named.about() if named else {}
         about |= {"columns": head_names, "partition": dict(source.partition)}
         inputs.append(Input(source.name, source.format, source.size_bytes, digest, more, source.compression, **about))
+    for _, when in made or empty:
+        age.check(where, when, now)
     where_.check_operators(where, operator, gathering.operators)
     if not gathering.rows and gathering.others and kind == "full":
         raise ExportError(f"{where}: none of {gathering.others:,} rows is what [export.where] says. Mend it.")
@@ -299,13 +303,19 @@ def load(
     export = _finish(gathering, inputs, tuple(sorted(missing)))
     export.id_map = mapped.about if mapped else None
     export.left_out = ready.left_out
-    if partitioned and made:
-        export.as_of = export.newest = max(when for _, when in made)
-    elif len(made) == len(found):  # else nothing tells how old the oldest is
-        fresh = [one for one in made if not_before is None or one[1] >= not_before]
-        export.as_of, export.newest = min(when for _, when in fresh or made), max(when for _, when in made)
-        export.stale = [one for one in made if one not in fresh] if fresh else []
+    _date(export, made or empty, gathering.ages, not_before)
     return export
+
+
+def _date(export: Export, files: list[tuple[str, float | None]], ages: Ages, not_before: float | None) -> None:
+    """Say of *export* when it was made, and which of its *files* are too old; nothing if one of them has no time."""
+    made = [(name, when) for name, when in files if when is not None]
+    if len(made) < len(files):
+        return  # Nothing tells how old the oldest is.
+    fresh = [one for one in made if not_before is None or one[1] >= not_before]
+    export.as_of, export.newest = min(when for _, when in fresh or made), max(when for _, when in made)
+    export.stale = [one for one in made if one not in fresh] if fresh else []
+    export.ages = ages if len({when for _, when in fresh}) > 1 else None
 
 
 def _check_dated(path: str, name: str, names: list[str], *, first_look: bool) -> set[str]:

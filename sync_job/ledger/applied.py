@@ -6,7 +6,9 @@ are kept as a set, so that an approval means that set and not the next one; held
 """
 
 import json
+import math
 import statistics
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,11 +133,12 @@ class Applied(Store):
                     (one.digest, one.clients, one.at),
                 )
 
-    def before(self, kind: Kind, digest: str, now: float) -> Before:
+    def before(self, kind: Kind, digest: str, now: float, *, dated: bool = True) -> Before:
         """Return what an export of this kind and content is judged by.
 
         A full export must not be older than the newest full one that was read, nor a part; a delta not older than the
-        newest full one or delta. A time from the future is no time.
+        newest full one or delta. A time from the future is no time. An export that is not *dated* is replayed if
+        one that it must not be older than was read after its first reading: to read it again makes it no newer.
         """
         ((as_of,),) = self._rows(
             "SELECT max(coalesce(newest, as_of)) FROM exports WHERE coalesce(newest, as_of) <= ?2 "
@@ -143,46 +146,56 @@ class Applied(Store):
             kind,
             now + AHEAD_S,
         )
-        seen = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY number DESC", kind)
-        replayed = kind != "part" and seen[:1] != [(digest,)] and (digest,) in seen
+        seen = self._rows("SELECT kind, digest FROM exports ORDER BY number")
+        replayed = kind != "part" and (kind, digest) in seen
+        if replayed and dated:
+            replayed = [one for one in seen if one[0] == kind][-1] != (kind, digest)
+        elif replayed:
+            since = seen[seen.index((kind, digest)) :]
+            replayed = any(one != (kind, digest) and one[0] in ("full", kind) for one in since)
         clients = self._rows("SELECT clients FROM accepted ORDER BY number DESC LIMIT 1")
         return Before(as_of, replayed, int(clients[0][0]) if clients else None)
 
-    def stated_at(self, kind: Kind, digest: str, as_of: float | None, now: float) -> float:
-        """Return as of when an export states what it does, in epoch seconds, if its oldest file was made at *as_of*.
+    def read_at(self, kind: Kind, digest: str, as_of: float, now: float) -> float:
+        """Return when an export whose oldest file was made at *as_of* was read first, *now* if it never was.
 
-        It is no newer than when it was read first, though a clock said so.
+        What it states is no newer than that, though a clock said so.
         """
-        if as_of is None:
-            return self.current_at(kind, digest, now)
         ((first,),) = self._rows(
             "SELECT min(at) FROM exports WHERE kind = ? AND digest = ? AND as_of = ?", kind, digest, as_of
         )
-        return min(now, as_of) if first is None else min(now, as_of, float(first))
+        return now if first is None else min(now, float(first))
 
     def current_at(self, kind: Kind, digest: str, now: float) -> float:
         """Return until when an export of unknown age was current, in epoch seconds.
 
-        That is *now*, unless another export was read since this content was: then it is when this one was read last.
-        A part is as old as the newest full export, of which it is a piece.
+        That is *now*, unless another export was read since: then it is when this content was read last before any
+        other. To read it again makes it no newer. A part is as old as the newest full export, of which it is a piece.
         """
-        if kind == "part":
-            ((at,),) = self._rows("SELECT max(at) FROM exports WHERE kind = 'full'")
-            return now if at is None else min(now, at)
-        rows = self._rows("SELECT digest, at FROM exports ORDER BY number DESC")
-        seen = [at for said, at in rows if said == digest]
-        return now if not seen or rows[0][0] == digest else min(seen[0], now)
+        if kind != "part":
+            _, last, since = self._current(digest)
+            return min(now, last) if since else now
+        rows = self._rows("SELECT digest, as_of, at FROM exports WHERE kind = 'full' ORDER BY number DESC LIMIT 1")
+        for whole, as_of, at in rows:
+            return min(now, at if as_of is not None else self._current(whole)[0])
+        return now
 
-    def has_another(self, digest: str, moment: float) -> bool:
-        """Return whether an export of other content, that was made at the same *moment* (epoch seconds), was read."""
-        return bool(
-            self._rows(
-                "SELECT 1 FROM exports WHERE digest != ?1 "
-                "AND (as_of = ?2 OR newest = ?2 OR (newest IS NULL AND at = ?2)) LIMIT 1",
-                digest,
-                moment,
-            )
+    def _current(self, digest: str) -> tuple[float, float, bool]:
+        """Return when this content was read first, and last before any other, and whether another was read since."""
+        times: list[float] = []
+        for other, at in self._rows("SELECT digest, at FROM exports ORDER BY number"):
+            if other == digest:
+                times.append(at)
+            elif times:
+                return times[0], times[-1], True
+        return (times[0], times[-1], False) if times else (math.inf, math.inf, False)
+
+    def has_another(self, digest: str, moments: Collection[float]) -> bool:
+        """Return whether an export of other content, that was made at one of *moments* (epoch seconds), was read."""
+        others = self._rows(
+            "SELECT as_of, newest, CASE WHEN newest IS NULL THEN at END FROM exports WHERE digest != ?", digest
         )
+        return not set(moments).isdisjoint(moment for row in others for moment in row)
 
     def newest_delta(self, now: float) -> float | None:
         """Return when the newest delta or full export that was read was made, None if that is unknown."""

@@ -80,17 +80,19 @@ class Said(NamedTuple):
     """What an export says of each of its clients, who are in ascending order.
 
     *says* and *held*, which is what of it is not let through, are uint8 with two bits a channel; *ungranted*: nothing
-    of it is granted, whatever it says.
+    of it is granted, whatever it says. *since* is as of when each is stated.
     """
 
     client: Ids
     says: Bytes
     held: Bytes
     ungranted: Mask
+    since: Dates
 
     def at(self, which: Mask) -> "Said":
         """Return what is said of the chosen clients."""
-        return Said(self.client[which], self.says[which], self.held[which], self.ungranted[which])
+        parts = self.client[which], self.says[which], self.held[which], self.ungranted[which]
+        return Said(*parts, self.since.at(which))
 
 
 def write_saved_plan(path: Path, rows: Rows, said: Said, about: dict[str, Any]) -> None:
@@ -102,8 +104,9 @@ def write_saved_plan(path: Path, rows: Rows, said: Said, about: dict[str, Any]) 
         "Says": np.concatenate([before, said.says]),
         "Held": np.concatenate([before, said.held]),
         "Ungranted": np.concatenate([before, said.ungranted.astype(np.uint8)]),
+        "Since": np.concatenate([before, said.since.places]),
     }
-    _write(path, columns, about | {"kind": "saved plan", "sent": len(rows)})
+    _write(path, columns, about | {"kind": "saved plan", "sent": len(rows), "times": said.since.times[1:].tolist()})
 
 
 def read_saved_plan(path: Path) -> tuple[Rows, Said, dict[str, Any]]:
@@ -112,13 +115,14 @@ def read_saved_plan(path: Path) -> tuple[Rows, Said, dict[str, Any]]:
     Raises:
         StateDamagedError: when it is not what was written.
     """
-    columns, about = _read(path, "saved plan", (*_PLAN, "Says", "Held", "Ungranted"))
+    columns, about = _read(path, "saved plan", (*_PLAN, "Says", "Held", "Ungranted", "Since"))
     rows, count = Rows(*(columns[name] for name in _PLAN)), about["sent"]
     said = Said(
         columns["Client"][count:],
         columns["Says"][count:],
         columns["Held"][count:],
         columns["Ungranted"][count:] != 0,
+        Dates(columns["Since"][count:], np.array([NEVER, *about["times"]])),
     )
     return rows.at(slice(count)), said, about
 

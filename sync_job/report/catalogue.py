@@ -29,7 +29,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "planned": ("to be sent", "к отправке"),
     "unchanged": ("unchanged", "без изменений"),
     "waiting": ("next try later", "повтор позже"),
-    "held": ("waits for approval", "ждёт одобрения"),
+    "held": ("held", "задержано"),
     "blocked": ("stopped by opt-out", "остановлено отзывом согласия"),
     "forgotten": ("erased", "удалены ранее"),
     "planned_unstated": ("not in the export", "нет в выгрузке"),
@@ -151,8 +151,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "не удалось прочитать {n} {n|строку|строки|строк} выгрузки",
     ),
     "said_held": (
-        "{n} {n|client waits|clients wait} for approval",
-        "{n} {n|клиент ждёт|клиента ждут|клиентов ждут} одобрения",
+        "{n} {n|client has|clients have} something held",
+        "у {n} {n|клиента|клиентов|клиентов} что-то задержано",
     ),
     "said_held_grants": (
         "grants of {n} {n|client|clients} wait for approval",
@@ -244,6 +244,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "If the export with its {n} {n|client|clients} is right as it is, approve it whole.",
         "Если выгрузка с {n} {n|клиентом|клиентами|клиентами} верна как есть, одобрите её целиком.",
     ),
+    "do_held": (
+        "Read held.csv. What is older than a no, or in a file that is too old, cannot be approved: a newer export that "
+        "allows it is sent.",
+        "Прочитайте held.csv. То, что старше запрета или взято из слишком старого файла, одобрить нельзя: его разрешит "
+        "более новая выгрузка.",
+    ),
     "do_doubt_too_old": (
         "The export is too old to grant by it: have a new one made.",
         "Выгрузка слишком старая, чтобы по ней разрешать: попросите новую.",
@@ -253,8 +259,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "Выгрузка старше предыдущей: попросите новую.",
     ),
     "do_doubt_seen_before": (
-        "This is the file of an earlier night: have a new one made.",
-        "Это файл одной из прошлых ночей: попросите новый.",
+        "These are the statements of an earlier night: have a new export made.",
+        "Это данные одной из прошлых ночей: попросите новую выгрузку.",
     ),
     "do_doubt_undated": (
         "Nothing says when the export was made: mend it, or set [export] as_of.",
@@ -423,7 +429,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "source_merge": ("clients who became one", "объединение клиентов"),
     "source_erasure": ("an erasure", "удаление клиента"),
     # What the guards held.
-    "guarded": ("Waiting for approval, and stopped by opt-out", "Ждёт одобрения и остановлено отзывом согласия"),
+    "guarded": ("Held, and stopped by opt-out", "Задержано и остановлено отзывом согласия"),
     "no_guarded": ("Nothing was held, and no opt-out had to stop anything.", "Ничего не задержано и не остановлено."),
     "guards": ("Guards that tripped", "Сработавшие проверки"),
     "guard": ("Guard", "Проверка"),
@@ -460,8 +466,8 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "Неизвестно, когда сделана выгрузка, поэтому она ничего не разрешает.",
     ),
     "doubt_seen_before": (
-        "This content was applied before, and another one since: it grants nothing.",
-        "Это содержимое уже применялось, а после него другое: оно ничего не разрешает.",
+        "This content was read before, and another one since: it grants nothing.",
+        "Это содержимое уже читалось, а после него другое: оно ничего не разрешает.",
     ),
     "doubt_shrunken": (
         "The export has far fewer clients than the last one, and grants nothing: was it cut short?",

@@ -148,7 +148,7 @@ def _nothing_sent(found: Summary, earlier: Sequence[Summary], words: Words) -> I
 
 
 def _left(found: Summary, words: Words) -> Iterator[str]:
-    """Yield what of an export was not to be sent: what nobody could read, and what waits for a person."""
+    """Yield what of an export was not to be sent: what nobody could read, what waits for a person, and what is held."""
     if rejects := (found.get("export") or {}).get("rejects"):
         yield words("said_rejects", n=rejects)
     approvable = found.get("approvable") or {}
@@ -225,8 +225,16 @@ def _held(found: Summary, words: Words, where: str) -> Iterator[Step]:
         yield Step(words("do_renumbered"), f"consent-sync init --from OLD_STATE --id-map MAP{where}")
     if "lost consents" in guards:
         yield Step(words("do_lost"), f"consent-sync check{where}")
+    approvable = found.get("approvable") or {}
+    if (
+        found["exit"] == Exit.HELD
+        and not doubts
+        and not any(approvable.values())
+        and (found["decided"] or {}).get("held")
+    ):
+        yield Step(words("do_held"))
     run = str(found["run"]).split("-")[0].lstrip("0") or "RUN"
-    for what, count in (found.get("approvable") or {}).items():
+    for what, count in approvable.items():
         if count:
             approve = f"consent-sync approve {run} --{what} {count}{_SAY_WHO}{where}"
             yield Step(words(f"do_approve_{what}", n=count), approve)

@@ -198,7 +198,12 @@ FAMILIES = (
     Family("clients_absent", "Known clients whom a full export no longer has.", _at("decided", "absent")),
     Family("clients_lost", "Clients of whom nothing is stated where they are allowed.", _at("grants", "lost")),
     Family("clients_unknown", "Clients of the export of whom nothing was known.", _at("grants", "unknown")),
-    Family("clients_held", "Clients not let through by a guard.", _each("decided", "held_channels"), ("channel",)),
+    Family(
+        "clients_held",
+        "Clients of whom something the export says is held.",
+        _each("decided", "held_channels"),
+        ("channel",),
+    ),
     Family("clients_blocked", "Clients overruled by an opt-out.", _each("decided", "blocked_channels"), ("channel",)),
     Family("guard_tripped", "1 for each guard that tripped.", _guards, ("guard", "channel")),
     Family("wanted_grants", "Clients whom the export wants allowed, before any guard.", _grants, ("grant",)),

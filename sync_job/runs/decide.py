@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ from sync_job.report import lists
 from sync_job.report.lists import RejectsFile
 from sync_job.runs.report import Findings
 from sync_job.runs.watch import Watch
+
+_NAMED = 5  # files that are too old, of as many as there may be
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ def look(settings: Settings) -> None:
     loader.names(settings.export.path, settings.export)
 
 
+def not_before(settings: Settings, ledger: Ledger | None, now: float) -> float:
+    """Return before when a file grants nothing: it is too old, or older than the last full export in *ledger*."""
+    oldest = now - 3600 * settings.export.max_age_h
+    last = ledger.applied.oldest_part(now) if ledger else None
+    return oldest if last is None else max(oldest, last)
+
+
 def read(
     settings: Settings,
     watch: Watch,
@@ -88,12 +98,12 @@ def read(
     *,
     wish: Wish,
     first_look: bool,
-    not_before: float | None = None,
+    ledger: Ledger | None = None,
 ) -> tuple[Export, list[tuple[str, str]]]:
     """Return the export, and the keys by which its rejects are known again.
 
-    Rejects and clients whose rows disagree are listed in *folder*. Of several files those that are too old, or were
-    made before *not_before*, grant nothing.
+    Rejects and clients whose rows disagree are listed in *folder*. Of several files those that are too old, or
+    older than the last full export in *ledger*, grant nothing.
     """
     if not settings.export.path:
         raise ConfigError("No export: name it on the command line, or set [export] path.")
@@ -105,7 +115,6 @@ def read(
             file.write(found.table)
 
     now = time.time()
-    oldest = now - 3600 * settings.export.max_age_h
     try:
         export = loader.load(
             settings.export,
@@ -117,7 +126,7 @@ def read(
             now=now,
             sink=keep,
             progress=watch.at,
-            not_before=max(oldest, not_before or oldest),
+            not_before=not_before(settings, ledger, now),
         )
     finally:
         if file:
@@ -219,9 +228,9 @@ def known(
 class Heard:
     """What an export says beside the rows that are sent of it, and how far that counts.
 
-    *held* is what of its statements is not let through. Its denials were stated at *stated*; a denial that is owed
-    because of another export ends where this one allows, if it was stated before *overtakes* (epoch seconds, both).
-    *undoubted*: nothing was wrong with it.
+    *held* is what of its statements is not let through. Its denials were stated at *stated* (epoch seconds). What it
+    allows ends older denials that are owed because of another export, if it *grants*; by its *terms* it says how old it
+    is. *undoubted*: nothing was wrong with it.
     """
 
     kind: Kind
@@ -229,7 +238,8 @@ class Heard:
     ungranted: Ids
     held: Table
     stated: float
-    overtakes: float
+    terms: Terms
+    grants: bool
     undoubted: bool
 
     def denials_held(self) -> Channels:
@@ -241,14 +251,14 @@ class Heard:
 
 def heard(case: Case, held: Held) -> Heard:
     """Return what an export says, of which *held* is not let through."""
-    overtakes = np.nextafter(case.terms.as_of, np.inf) if case.terms.alone else case.terms.as_of
     return Heard(
         case.kind,
         case.statements,
         case.ungranted,
         tabulate(held.client, held.client, held.stated),
         case.stated,
-        float(overtakes) if case.terms.may_grant and not case.judgement.only_owed else -math.inf,
+        case.terms,
+        case.terms.may_grant and not case.judgement.only_owed,
         not case.doubts and not case.judgement.only_owed,
     )
 
@@ -261,8 +271,9 @@ def overtaken(export: Heard, ledger: Ledger, now: float) -> Channels:
     owed = ledger.obligations.owed(now)
     says = allowed(export.statements.of(owed.client)) & ~allowed(export.held.of(owed.client))
     ungranted = np.isin(owed.client, export.ungranted, assume_unique=True)
-    channels = np.where(ungranted, 0, owed.revoked & says).astype(np.uint8)
-    channels[owed.stated >= export.overtakes] = 0
+    channels = np.where(ungranted | (not export.grants), 0, owed.revoked & says).astype(np.uint8)
+    stated = export.terms.stated_at(owed.client)
+    channels[owed.stated > stated if export.terms.alone else owed.stated >= stated] = 0
     return Channels(owed.client[channels != 0], channels[channels != 0])
 
 
@@ -283,7 +294,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     max_age_s = 3600 * settings.export.max_age_h
     doubts = freshness.judge(
         freshness.Seen(export.as_of, export.clients, export.rows, export.rejects, export.newest),
-        applied.before(kind, export.digest, now),
+        applied.before(kind, export.digest, now, dated=dated),
         dated=dated,
         max_age_s=max_age_s,
         now=now,
@@ -291,12 +302,8 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         accepted=applied.is_accepted(export.digest, now),
         limits=thresholds(settings),
     )
-    for name, made in export.stale:
-        findings.add(
-            Exit.HELD,
-            f"{name} is {(now - made) / 3600:,.1f} h old: its clients are granted nothing. Leave it out, or export it "
-            "again",
-        )
+    for said in _stale(export.stale, now):
+        findings.add(Exit.HELD, said)
     if export.missing:
         missing = ", ".join(map(repr, export.missing))
         doubts.append(freshness.Finding(Doubt.COLUMN, f"it has no column {missing}"))
@@ -324,11 +331,17 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
     findings.doubts = [{"doubt": str(one.doubt), "why": one.why} for one in doubts]
     mapped = sum(DENIED << shift for shift, name in zip(SHIFTS, settings.export.columns.channels, strict=True) if name)
     denies = full and settings.export.absent == "deny" and not doubts
-    as_of = applied.stated_at(kind, export.digest, export.as_of if dated else None, now)
+    ages = None
+    if dated and export.as_of is not None:
+        read_at = applied.read_at(kind, export.digest, export.as_of, now)
+        as_of, ages = min(export.as_of, read_at), export.ages and export.ages.until(read_at)
+    else:
+        as_of = applied.current_at(kind, export.digest, now)
     terms = Terms(
         may_grant=not why,
         as_of=as_of,
-        alone=not applied.has_another(export.digest, as_of),
+        ages=ages,
+        alone=not applied.has_another(export.digest, [as_of] if ages is None else ages.times.tolist()),
         restate=settings.endpoint.restate == "denials",
         approved=applied.approved(now),
         absent=mapped if denies else 0,
@@ -350,12 +363,23 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         terms,
         made=export.as_of if dated else None,
         newest=newest if dated else None,
-        stated=min(now, newest) if dated and newest is not None else as_of,
+        stated=min(now, newest) if dated and newest is not None else now,
         fresh_until=as_of + max_age_s if dated else math.inf,
         retry=wish.retry,
         again=wish.again,
         doubts=doubts,
     )
+
+
+def _stale(files: list[tuple[str, float]], now: float) -> Iterator[str]:
+    """Yield, in words, which files are too old to grant anything: a folder may keep hundreds."""
+    for name, made in files[:_NAMED]:
+        yield (
+            f"{name} is {(now - made) / 3600:,.1f} h old: its clients are granted nothing. Leave it out, or export it "
+            "again"
+        )
+    if more := len(files[_NAMED:]):
+        yield f"{more:,} more files are too old: their clients are granted nothing"
 
 
 def drop_forgotten(case: Case, forgotten: Ids) -> None:
@@ -462,7 +486,7 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
     """Note in *findings* how the clients were decided, and which guards tripped; again for each leg."""
     for trip in case.judgement.trips:
         findings.add_once(Exit.HELD, _said(trip))
-    if why := _older(found.held):
+    if why := _older(found.held, dated=case.made is not None):
         findings.add_once(Exit.HELD, why)
     doubtful = [one.trip for one in case.doubts if one.trip]
     findings.guards = [
@@ -488,16 +512,17 @@ def note(case: Case, found: Diff, ledger: Ledger, findings: Findings, now: float
     findings.decided = tallies.decided(found.counts)
 
 
-def _older(held: Held) -> str:
+def _older(held: Held, *, dated: bool) -> str:
     """Return, in words, of how many clients something is held because the export is not newer than their denial."""
     which = held.older != 0
     count = int(np.count_nonzero(which))
     if not count:
         return ""
     last = lists.moment(float(held.denied_at[which].max()))
+    cure = "A newer export" if dated else "An export with other statements"  # without an age none is newer by itself
     return (
         f"{count:,} client{'' if count == 1 else 's'} denied something no earlier than this export was made (the last "
-        f"at {last}): what it allows them is held (held.csv). A newer export that allows it is sent"
+        f"at {last}): what it allows them is held (held.csv). {cure} that allows it is sent"
     )
 
 

@@ -95,7 +95,8 @@ def explain(settings: Settings, client: int, watch: Watch, *, with_export: bool,
         else:
             holdings, lingering, dead = view(state, settings)
         findings = Findings("explain", "", now)
-        export = _read(settings, client, watch, as_of) if with_export else None
+        not_before = deciding.not_before(settings, state.ledger, now)
+        export = _read(settings, client, watch, as_of, not_before) if with_export else None
         # Before the plan: the statements of who was erased are taken out of it.
         stated = int(export.statements.of(_ids(client))[0]) if export else 0
         looked = _look(state, settings, findings, export, holdings, lingering, now)
@@ -135,7 +136,7 @@ def _ids(client: int) -> Ids:
     return np.array([client], np.int32)
 
 
-def _read(settings: Settings, client: int, watch: Watch, as_of: float | None) -> loader.Export:
+def _read(settings: Settings, client: int, watch: Watch, as_of: float | None, not_before: float) -> loader.Export:
     watch.stage("reading")
     try:
         return loader.load(
@@ -147,6 +148,7 @@ def _read(settings: Settings, client: int, watch: Watch, as_of: float | None) ->
             now=time.time(),
             progress=watch.at,
             wanted=client,
+            not_before=not_before,
         )
     finally:
         watch.stage("deciding")
@@ -193,7 +195,7 @@ def _client(state: State, settings: Settings, looked: _Looked, client: int, now:
         acknowledged=bool(acknowledged[0]),
         barred=client in looked.owing or (case is not None and client in case.ungranted),
         forgotten=bool(erasure.tombstones(settings).of(ids)[0]),
-        older=int(older(case.terms.as_of, *bytes_, denied_at, alone=case.terms.alone)[0]) if case else 0,
+        older=int(older(case.terms.stated_at(ids), *bytes_, denied_at, alone=case.terms.alone)[0]) if case else 0,
         denied_at=float(denied_at[0]),
     )
 

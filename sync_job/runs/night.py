@@ -87,8 +87,7 @@ def run(settings: Settings, wish: Wish, watch: Watch, kind: str = "run", read: R
         laps = Stopwatch()
         legs = Legs(state, settings, findings, watch, wish, hands_over=backfills.hands_over(state, kind))
         if read is None:
-            not_before = state.ledger.applied.oldest_part(time.time())
-            read = partial(decide.read, settings, watch, wish=wish, first_look=False, not_before=not_before)
+            read = partial(decide.read, settings, watch, wish=wish, first_look=False, ledger=state.ledger)
         try:
             if not legs.owed():
                 _export(legs, wish, watch, laps, read, asked)

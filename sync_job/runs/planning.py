@@ -10,6 +10,8 @@ import numpy as np
 
 from sync_job.config import Settings
 from sync_job.consent.channels import Ids, Mask, allowed
+from sync_job.consent.dates import Ages, Dates
+from sync_job.consent.diff import Terms
 from sync_job.consent.tables import tabulate, union
 from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
@@ -50,7 +52,9 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         started = time.time()
         findings = Findings("plan", "", started)
         watch.stage("reading")
-        loaded, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
+        loaded, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False, ledger=state.ledger))(
+            None
+        )
         findings.export, left_out = loaded.counts(), loaded.left_out
         laps.lap("read")
         watch.stage("deciding")
@@ -83,10 +87,13 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "base": tables.digest_of(holdings),
         "last": last,
         "record": vars(decide.record(case, found, "", started)),
-        "export_kind": case.kind,
-        "stated": case.stated,
-        "overtakes": export.overtakes,
-        "undoubted": export.undoubted,
+        "heard": {
+            "kind": export.kind,
+            "stated": export.stated,
+            "alone": export.terms.alone,
+            "grants": export.grants,
+            "undoubted": export.undoubted,
+        },
         "asked": asked.shown() if asked else None,
         "left_out": left_out,
         "superfluous_until": in_order.superfluous_until(case, started),
@@ -164,7 +171,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         # The rejects of its export are those that the plan's reader saw; none is new by being applied.
         findings.reject_keys = [key for key in state.ledger.undone() if key[0] == "reject"]
         now = time.time()
-        export = _heard(said.at(~_gone(said.client, state, settings)), about)
+        export = _heard(said.at(~_gone(said.client, state, settings)), about["heard"])
         anchoring.recognise(state, settings, export.statements)
         state.ledger.applied.record(ReadExport(**about["record"] | {"run": findings.run, "at": now}))
         taken_back = decide.overtaken(export, state.ledger, now)
@@ -177,7 +184,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             laps = Stopwatch()
             if not legs.owed():
                 settled = partial(in_order.settle, state, asked, superfluous_until=about["superfluous_until"])
-                legs.planned(rows, about["stated"], about["fresh_until"] or math.inf, settled)
+                legs.planned(rows, export.stated, about["fresh_until"] or math.inf, settled)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
         finally:
@@ -198,18 +205,22 @@ def _gone(ids: Ids, state: State, settings: Settings) -> Mask:
 def _said(export: decide.Heard) -> tables.Said:
     """Return what an export says as it is kept with a plan."""
     ids = union(export.statements.items()[0], export.held.items()[0])
-    return tables.Said(ids, export.statements.of(ids), export.held.of(ids), np.isin(ids, export.ungranted))
+    held, ungranted = export.held.of(ids), np.isin(ids, export.ungranted)
+    return tables.Said(ids, export.statements.of(ids), held, ungranted, Dates.of(export.terms.stated_at(ids)))
 
 
 def _heard(said: tables.Said, about: Summary) -> decide.Heard:
     """Return what the export of a plan says."""
-    ids = said.client
+    ids, ages = said.client, Ages()
+    for place in np.unique(said.since.places):
+        ages.add(ids[said.since.places == place], said.since.times[place], len(ids))
     return decide.Heard(
-        about["export_kind"],
+        about["kind"],
         tabulate(ids, ids, said.says),
         ids[said.ungranted],
         tabulate(ids, ids, said.held),
         about["stated"],
-        about["overtakes"],
+        Terms(ages=ages, alone=about["alone"]),
+        about["grants"],
         about["undoubted"],
     )
