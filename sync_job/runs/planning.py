@@ -18,7 +18,7 @@ from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import ReadExport
-from sync_job.ledger.deltas import Asked
+from sync_job.ledger.deltas import Asked, File
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
@@ -54,7 +54,9 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         findings = Findings("plan", "", started)
         watch.stage("reading")
         export, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False))(None)
-        findings.export, left_out = export.counts(), export.left_out
+        findings.export = export.counts()
+        in_order.check(state, settings, export.left_out, asked and in_order.noted(settings, asked), wish, started)
+        files = in_order.as_read(asked, export)
         laps.lap("read")
         watch.stage("deciding")
         ledger = state.ledger
@@ -67,6 +69,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         if recognised := anchoring.unnamed_among(settings, export.statements):
             export = replace(export, ungranted=union(export.ungranted, recognised.client))
         case = decide.judge(settings, findings, export, ledger, wish, started)
+        in_order.note_unsent(state, case, findings)
         decide.drop_forgotten(case, erasure.among(settings, export.statements, ledger.forgetting.asked()))
         del export
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
@@ -88,7 +91,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         "stated": case.stated,
         "held_denials": _packed(decide.held_denials(found.held)),
         "asked": asked.shown() if asked else None,
-        "left_out": left_out,
+        "files": [vars(file) for file in files],
         "superfluous_until": in_order.superfluous_until(case, started),
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
@@ -156,7 +159,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
         if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
-        in_order.check(state, about["left_out"], asked, Wish(), time.time())
+        in_order.check(state, settings, [], asked, Wish(), time.time())
         rows = _without_forgotten(rows, state, settings)
         findings = night.begin(state, settings, "apply", watch)
         findings.take(about)
@@ -175,7 +178,10 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                settled = partial(in_order.settle, state, asked, superfluous_until=about["superfluous_until"])
+                files = [File(**file) for file in about["files"]]
+                settled = partial(
+                    in_order.settle, state, findings.run, asked, files, superfluous_until=about["superfluous_until"]
+                )
                 legs.planned(rows, about["stated"], about["fresh_until"] or math.inf, settled)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)
