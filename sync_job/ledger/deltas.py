@@ -70,6 +70,11 @@ class Asked:
         return max((file.made for file in self.files), default=0.0)
 
     @property
+    def newest(self) -> float:
+        """The newest time of its files, in epoch seconds: what it says is not from later."""
+        return max((max(file.made, file.changed) for file in self.files), default=0.0)
+
+    @property
     def digests(self) -> set[str]:
         """The digests of its files."""
         return {file.digest for file in self.files}

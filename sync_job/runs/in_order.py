@@ -145,14 +145,12 @@ def check(
     named = {file.digest for note in before for file in note.files}
     missed = [_Missed(_typed(note), note.made) for note in before]
     missed += [_Missed([file.name], file.made) for file in files if file.digest not in named]
-    if wish.skip_missed != len(missed):
+    if missed and wish.skip_missed != len(missed):
         raise ExportError(_said(missed))
     return files
 
 
 def _said(missed: list[_Missed]) -> str:
-    if not missed:
-        return "0 deltas were missed: leave --skip-missed out."
     several = len(missed) > 1
     more = f" and {len(missed) - _SHOWN:,} more" if len(missed) > _SHOWN else ""
     return (
@@ -185,11 +183,17 @@ def _typed(note: Asked) -> list[str]:
 def _never_applied(state: State, settings: Settings, left_out: list[tuple[str, float]], now: float) -> list[File]:
     """Return the files that `pick` left out, that were not applied and that no full export covers, the oldest first."""
     covered, known = state.ledger.applied.covered_until(now), state.ledger.delta_files
-    names = {name for name, made in left_out if covered is None or made >= covered}
-    if not names:
+    if not left_out:
         return []
-    places = [place for place in sources.places(settings.export.path) if place.name in names]
-    files = [_file(settings, place) for place in places if not known.has(_full(place.name), place.changed())]
+    # A name with a date alone dates a file to its first minute, and it may say what was said later that day.
+    made = dict(left_out)
+    places = [place for place in sources.places(settings.export.path) if place.name in made]
+    files = [
+        _file(settings, place)
+        for place in places
+        if (covered is None or max(made[place.name], place.changed()) >= covered)
+        and not known.has(_full(place.name), place.changed())
+    ]
     applied = known.are_known({file.digest for file in files})
     return sorted((file for file in files if file.digest not in applied), key=lambda file: file.made)
 
@@ -223,7 +227,7 @@ def settle(
         deltas.done(state.folder, over)
     if superfluous_until is not None:
         ledger.applied.cover(run, superfluous_until)
-        deltas.done(state.folder, [note for note in notes if note.made < superfluous_until])
+        deltas.done(state.folder, [note for note in notes if note.newest < superfluous_until])
 
 
 # Grants of a delta that was cut short
@@ -235,8 +239,8 @@ def note_unsent(state: State, case: Case, findings: Findings) -> None:
     if case.kind == "delta" and unsent and unsent["digest"] != case.digest:
         findings.add(
             Exit.ATTENTION,
-            f"{', '.join(unsent['files'])} was not sent whole, and this delta came after it: {unsent['grants']:,} clients "
-            "did not get what it grants them, and do not before a newer export says it again",
+            f"{', '.join(unsent['files'])} was not sent whole, and this delta came after it: {unsent['grants']:,} "
+            "clients did not get what it grants them, and do not before a newer export says it again",
         )
 
 
