@@ -151,6 +151,7 @@ def test_a_delta_that_was_not_whole_is_the_one_that_comes_to_its_place(
         change(place.config, complete='"marker:{name}.ok"')
     else:
         first.write_text(text)
+        os.utime(first, (time.time() - 2 * HOUR,) * 2)
     assert place("run", first, "--quiet").code == Exit.EXPORT
     second = place.write({7: NO}, "2.csv", age_s=HOUR / 2)
     for path in (first, second):
@@ -229,7 +230,6 @@ def granted(platform: Standin) -> int:
 
 def test_a_delta_that_was_cut_short_is_given_again(place: Place, platform: Standin) -> None:
     """Its report, `status` and `doctor` say so; given again it sends the rest."""
-    place.config.write_text(place.config.read_text().replace("[guards]", "[guards]\nunknown = 100"))
     first = place.write(dict.fromkeys(range(1001, 1011), YES) | {5: NO}, "1.csv", age_s=HOUR)
     assert place("run", first, "--quiet", "--limit", 4).code == Exit.ATTENTION
     assert "give it again before" in " ".join(place("report").out.split())
@@ -243,8 +243,8 @@ def test_a_delta_that_was_cut_short_is_given_again(place: Place, platform: Stand
 @pytest.mark.parametrize("again", [True, False])
 def test_a_delta_whose_run_was_killed_loses_no_grant_in_silence(place: Place, platform: Standin, again: bool) -> None:
     """Given again it sends the rest; the next one in its place ends in 1 and says whose grants are lost."""
-    text = place.config.read_text().replace("[guards]", "[guards]\nunknown = 100")
-    place.config.write_text(text.replace("[delivery]", "[delivery]\nmax_rps = 5"))
+    text = place.config.read_text()
+    place.config.write_text(f"{text}\n[delivery]\nmax_rps = 5\n")
     first = place.write(dict.fromkeys(range(1001, 1011), YES) | {5: NO}, "1.csv", age_s=HOUR)
     command = [sys.executable, "-m", "sync_job", "run", str(first), "--quiet", "--config", str(place.config)]
     running = subprocess.Popen(command)

@@ -188,17 +188,12 @@ def _steps(found: Summary, words: Words, config: str) -> Iterator[Step]:
         yield Step(words("do_backfill_cancel"), f"consent-sync backfill --cancel{where}")
     elif found["outcomes"]["exhausted"] + found["outcomes"]["deferred"] and state(found) == "look":
         again = "drain" if found["kind"] in DRAINS else "run"
-        if again == "run" and _is_delta(found) and found.get("grants_unsent"):
+        if again == "run" and found.get("grants_unsent"):
             yield Step(words("do_delta_again", n=found["grants_unsent"]), f"consent-sync run FILE{where}")
         else:
             yield Step(words("do_carries_on"), f"consent-sync {again}{where}")
     if found.get("made"):
         yield Step(words("do_made"), f"consent-sync run{where}")
-
-
-def _is_delta(found: Summary) -> bool:
-    """Return whether the export of a run was a delta, of which no later one says anything again."""
-    return bool(found.get("export")) and found["settings"]["export"]["kind"] == "delta"
 
 
 def _by_exit(found: Summary, words: Words, where: str) -> Iterator[Step]:

@@ -157,6 +157,7 @@ def compose(
             sent = sent.joined(leg_sent)
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
+    last_delta = state.ledger.applied.last_delta()  # what it grants and was not sent is in no later one
     findings.judge_endpoint()
     _judge_undone(state, settings, findings, undone, outcomes)
     owed = settings.withdrawals
@@ -188,7 +189,7 @@ def compose(
         **findings.changes,
         "planned": sum(outcomes.values()),
         "outcomes": outcomes,
-        "grants_unsent": grants_unsent,
+        "grants_unsent": grants_unsent if last_delta and last_delta[0] == findings.run else 0,
         "legs": legs,
         "delivery": _added(findings.deliveries),
         "samples": [
