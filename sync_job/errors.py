@@ -63,6 +63,10 @@ class ExportIncompleteError(ExportError):
     """The export is not there yet, or not all of it: it may still come."""
 
 
+class ExportDateError(ExportError):
+    """The export may be whole, and nothing tells when it was made, or it is from the future."""
+
+
 class StateError(ConsentSyncError):
     """Look at the state folder before the next run."""
 

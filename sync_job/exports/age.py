@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from sync_job.config import name_pattern
 from sync_job.consent.clocks import AHEAD_S
 from sync_job.consent.tables import UNTIMED
-from sync_job.errors import ConfigError, ExportError
+from sync_job.errors import ConfigError, ExportDateError
 from sync_job.exports import sources
 
 
@@ -18,7 +18,7 @@ def as_of(how: str, files: list[sources.Source], newest: int, told: float | None
     *told* what the caller says.
 
     Raises:
-        ExportError: when a file's name has no time in it.
+        ExportDateError: when a file's name has no time in it.
         ConfigError: when the caller was to say it and did not, or says it unasked.
     """
     if told is not None and how != "flag":
@@ -43,24 +43,34 @@ def newest(
     when it was made, in epoch seconds.
 
     Raises:
-        ExportError: when a file has no such time.
+        ExportDateError: when a file has no such time.
     """
-    pattern = how.removeprefix("filename:") if how.startswith("filename:") else ""
-    times = [_named(Path(one.name), pattern, zone) if pattern else one.changed() for one in places]
+    times = [of_file(how, one, zone) for one in places]
     last = max(times)
     chosen = [one for one, made in zip(places, times, strict=True) if made == last]
     return chosen, [(one.name, made) for one, made in zip(places, times, strict=True) if made != last]
+
+
+def of_file(how: str, place: sources.Place, zone: ZoneInfo) -> float:
+    """Return when a file was made, by the time in its name where `[export] as_of` says so, else by its last change.
+
+    Raises:
+        ExportDateError: when its name has no such time.
+    """
+    if how.startswith("filename:"):
+        return _named(Path(place.name), how.removeprefix("filename:"), zone)
+    return place.changed()
 
 
 def check(where: str, made: float | None, now: float | None) -> None:
     """Refuse an export from the future: its clock or its name is wrong, and it would outdo every later one.
 
     Raises:
-        ExportError: when it is more than a quarter of an hour ahead of *now*.
+        ExportDateError: when it is more than a quarter of an hour ahead of *now*.
     """
     if made is not None and now is not None and made > now + AHEAD_S:
         said = datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        raise ExportError(f"{where}: as of {said}, which is in the future. Mend the clock, or [export] as_of.")
+        raise ExportDateError(f"{where}: as of {said}, which is in the future. Mend the clock, or [export] as_of.")
 
 
 def _named(path: Path, pattern: str, zone: ZoneInfo) -> float:
@@ -69,4 +79,4 @@ def _named(path: Path, pattern: str, zone: ZoneInfo) -> float:
             return datetime.strptime(found.group(), pattern).replace(tzinfo=zone).timestamp()
         except ValueError:
             continue  # digits, but no date: a batch's number, say
-    raise ExportError(f'{path}: no time like {pattern!r} in its name, which [export] as_of = "filename:…" needs.')
+    raise ExportDateError(f'{path}: no time like {pattern!r} in its name, which [export] as_of = "filename:…" needs.')

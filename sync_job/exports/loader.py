@@ -126,7 +126,21 @@ def names(where: str, settings: ExportSettings) -> list[str]:
     Raises:
         ExportError: when there is none that can be read.
     """
-    source = sources.find(where, settings.format)[0]
+    return _names(sources.find(where, settings.format)[0], settings)
+
+
+def check_header(place: sources.Place, settings: ExportSettings) -> None:
+    """Check that a file of an export has rows that can be read, as far as its header tells.
+
+    Raises:
+        ExportError: when it has not.
+    """
+    source = sources.look(place, settings.format)
+    names = [*_names(source, settings), *source.partition]
+    _check_header(source.name, names, settings, first_look=False)
+
+
+def _names(source: sources.Source, settings: ExportSettings) -> list[str]:
     found = formats.rows(source, _mapped(settings), [settings.columns.Client], settings.sheet)
     if found:
         return found.names

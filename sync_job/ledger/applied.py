@@ -28,7 +28,7 @@ from sync_job.ledger.store import Store
 SCHEMA = """
 CREATE TABLE exports (
     number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, digest TEXT NOT NULL,
-    as_of REAL, newest REAL, clients INTEGER NOT NULL,
+    as_of REAL, newest REAL, covers REAL, clients INTEGER NOT NULL,
     lost INTEGER NOT NULL, new_grants INTEGER NOT NULL, applied INTEGER NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE sent (
@@ -197,9 +197,20 @@ class Applied(Store):
         )
         return not set(moments).isdisjoint(moment for row in others for moment in row)
 
-    def newest_delta(self, now: float) -> float | None:
-        """Return when the newest delta or full export that was read was made, None if that is unknown."""
-        return self.before("delta", "", now).as_of
+    def cover(self, run: str, until: float) -> None:
+        """Note that the export of a run states what deltas made before *until* (epoch seconds) had said."""
+        with self._writing():
+            self._db.execute("UPDATE exports SET covers = ? WHERE run = ?", (until, run))
+
+    def covered_until(self, now: float) -> float | None:
+        """Return until when a full export states what deltas had said, None if none does. The future does not count."""
+        rows = self._rows("SELECT max(covers) FROM exports WHERE covers <= ?", now + AHEAD_S)
+        return None if rows[0][0] is None else float(rows[0][0])
+
+    def last_delta(self) -> tuple[str, str] | None:
+        """Return run and digest of the last export that was read, if it was a delta; a part is none."""
+        rows = self._rows("SELECT run, digest, kind FROM exports WHERE kind != 'part' ORDER BY number DESC LIMIT 1")
+        return rows[0][:2] if rows and rows[0][2] == "delta" else None
 
     def oldest_part(self, now: float) -> float | None:
         """Return when the oldest file of the newest full export was made, None if that is unknown."""

@@ -56,10 +56,14 @@ class Former(Store):
         )
         return said | {"last_run": str(run)}
 
-    def last_export(self) -> tuple[float | None, float | None, int, int] | None:
-        """Return of the last full export when it was made, oldest and newest file, and how many it had and lost."""
+    def last_export(self) -> tuple[float | None, float | None, int, int, float | None] | None:
+        """Return of the last full export when it was made, oldest and newest file, and how many it had and lost.
+
+        Last is until when full exports state what deltas had said.
+        """
         rows = self._rows(
-            "SELECT as_of, newest, clients, lost FROM exports WHERE kind = 'full' ORDER BY number DESC LIMIT 1"
+            "SELECT as_of, newest, clients, lost, (SELECT max(covers) FROM exports) FROM exports WHERE kind = 'full' "
+            "ORDER BY number DESC LIMIT 1"
         )
         return rows[0] if rows else None
 
@@ -125,6 +129,7 @@ class Carrier(Store):
         self._owe("erasure", erase, np.full(len(erase), LOW_BITS), now, limit_at)
         self._owe("merge", *owe, now, limit_at)
         FormerIds(self.path, self._db).keep(self._map)
+        self._copy("delta_files")
         self._measures(now)
         said = {"carried": json.dumps(about, ensure_ascii=False), "carrying": "yes"}
         for key, value in (self._former.kept_about() | said).items():
@@ -134,8 +139,9 @@ class Carrier(Store):
         """Let the next export be held against the last one, though that had other ids: its age, and how many it had."""
         if found := self._former.last_export():
             self._db.execute(
-                "INSERT INTO exports (run, kind, digest, as_of, newest, clients, lost, new_grants, applied, at) "
-                "VALUES ('', 'full', '', ?, ?, ?, ?, 0, 1, ?)",
+                "INSERT INTO exports "
+                "(run, kind, digest, as_of, newest, clients, lost, covers, new_grants, applied, at) "
+                "VALUES ('', 'full', '', ?, ?, ?, ?, ?, 0, 1, ?)",
                 (*found, now),
             )
             self._db.execute("INSERT INTO accepted (digest, clients, at) VALUES ('', ?, ?)", (found[2], now))

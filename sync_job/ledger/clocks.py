@@ -16,7 +16,7 @@ COLUMNS = {
     "backfills": ("at", "ended"),
     "erasures": ("at",),
     "evidence": ("taken_in",),
-    "exports": ("as_of", "newest", "at"),
+    "exports": ("as_of", "newest", "covers", "at"),
     "forgetting": ("asked",),
     "holds": ("at",),
     "lists": ("taken_in", "absorbed", "voided"),
@@ -30,6 +30,7 @@ COLUMNS = {
 }
 # Not changed: they follow from another column, or say which withdrawal or evidence it is.
 LEFT = {
+    "delta_files": ("changed",),
     "erased": ("hour",),
     "given": ("withdrawn_at",),
     "approvals": ("until",),

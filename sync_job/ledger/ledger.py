@@ -23,6 +23,7 @@ from sync_job.errors import ForeignStateError, NoStateError, OlderStateError
 from sync_job.ledger import (
     applied,
     backfills,
+    deltas,
     files,
     forgetting,
     former_ids,
@@ -37,6 +38,7 @@ from sync_job.ledger.backfills import Backfills
 from sync_job.ledger.carrying import Carrier, Former
 from sync_job.ledger.claims import ClaimsStore
 from sync_job.ledger.clocks import Clocks
+from sync_job.ledger.deltas import DeltaFiles
 from sync_job.ledger.forgetting import Forgetting
 from sync_job.ledger.former_ids import FormerIds
 from sync_job.ledger.migrations import Step
@@ -59,7 +61,7 @@ CREATE TABLE lingering (client INTEGER PRIMARY KEY, until REAL NOT NULL, acknowl
 CREATE TABLE undone (kind TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
-_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills, former_ids)
+_PARTS = (withdrawals, in_force, obligations, applied, forgetting, backfills, former_ids, deltas)
 
 # How far a run got: it began (legs may be committed), everything that it did is in the snapshot, it was reported.
 Stage = Literal["open", "committed", "reported"]
@@ -124,6 +126,7 @@ class Ledger(Store):
         self.about = About(path, connection)
         self.former_ids = FormerIds(path, connection)
         self.clocks = Clocks(path, connection)
+        self.delta_files = DeltaFiles(path, connection)
 
     @classmethod
     def create(cls, path: Path, target: str, now: float) -> Self:
@@ -398,12 +401,16 @@ class Ledger(Store):
         """Return the history, the oldest run first."""
         return self._runs("")
 
-    def _runs(self, which: str) -> list[Run]:
+    def run(self, name: str) -> Run | None:
+        """Return the run of this id, None if there is none."""
+        return next(iter(self._runs("WHERE run = ?", name)), None)
+
+    def _runs(self, which: str, *values: object) -> list[Run]:
         query = f"SELECT number, run, kind, stage, started, ended, exit, summary FROM runs {which} ORDER BY number"
         with files.loading(self.path):
             return [
                 Run(number, run, kind, stage, started, ended, code, json.loads(summary) if summary else None)
-                for number, run, kind, stage, started, ended, code, summary in self._rows(query)
+                for number, run, kind, stage, started, ended, code, summary in self._rows(query, *values)
             ]
 
     def summaries(self, most: int) -> list[dict[str, Any]]:

@@ -306,6 +306,12 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "What was not sent, or got no sure answer, goes with the next run; or now.",
         "Что не отправлено или осталось без надёжного ответа, уйдёт со следующим запуском; или сейчас.",
     ),
+    "do_delta_again": (
+        "{n} {n|client|clients} did not get what this delta grants, and no later delta says it: give it again before "
+        "the next one. What it denies goes with the next run in any case.",
+        "{n} {n|клиент не получил|клиента не получили|клиентов не получили} разрешений из этой дельты, и в следующих "
+        "их не будет: подайте её ещё раз до следующей. Запреты из неё уйдут со следующим запуском в любом случае.",
+    ),
     "do_made": ("Nothing was sent yet: the first run does.", "Пока ничего не отправлено: это сделает первый запуск."),
     "do_read": ("Read what the run said below.", "Прочитайте ниже, что сообщил запуск."),
     # From rows to outcomes.

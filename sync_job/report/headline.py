@@ -188,7 +188,10 @@ def _steps(found: Summary, words: Words, config: str) -> Iterator[Step]:
         yield Step(words("do_backfill_cancel"), f"consent-sync backfill --cancel{where}")
     elif found["outcomes"]["exhausted"] + found["outcomes"]["deferred"] and state(found) == "look":
         again = "drain" if found["kind"] in DRAINS else "run"
-        yield Step(words("do_carries_on"), f"consent-sync {again}{where}")
+        if again == "run" and found.get("grants_unsent"):
+            yield Step(words("do_delta_again", n=found["grants_unsent"]), f"consent-sync run FILE{where}")
+        else:
+            yield Step(words("do_carries_on"), f"consent-sync {again}{where}")
     if found.get("made"):
         yield Step(words("do_made"), f"consent-sync run{where}")
 

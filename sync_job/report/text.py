@@ -258,6 +258,26 @@ def progress(now: Mapping[str, Any]) -> str:
     return f"{now['stage']}{done}{left}{note}"
 
 
+def deltas(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return in words which deltas wait for a person, each with what to do."""
+    lines = [
+        (
+            f"{one['name']} of {moment(one['made'])} was not applied: the next delta is refused",
+            "`consent-sync run` with it first",
+        )
+        for one in figures["missed"]
+    ]
+    if unsent := figures["unsent"]:
+        names, clients = ", ".join(unsent["files"]), counted(unsent["grants"], "client")
+        lines.append(
+            (
+                f"{names} was not sent whole: {clients} did not get what it grants, and no later delta says it",
+                "`consent-sync run` with it once more, before the next one",
+            )
+        )
+    return lines
+
+
 def status(found: Mapping[str, Any]) -> str:
     """Return what is running now, in words."""
     lines = []
@@ -279,6 +299,7 @@ def status(found: Mapping[str, Any]) -> str:
     lines += [RESTORED] if found["restored"] else []
     lines += [line.strip() for line in owed_lines({"withdrawals": found["owed"]})]
     lines += [f"run {run} died; the next run finishes it" for run in found["died"]]
+    lines += [f"{waits}; {cure}" for waits, cure in deltas(found["deltas"])]
     if found["last"]:
         lines.append(f"the last run, {found['last']['run']}, ended with exit {found['last']['exit']}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from sync_job.ledger import (
     accounting,
     anchor,
     backed_up,
+    deltas,
     files,
     inbox,
     keyed,
@@ -200,6 +201,13 @@ def _refuse_lists(folder: Path) -> None:
         raise StateError(
             f"{folder}: lists lie in its inbox. `consent-sync drain` by its own configuration takes them in; their ids "
             "are the old ones. No state was made."
+        )
+    if missed := deltas.pending(folder):
+        names = ", ".join(file.name for delta in missed for file in delta.files)
+        raise StateError(
+            f"{folder}: {len(missed):,} deltas were not applied ({names}), and their ids are the old ones. "
+            "`consent-sync run FILE` by its own configuration applies them, or --skip-missed of it gives them up. No "
+            "state was made."
         )
 
 

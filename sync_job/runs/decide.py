@@ -140,10 +140,10 @@ def read(
 class Case:
     """An export and everything that it is decided by, but for what each leg finds known.
 
-    *made* and *newest* are when its oldest and its newest file were made (epoch seconds, None if unknown), *stated*
-    when what it denies was stated; after *fresh_until* it grants nothing. *forgotten* is how many of its clients were
-    erased, and are in its statements no more; with *retry* nothing waits; *again* is what is sent once more.
-    *deferred* are as in a `Diff`, of the last plan.
+    *made* and *newest* are when its oldest and its newest file were made (epoch seconds, None if unknown), *oldest* is
+    *made* with the files that are too old, *stated* when what it denies was stated; after *fresh_until* it grants
+    nothing. *forgotten* is how many of its clients were erased, and are in its statements no more; with *retry* nothing
+    waits; *again* is what is sent once more. *deferred* are as in a `Diff`, of the last plan.
     """
 
     settings: Settings
@@ -155,6 +155,7 @@ class Case:
     terms: Terms
     made: float | None = None
     newest: float | None = None
+    oldest: float | None = None
     stated: float = 0.0
     fresh_until: float = math.inf
     forgotten: int = 0
@@ -363,6 +364,7 @@ def judge(settings: Settings, findings: Findings, export: Export, ledger: Ledger
         terms,
         made=export.as_of if dated else None,
         newest=newest if dated else None,
+        oldest=min([export.as_of, *(made for _, made in export.stale)]) if dated and export.as_of is not None else None,
         stated=min(now, newest) if dated and newest is not None else now,
         fresh_until=as_of + max_age_s if dated else math.inf,
         retry=wish.retry,

@@ -149,6 +149,9 @@ def init(
             intake.put(settings, listed, started)
             intake.absorb(state, settings)
         state.ledger.applied.record(_record(export, settings, findings.run, first, started))
+        if settings.export.as_of != "none" and export.as_of is not None:
+            oldest = min([started, export.as_of, *(made for _, made in export.stale)])
+            state.ledger.applied.cover(findings.run, oldest)
         anchoring.take_over(state, settings, ids)
         state.commit_leg(findings.run, 0, holdings=first.holdings, lingering=no_lingering(), now=started)
         findings.made = {

@@ -18,7 +18,7 @@ from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.report import lists
 from sync_job.report.counts import Summary
-from sync_job.runs import backfills, owing
+from sync_job.runs import backfills, in_order, owing
 
 
 def _open(settings: Settings) -> State:
@@ -138,6 +138,7 @@ def status(settings: Settings) -> Summary:
         restored = state.ledger.about.restored()
         backfill = backfills.open_one(state)
         owed = owing.figures(state, settings)
+        deltas = in_order.figures(state)
     busy = lock.is_held(settings.state.path)
     found = lock.running(settings.state.path) if busy else {}
     if "started" in found:
@@ -150,5 +151,6 @@ def status(settings: Settings) -> Summary:
         "backfill": backfill,
         "died": [] if busy else dead,
         "owed": owed,
+        "deltas": deltas,
         "last": {"run": last[-1].run, "exit": last[-1].exit, "ended": last[-1].ended} if last else None,
     }

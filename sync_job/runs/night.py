@@ -106,7 +106,7 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     folder = report.folder_of(settings, findings.run)
     intake.refuse_unmapped(state, settings)
     watch.stage("reading")
-    with aside(state, settings):
+    with aside(state, settings), in_order.reading(state, asked):
         export, findings.reject_keys = read(folder)
     findings.export = export.counts()
     laps.lap("read")
@@ -116,8 +116,10 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
     anchoring.recognise(state, settings, export.statements)
     now = time.time()
     ledger = state.ledger
-    in_order.check(state, export.left_out, asked, wish, now)
+    given_up = in_order.check(state, settings, export.left_out, asked, wish, now)
+    files = [*in_order.as_read(asked, export), *given_up]
     case = decide.judge(settings, findings, export, ledger, wish, now)
+    in_order.note_unsent(state, case, findings)
     forgotten = erasure.among(settings, export.statements, ledger.forgetting.asked())
     decide.drop_forgotten(case, forgotten)
     if len(forgotten):  # rejects and the like were listed before anybody could tell
@@ -147,7 +149,14 @@ def _export(legs: Legs, wish: Wish, watch: Watch, laps: Stopwatch, read: Read, a
         rows,
         case,
         partial(_decided, legs, case),
-        partial(in_order.settle, state, asked, superfluous_until=in_order.superfluous_until(case, now)),
+        partial(
+            in_order.settle,
+            state,
+            findings.run,
+            asked,
+            files,
+            superfluous_until=in_order.superfluous_until(case, now),
+        ),
     )
     laps.lap("deliver")
 

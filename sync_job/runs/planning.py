@@ -17,7 +17,7 @@ from sync_job.delivery import tls
 from sync_job.errors import BusyError, ConfigError, Exit, StateDamagedError, gravest
 from sync_job.ledger import lock, tables
 from sync_job.ledger.applied import ReadExport
-from sync_job.ledger.deltas import Asked
+from sync_job.ledger.deltas import Asked, File
 from sync_job.ledger.state import State
 from sync_job.report import counts as tallies
 from sync_job.report.counts import Summary
@@ -52,10 +52,12 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         started = time.time()
         findings = Findings("plan", "", started)
         watch.stage("reading")
-        loaded, _ = (read or partial(decide.read, settings, watch, wish=wish, first_look=False, ledger=state.ledger))(
-            None
-        )
-        findings.export, left_out = loaded.counts(), loaded.left_out
+        if read is None:
+            read = partial(decide.read, settings, watch, wish=wish, first_look=False, ledger=state.ledger)
+        loaded, _ = read(None)
+        findings.export = loaded.counts()
+        in_order.check(state, settings, loaded.left_out, asked and in_order.noted(settings, asked), wish, started)
+        files = in_order.as_read(asked, loaded)
         laps.lap("read")
         watch.stage("deciding")
         ledger = state.ledger
@@ -68,6 +70,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
         if recognised := anchoring.unnamed_among(settings, loaded.statements):
             loaded = replace(loaded, ungranted=union(loaded.ungranted, recognised.client))
         case = decide.judge(settings, findings, loaded, ledger, wish, started)
+        in_order.note_unsent(state, case, findings)
         decide.drop_forgotten(case, erasure.among(settings, loaded.statements, ledger.forgetting.asked()))
         del loaded
         found, _, marked = decide.first_plan(case, ledger, holdings, lingering, started, started)
@@ -95,7 +98,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
             "undoubted": export.undoubted,
         },
         "asked": asked.shown() if asked else None,
-        "left_out": left_out,
+        "files": [vars(file) for file in files],
         "superfluous_until": in_order.superfluous_until(case, started),
         "fresh_until": case.fresh_until if math.isfinite(case.fresh_until) else None,
     }
@@ -161,7 +164,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
         if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
-        in_order.check(state, about["left_out"], asked, Wish(), time.time())
+        in_order.check(state, settings, [], asked, Wish(), time.time())
         rows = rows.at(~_gone(rows.client, state, settings))
         findings = night.begin(state, settings, "apply", watch)
         findings.take(about)
@@ -183,7 +186,10 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         try:
             laps = Stopwatch()
             if not legs.owed():
-                settled = partial(in_order.settle, state, asked, superfluous_until=about["superfluous_until"])
+                files = [File(**file) for file in about["files"]]
+                settled = partial(
+                    in_order.settle, state, findings.run, asked, files, superfluous_until=about["superfluous_until"]
+                )
                 legs.planned(rows, export.stated, about["fresh_until"] or math.inf, settled)
             laps.lap("deliver")
             return night.conclude(state, settings, findings, watch, laps)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sync_job.config import Settings
-from sync_job.consent.channels import Ids
+from sync_job.consent.channels import Ids, allowed
 from sync_job.consent.fold import Outcome
 from sync_job.delivery.round_trips import BOUNDS_S
 from sync_job.errors import Exit, gravest
@@ -145,16 +145,19 @@ def compose(
     codes: list[Summary] = []
     undone: list[tuple[str, str]] = []
     sent = _Sent()
+    grants_unsent = 0
     with results.writing(folder, settings.report.results) as out:
         found = state.legs(findings.run)
         later = _later(found)
         for leg in found:
-            ended_so, leg_codes, leg_sent = _write_leg(leg, out, undone, later.get(leg.number))
+            ended_so, leg_codes, leg_sent, leg_grants = _write_leg(leg, out, undone, later.get(leg.number))
             legs.append({"leg": leg.number} | ended_so)
             codes += leg_codes
+            grants_unsent += leg_grants
             sent = sent.joined(leg_sent)
     planned = [{name: count for name, count in leg.items() if name != "leg"} for leg in legs]
     outcomes = counts.added(planned)
+    last_delta = state.ledger.applied.last_delta()  # what it grants and was not sent is in no later one
     findings.judge_endpoint()
     _judge_undone(state, settings, findings, undone, outcomes)
     owed = settings.withdrawals
@@ -186,6 +189,7 @@ def compose(
         **findings.changes,
         "planned": sum(outcomes.values()),
         "outcomes": outcomes,
+        "grants_unsent": grants_unsent if last_delta and last_delta[0] == findings.run else 0,
         "legs": legs,
         "delivery": _added(findings.deliveries),
         "samples": [
@@ -269,10 +273,11 @@ class _Sent(NamedTuple):
 
 def _write_leg(
     leg: Leg, out: results.Results, undone: list[tuple[str, str]], later: Ids | None
-) -> tuple[dict[str, int], list[Summary], _Sent]:
+) -> tuple[dict[str, int], list[Summary], _Sent, int]:
     rows, _ = tables.read_plan(leg.plan)
     totals: list[Mapping[str, int]] = []
     sent = _Sent()
+    grants_unsent = 0
     with Reading(leg.journal, len(rows), time.time()) as journal:
         for part in journal.parts():
             chosen = rows.at(slice(part.start, part.start + len(part)))
@@ -283,6 +288,8 @@ def _write_leg(
                 last = ~np.isin(chosen.client, later)
                 ended, chosen = ended[last], chosen.at(last)
             totals.append(counts.outcomes(ended))
+            unsent = np.isin(ended, (Outcome.EXHAUSTED, Outcome.DEFERRED))
+            grants_unsent += int(np.count_nonzero(allowed(chosen.sent[unsent])))
             for outcome in (Outcome.REFUSED, Outcome.EXHAUSTED, Outcome.DEFERRED):
                 missed = chosen.client[ended == outcome]
                 room = max(0, _UNDONE_KEPT - len(undone))
@@ -291,7 +298,7 @@ def _write_leg(
             {"outcome": outcome.name.lower(), "status": status, "code": code, "message": message, "count": count}
             for outcome, status, code, message, count in journal.codes(counts.masked)
         ]
-        return counts.added(totals), codes, sent
+        return counts.added(totals), codes, sent, grants_unsent
 
 
 def _shown(settings: Any) -> Any:

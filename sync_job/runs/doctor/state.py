@@ -16,7 +16,7 @@ from sync_job.ledger.ledger import Run
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
 from sync_job.report import text
-from sync_job.runs import clocks, owing
+from sync_job.runs import clocks, in_order, owing
 from sync_job.runs.doctor.check import Area, Check, ago
 
 _STATE = Area("state", Exit.STATE)
@@ -103,6 +103,8 @@ def _ledger(state: State) -> Iterator[Check]:
         yield _STATE.problem("restored", "a restored backup that lacks withdrawals; only lists are sent", cure)
     elif how:
         yield _STATE.warning("restored", "a restored backup; nobody is granted anything", cure)
+    for said, cure in text.deltas(in_order.figures(state)):
+        yield _STATE.warning("delta", said, cure)
     if one := state.ledger.backfills.open():
         said = f"of {one.run}, {one.clients:,} clients, begun {ago(time.time() - one.at)} ago"
         yield _STATE.ok("backfill under way", said)
