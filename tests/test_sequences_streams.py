@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from sync_job.standin.background import Standin
+from sync_job.standin.background import Standin, running
+from sync_job.standin.options import Options
 from tests.commands import Cli, Said
 from tests.forked import Forked
 from tests.place import NO, YES, Place
@@ -138,6 +141,45 @@ def test_nobody_can_be_asked_on_a_standard_input_that_is_closed(place: Place, st
 def test_an_export_on_a_standard_input_that_is_closed_is_empty(place: Place) -> None:
     """Exit 3, as on one that ends at once."""
     assert {_closed(place, "run", "-", streams=streams).code for streams in ("<&-", "</dev/null")} == {3}
+
+
+def test_whoever_holds_the_lock_is_named_while_a_run_reads(tmp_path: Path, cli: Cli) -> None:
+    """A run that let a list's command have the lock reads on, and does not pass for the holder; its bytes are bytes."""
+
+    def until(moment: Callable[[], bool]) -> None:
+        ends = time.monotonic() + PATIENCE_S
+        while not moment():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+    with running(Options(latency_ms=40)) as slow:
+        place = Place(tmp_path, slow.url, cli, as_of='"none"')
+        place.init(CROWD)
+        export = place.export.read_bytes()
+        run = Forked("run", "-", "--config", place.config, stdin=subprocess.PIPE)
+        assert run.stdin
+        until(lambda: "reading" in place("status").out)
+        path = tmp_path / "list.csv"
+        path.write_text("Client\n" + "".join(f"{client}\n" for client in range(100, 180)))
+        received = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
+        words = ("--received-at", received, "--scope", "all", "--basis", "objection")
+        listed = Forked("opt-out", path, *words, "--config", place.config)
+        until(lambda: slow.requests > 5)
+        listed.send_signal(signal.SIGSTOP)
+        for piece in (export[:2000], export[2000:]):
+            run.stdin.write(piece)
+            time.sleep(1.2)  # longer than a run stays silent
+            now = place.summary("status")
+            assert (now["running"]["pid"], now["running"]["kind"]) == (listed.pid, "opt-out")
+            assert now["beside"].startswith("0002-")
+        run.stdin.close()
+        said = place("run")
+        assert said.code == 75
+        assert f"(process {listed.pid}) is sending" in said.err
+        assert "beside run 0002-" in said.err
+        listed.send_signal(signal.SIGCONT)
+        assert listed.wait(PATIENCE_S) == 0
+        assert run.wait(PATIENCE_S) == 0
 
 
 def test_no_file_takes_the_number_of_a_stream_that_is_closed(place: Place) -> None:

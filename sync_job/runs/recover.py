@@ -106,7 +106,7 @@ def holding(
         State.open(folder, target, write=True) as opened,
     ):
         state = replace(opened, lock=held, erasing=erasing)
-        shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
+        shown = lock.announced(folder) if lists_only else {}
         if not lists_only:
             lock.name(folder, "")  # whoever is named there has died
             handover.done(folder)
@@ -114,7 +114,7 @@ def holding(
         try:
             yield state
         finally:
-            if shown:
+            if shown and shown.get("run") == lock.alive(folder):
                 lock.announce(folder, shown)  # of the run that this was sent beside
         intake.refuse_unreadable(state)
 
