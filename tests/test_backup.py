@@ -97,6 +97,20 @@ def test_what_a_dead_backup_left_is_swept(shop: Shop) -> None:
     assert not parts.exists()
 
 
+def test_what_a_dead_backup_of_another_name_left_is_swept(shop: Shop) -> None:
+    """A copy of a state stays nowhere for good; one that is being made stays, and so does what is no backup's."""
+    dead, made, others = (shop.folder / f".{name}.parts" for name in ("2026-11-01.tar", "2026-11-02.tar", "engine"))
+    for parts in (dead, made, others):
+        parts.mkdir(0o700)
+        (parts / "ledger.db").write_text("half")
+    with lock.held(dead):
+        pass
+    with lock.held(made):
+        backups.backup(shop.settings, shop.folder / "2026-11-03.tar")
+        assert [parts.exists() for parts in (dead, made, others)] == [False, True, True]
+    assert not list(shop.folder.glob(".2026-11-03*"))
+
+
 def test_a_damaged_state_is_not_backed_up(shop: Shop) -> None:
     """A backup that cannot be restored would be found out too late."""
     path = shop.folder / "state" / "snapshots" / "1.parquet"

@@ -139,6 +139,17 @@ def test_every_file_that_is_open_to_others_is_found(shop: Shop) -> None:
     assert found["exit"] == Exit.STATE
 
 
+@pytest.mark.parametrize("place", ["state", "state/snapshots", "state/runs", "state/inbox", "keys"])
+def test_every_folder_that_a_run_writes_to_is_tried(shop: Shop, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """One that is mounted read-only is what a run would end with, 4, and it is named."""
+    real = os.access
+    shut = shop.folder / place
+    monkeypatch.setattr(os, "access", lambda path, mode: path != shut and real(path, mode))
+    found = look(shop)
+    assert found["exit"] == Exit.STATE
+    assert f"{shut} cannot be written to" in of(found, "disk", f"{place.split('/')[0]} folder")["found"]
+
+
 def test_configuration_that_others_may_change_is_found(shop: Shop) -> None:
     """Who may write it says where consent goes."""
     shop.config.chmod(0o666)

@@ -117,7 +117,7 @@ def test_a_withdrawal_is_told_with_its_list_its_obligation_and_its_evidence(made
     digest = shop.withdraw({5: "sms push"}, request_ref="T-9")
     coming = explained(shop, 5)
     assert [(one["list"], one["channels"]) for one in coming["coming"]] == [(digest, scope_text(0b00010001))]
-    assert coming["withdrawals"] == []
+    assert [one["list"] for one in coming["withdrawals"]] == [digest], "it binds already"
     assert "which no run has taken in yet" in people_text.explained(coming)
     assert explained(shop, 6)["coming"] == []
     drain.drain(shop.settings, "drain", Watch())

@@ -365,6 +365,41 @@ def test_a_run_that_is_ended_or_killed(
     assert any("0003-" in reason and "died" in reason for reason in post["reasons"])
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        ("drain",),
+        ("withdrawals", "close", "--client", "7", "--reason", "moved", "--by", "Mira"),
+        ("state", "repair"),
+        ("plan",),
+    ],
+    ids=lambda first: first[-1] if len(first) < 3 else first[1],
+)
+def test_a_killed_run_is_told_of_once_whatever_comes_first(
+    tmp_path: Path, told: Listener, cli: Cli, monkeypatch: pytest.MonkeyPatch, first: tuple[str, ...]
+) -> None:
+    """The command that finishes it tells of it, or leaves it to the next that tells, also if nobody hears at first."""
+    with running(Options(latency_ms=50)) as slow:
+        shop = Shop(tmp_path, slow.url, concurrency=1)
+        shop.write(people(60))
+        shop.init("unknown")
+        with _start(shop) as process:
+            _until(lambda: slow.requests > 2, process)
+            process.kill()
+            process.wait(PATIENCE_S)
+        told.script = [403]
+        cli(*first, "--config", shop.config)
+        told.script = [200]
+        monkeypatch.setenv("CONSENT_SYNC__DELIVERY__MAX_CONCURRENCY", "32")
+        for command in ("drain", "run", "drain", "run"):
+            assert cli(command, "--config", shop.config).code == 0
+    taken = [one for one in told.posts if one.path.startswith("/hook")]
+    died = [one for one in taken if any("0002-" in reason and "died" in reason for reason in one.json["reasons"])]
+    assert [one.json["kind"] for one in died] == ["drain"] * (2 if first == ("drain",) else 1)
+    (memory,) = (shop.folder / "reports").glob(".told-*.json")
+    assert "died" not in json.loads(memory.read_text())
+
+
 def test_a_run_that_is_ended_before_it_sends(shop: Shop, told: Listener) -> None:
     """It waits for the rest of its export: SIGTERM ends it all the same, in 143, and everybody hears of it."""
     with _start(shop, "-", stdin=subprocess.PIPE) as process:

@@ -118,7 +118,7 @@ def test_an_unknown_client_is_parked_and_does_not_alarm(tmp_path: Path) -> None:
         assert (status["open"], status["parked"], status["past_limit"]) == (0, 1, 0)
         assert drain.drain(made.settings, "drain", Watch()) is None
         assert platform.requests == 2
-        assert withdrawing.close(made.settings, 7, reason="no such member", by="the officer") == 1
+        assert withdrawing.close(made.settings, 7, reason="no such member", by="the officer")["closed"] == 1
         assert withdrawing.status(made.settings)["parked"] == 0
         with pytest.raises(ConfigError, match="Nothing is owed to client 7"):
             withdrawing.close(made.settings, 7, reason="again", by="the officer")
@@ -316,7 +316,7 @@ def test_a_void_list_binds_no_more_and_what_follows_is_guarded(tmp_path: Path) -
         with pytest.raises(ConfigError, match="two people"):
             withdrawing.void(made.settings, digest[:8], reason="wrong file", by="A", approved_by="a")
         found = withdrawing.void(made.settings, digest[:8], reason="wrong file", by="A", approved_by="B")
-        assert found == {"withdrawals": 50, "obligations": 0, "kept": 0}
+        assert found == {"withdrawals": 50, "obligations": 0, "kept": 0, "since": None}
         report = sync_job.run(made.settings)
         assert report.exit_code is Exit.HELD
         assert report.summary["guards"][0]["guard"] == "re-grants"

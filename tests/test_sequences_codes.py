@@ -7,7 +7,7 @@ import re
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -846,3 +846,65 @@ def test_a_restored_backup_says_how_many_lists_wait(shop: Shop, count: int) -> N
     said = shop("state", "restore", shop.folder / "b.tar")
     words = "1 list was in the inbox; the next run or drain takes it in"
     assert (words if count == 1 else "2 lists were in the inbox; the next run or drain takes them in") in said.out
+
+
+# ---- a list in the inbox binds already
+
+
+def test_every_answer_about_a_client_counts_a_list_in_the_inbox(shop: Shop, platform: Standin) -> None:
+    """What it withdraws is denied, owed, written and counted by what only looks, as by the drain that sends it."""
+    path = shop.folder / "list.csv"
+    path.write_text("Client\n5\n")
+    words = ("--received-at", ago(0.1), "--scope", "all", "--basis", "objection", "--no-send")
+    assert shop("opt-out", path, *words).code == 0
+    for export in ([], [shop.export]):
+        found = shop.json("explain", "5", *export)
+        assert {one["target"] for one in found["channels"].values()} == {"denied"}
+        assert found["would_send"] == "FFFF"
+        assert len(found["coming"]) == 1
+    said = shop("explain", "5")
+    assert "which no run has taken in yet" in said.out
+    assert "nothing would be sent" not in said.out
+    (shown,) = shop.json("snapshot", "show", "5")["clients"]
+    assert len(shown["withdrawn"]) == 4
+    assert shown["owed"]
+    checked = shop.json("forget", "--client", "5", "--client", "6", "--check")
+    assert (checked["withdrawn"], checked["owed"]) == (1, 1)
+    written = shop.folder / "written.csv"
+    assert shop("withdrawals", "export", written).code == 0
+    assert [line.split(",")[0] for line in written.read_text().splitlines()[1:]] == ["5"]
+    assert shop.json("withdrawals", "status")["lists_waiting"] == 1, "nothing was taken in by looking"
+    assert platform.requests == 0
+    assert shop("drain").code == 0
+    assert set(platform.platform.state) == {5}
+    assert shop("withdrawals", "export", shop.folder / "again.csv").code == 0
+    assert (shop.folder / "again.csv").read_text() == written.read_text()
+
+
+def _until(moment: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE_S
+    while not moment():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+def test_a_list_that_another_process_has_taken_in_and_not_sent_is_still_to_be_sent(tmp_path: Path, cli: Cli) -> None:
+    """The command ends in 75, and does not say that nothing of the list is to be sent."""
+    with running(Options(latency_ms=60)) as slow:
+        shop = Shop(tmp_path, slow.url, cli, max_concurrency=1)
+        shop.init(dict.fromkeys(range(1, 401), YES))
+        shop.write(dict.fromkeys(range(1, 41), NO) | dict.fromkeys(range(41, 401), YES))
+        process = shop.started("run")
+        _until(lambda: slow.requests > 2)
+        path = shop.folder / "list.csv"
+        path.write_text("Client\n" + "".join(f"{client}\n" for client in range(300, 380)))
+        words = ("--received-at", ago(0.1), "--scope", "all", "--basis", "objection")
+        assert shop("opt-out", path, *words, "--no-send").code == 0
+        _until(lambda: any(300 <= entry.client < 380 for entry in list(slow.platform.log)))
+        process.send_signal(signal.SIGSTOP)
+        said = shop("opt-out", path, *words, "--wait-s", "0.1")
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE_S) in (0, 1)
+    assert said.code == Exit.BUSY
+    assert "not sent" in said.out
+    assert "nothing of the list is to be sent now" not in said.out

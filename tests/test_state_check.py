@@ -78,7 +78,10 @@ def _found(shop: Shop, verdict: str) -> dict[str, str]:
 
 def _tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {
-        path.relative_to(folder).as_posix(): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
+        path.relative_to(folder).as_posix(): (
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() and path.name != "lock" else b"",  # which says who took it last
+        )
         for path in folder.rglob("*")
     }
 

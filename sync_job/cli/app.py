@@ -5,7 +5,6 @@ Modules that bring aiohttp or pandas are imported by the commands that need them
 """
 
 import contextlib
-import os
 import signal
 import sys
 import traceback
@@ -327,9 +326,6 @@ def exit_codes() -> Iterator[None]:
     except (KeyboardInterrupt, TerminatedError) as exc:
         code = exit_of(exc)
         typer.echo(f"consent-sync: {code.name.lower()}; nothing that was acknowledged is lost.", err=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.OK
     except MemoryError:
         typer.echo("consent-sync: out of memory; nothing that was acknowledged is lost.", err=True)
         code = Exit.BUG
@@ -343,9 +339,16 @@ def exit_codes() -> Iterator[None]:
 
 
 def _last(code: int) -> int:
-    """Return the code that the process ends with; an interruption meanwhile, or a bug, does not hide *code*."""
+    """Return the code that the process ends with; an interruption meanwhile, or a bug, does not hide *code*.
+
+    What was done is done when its output could not be written: that alone is 4, and no other code gives way to it.
+    """
     try:
-        return ending.last(code)
+        code = ending.last(code)
+        if why := streams.output_lost():
+            typer.echo(f"consent-sync: standard output could not be written: {why}. What was done is done.", err=True)
+            return code or int(Exit.STATE)
+        return code
     except KeyboardInterrupt:
         return code
     except Exception:  # noqa: BLE001 - as below

@@ -296,8 +296,8 @@ def close(
     from sync_job.runs import withdrawing
 
     def closed(one: "Settings") -> dict[str, Any]:
-        count = withdrawing.close(one, client, reason=reason, by=by)
-        return {"closed": count, "withdrawn": withdrawing.is_withdrawn(one, client)}
+        done = withdrawing.close(one, client, reason=reason, by=by)
+        return {**done, "withdrawn": withdrawing.is_withdrawn(one, client)}
 
     found = _each(options.load_all(config), closed)
     _show(found, text.closed, as_json=as_json)

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sync_job.errors import ConfigError, ForeignStateError, StateDamagedError, StateError
+from sync_job.errors import BusyError, ConfigError, ForeignStateError, StateDamagedError, StateError
 from sync_job.ledger import files, inbox, inspection, journal, lock
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
 
 VERSION = 1
 _MANIFEST = "manifest.json"
+_PACKED = "packed.tar"
 _CHUNK = 1 << 20
 _RELISTINGS = 10
 _AS_IT_IS = ("inbox/", "paused.json")  # a list that cannot be read keeps runs waiting, and no backup
@@ -97,6 +98,7 @@ def write(state: State, path: Path, *, target: str, now: float, progress: Progre
     with files.storing(path):
         if path.exists():
             raise ConfigError(f"{path}: there already; a backup is never written over. Name another file.")
+    _sweep(path.parent)
     with staging(path.with_name(f".{path.name}.parts")) as parts:
         _gather(state, parts)
         _check(parts, target, state.folder)
@@ -106,8 +108,18 @@ def write(state: State, path: Path, *, target: str, now: float, progress: Progre
         counter = _Counter(progress, 2 * sum((parts / name).stat().st_size for name in names))
         members = {name: digest(parts / name, counter) for name in names}
         manifest = Manifest(target, place["state"], place["run"], place["snapshot"], now, members)
-        files.replace(path, lambda temporary: _pack(temporary, parts, manifest, counter))
+        packed = parts / _PACKED
+        files.replace(packed, lambda temporary: _pack(temporary, parts, manifest, counter))
+        files.move(packed, path)
     return manifest
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what backups into *folder* have left that died: each is a copy of a state."""
+    for left in folder.glob(".*.parts"):
+        if all((left / name).is_file() for name in lock.NAMES):
+            with contextlib.suppress(BusyError, StateError), staging(left):  # busy: it is being made
+                pass
 
 
 @contextmanager

@@ -188,9 +188,12 @@ class Ledger(Store):
                 raise ValueError("it was cut short")
             its_own = about["target"]
         if its_own != target:
+            said = f"{self.path.parent.absolute()}: the state of {its_own}, and the configuration says {target}"
+            if target in (one["target"] for one in json.loads(about.get("moved") or "[]")):
+                address = its_own.rpartition(" operator ")[0]
+                raise ForeignStateError(f'{said}, where it was before. Set [endpoint] base_url = "{address}".')
             raise ForeignStateError(
-                f"{self.path.parent.absolute()}: the state of {its_own}, and the configuration says {target}. "
-                "Another platform needs a state folder of its own: mend [endpoint] base_url or operator, or "
+                f"{said}. Another platform needs a state folder of its own: mend [endpoint] base_url or operator, or "
                 "[state] path."
             )
         return version

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Lock:
 
     def __init__(self, folder: Path, handle: int, *, alone: bool) -> None:
         self.alone = alone  # whether `run.lock` is held with it
+        self.on_wait: Callable[[], object] = lambda: None  # called when it has to be waited for
         self._folder = folder
         self._handle = handle
 
@@ -50,15 +51,19 @@ class Lock:
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def _take_again(self, sleep: Callable[[float], None]) -> None:
-        ends = time.monotonic() + _PATIENCE_S
+        ends, waits = time.monotonic() + _PATIENCE_S, False
         while True:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 if time.monotonic() >= ends:
                     raise _busy(self._folder) from exc
+                if not waits:
+                    self.on_wait()
+                waits = True
                 sleep(_AGAIN_S)
             else:
+                _sign(self._handle)
                 return
 
 
@@ -87,14 +92,35 @@ def _locked(folder: Path, name: str) -> Iterator[int]:
             _take(handle)
         except BlockingIOError as exc:
             raise _busy(folder) from exc
+        if name == "lock":
+            _sign(handle)
         yield handle
     finally:
         os.close(handle)
 
 
+def _sign(handle: int) -> None:
+    """Write into the lock which process holds it; without that nobody can tell, and it is held all the same."""
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+
+def _holder(folder: Path) -> int:
+    """Return the process that holds `lock`, 0 if none does or nobody can tell."""
+    if is_free(folder):
+        return 0
+    try:
+        return int((folder / "lock").read_text("utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
 def _busy(folder: Path) -> BusyError:
+    now, run = running(folder), alive(folder)
+    beside = f", beside run {run}" if now and run and run != now.get("run") else ""
     return BusyError(
-        f"{folder}: busy, {describe(running(folder))}. Run again when it has ended; "
+        f"{folder}: busy, {describe(now)}{beside}. Run again when it has ended; "
         "`consent-sync status` shows how far it is."
     )
 
@@ -156,12 +182,13 @@ def alive(folder: Path) -> str:
 
 
 def announce(folder: Path, what: dict[str, Any]) -> None:
-    """Say what the holder is doing, for others to read."""
-    files.show_json(folder / "running.json", {"pid": os.getpid(), **what})
+    """Say what this process is doing, for others to read, unless it has let another one have the lock."""
+    if _holder(folder) in (0, os.getpid()):
+        files.show_json(folder / "running.json", {"pid": os.getpid(), **what})
 
 
-def running(folder: Path) -> dict[str, Any]:
-    """Return what the holder of the lock last said of itself; empty when it said nothing readable."""
+def announced(folder: Path) -> dict[str, Any]:
+    """Return what was announced last, whoever holds the lock now; empty if it cannot be read."""
     try:
         found = json.loads((folder / "running.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -169,9 +196,19 @@ def running(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def running(folder: Path) -> dict[str, Any]:
+    """Return what the holder of the lock said of itself last; of one that said nothing, its process alone."""
+    found, holder = announced(folder), _holder(folder)
+    if found and holder not in (0, found.get("pid")):
+        return {"pid": holder, "kind": "another command", "run": "", "stage": "changing the state"}
+    return found
+
+
 def describe(what: dict[str, Any]) -> str:
     """Return the words for `running`."""
     if not what:
         return "another process holds its lock"
-    done = f", {what['done']} of {what['total']} rows" if what.get("total") else ""
-    return f"{what.get('kind', 'a run')} {what.get('run', '')} (process {what.get('pid')}) is {what.get('stage')}{done}"
+    unit = {"sending": " rows", "reading": " bytes"}.get(str(what.get("stage")), "")
+    done = f", {what['done']} of {what['total']}{unit}" if what.get("total") else ""
+    name = f"{what.get('kind', 'a run')} {what.get('run', '')}".strip()
+    return f"{name} (process {what.get('pid')}) is {what.get('stage')}{done}"

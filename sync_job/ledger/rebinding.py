@@ -68,6 +68,14 @@ def follow(keys: Path, ledger: Ledger, target: str, now: float) -> None:
     remove(keys, place["state"], former)
 
 
+def finish(keys: Path, ledger: Ledger, target: str, now: float) -> None:
+    """Let the keys say under each former name where the state has moved, and have nothing else there."""
+    place = ledger.place()
+    for former in {*ledger.about.targets()} - {target}:
+        note_move(keys, place, former, target, now)
+        remove(keys, place["state"], former)
+
+
 def note_move(keys: Path, place: Place, target: str, new: str, now: float) -> None:
     """Let the anchor of a former name say where the state has moved, unless it does or is another state's."""
     found = anchor.read(keys, target)

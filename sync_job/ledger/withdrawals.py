@@ -147,11 +147,15 @@ class Lifted:
 
 @dataclass(frozen=True)
 class Voided:
-    """What a void list takes with it: its withdrawals, the denials still owed for it, and what another list keeps."""
+    """What a void list takes with it: its withdrawals, the denials still owed for it, and what another list keeps.
+
+    *since*: it was void before, by the same words of the same people, and nothing was changed.
+    """
 
     withdrawals: int
     obligations: int
     kept: int
+    since: float | None = None
 
 
 class Withdrawals(Store):
@@ -443,19 +447,22 @@ class Withdrawals(Store):
         """Take a list back: its withdrawals bind no more, but for those that another list repeats.
 
         Raises:
-            ValueError: when no list, or more than one, begins with *digest*, it is void already, or one person alone
-                says so.
+            ValueError: when no list, or more than one, begins with *digest*, others made it void already, or one person
+                alone says so.
         """
         if not by or not approved_by or by.casefold() == approved_by.casefold():
             raise ValueError("two people must say so: --by and --approved-by name the same, or nobody")
         found = self._rows(
-            "SELECT number, voided FROM lists WHERE substr(digest, 1, length(?1)) = ?1", digest.strip().lower()
+            "SELECT number, voided, reason, by, approved_by FROM lists WHERE substr(digest, 1, length(?1)) = ?1",
+            digest.strip().lower(),
         )
         if len(found) != 1 or not digest.strip():
             raise ValueError(f"{len(found) or 'no'} lists begin with {digest!r}; `withdrawals status` names them")
-        number, voided = found[0]
+        number, voided, *said = found[0]
+        if voided is not None and said == [reason, by, approved_by]:
+            return Voided(0, 0, 0, since=voided)
         if voided is not None:
-            raise ValueError("the list is void already")
+            raise ValueError(f"the list is void already: {said[1]} and {said[2]} said so, {said[0]}")
         with self._writing():
             self._db.execute(
                 "UPDATE lists SET voided = ?, reason = ?, by = ?, approved_by = ? WHERE number = ?",

@@ -72,6 +72,7 @@ def checked(found: Mapping[str, Any]) -> str:
             "A clock was wrong. If this machine's is right now, `consent-sync state repair` brings them to now."
         )
     lines += _next(found["counts"])
+    lines += [found["mend"]] if found["mend"] else []
     return "\n".join(lines)
 
 
@@ -82,6 +83,7 @@ def repaired(found: Mapping[str, Any]) -> str:
     lines += [f"to now   {said}" for said in _times(found["brought_to_now"])]
     lines += [f"mended   {one['what']}: {one['words']}" for one in found["mended"]]
     lines += [f"{one['verdict']:<8} {one['what']}: {one['words']}" for one in found["left"]]
+    lines += [found["mend"]] if found["mend"] else []
     if not lines:
         lines.append("nothing to repair")
     return "\n".join(lines)

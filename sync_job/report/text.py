@@ -283,7 +283,11 @@ def status(found: Mapping[str, Any]) -> str:
     lines = []
     if found["running"]:
         now = found["running"]
-        lines.append(f"{now['kind']} {now['run']}, since {span(now.get('seconds', 0))}: {progress(now)}")
+        name = f"{now['kind']} {now['run']}".strip()
+        since = f", since {span(now['seconds'])}" if "seconds" in now else ""
+        lines.append(f"{name} (process {now['pid']}){since}: {progress(now)}")
+        if found["beside"]:
+            lines.append(f"run {found['beside']} is under way beside it: it reads or reports, or waits for the lock")
     elif found["busy"]:
         lines.append("something holds the lock and has not said what it is")
     else:

@@ -70,7 +70,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             f"  list       {sent['fresh']:>12,} new, {sent['repeats']:,} repeats, {sent['superseded']:,} lifted by "
             "later evidence"
         )
-        stands = "sent      " if found["run"] or sent["fresh"] else "stands at "
+        stands = "sent      " if found["run"] or (sent["fresh"] and not said) else "stands at "
         yield (
             f"  {stands} {sent['acknowledged']:>12,} acknowledged, {sent['open']:,} to be tried again, "
             f"{sent['refused']:,} refused, {sent['parked']:,} not known to the platform"
@@ -81,7 +81,7 @@ def _sent(found: Mapping[str, Any]) -> Iterator[str]:
             whole = sent["elsewhere"] == sent["rows"] - sent["ended_otherwise"].get("twice", 0)
             how_many = "all" if whole else f"{sent['elsewhere']:,}"
             yield f"  by another list acknowledged: {how_many} of its rows"
-        if not found["run"]:
+        if not found["run"] and not said:
             yield "  this command sent nothing: nothing of the list is to be sent now"
     elif outcomes := found.get("outcomes"):
         yield f"  sent       {sum(outcomes.values()):>12,} clients: {text.named(outcomes, *outcomes)}"
@@ -240,11 +240,14 @@ def closed(found: Mapping[str, Any]) -> str:
     """Return what was closed by hand, in words."""
     count, one = text.counted(found["closed"], "obligation"), found["closed"] == 1
     stays = "the withdrawal stays in force" if found["withdrawn"] else "no withdrawal of the client is in force"
-    return f"{count} at {found['target']} {'was' if one else 'were'} closed by hand; {stays}"
+    since = f" before, at {text.moment(found['since'])}" if found["since"] else ""
+    return f"{count} at {found['target']} {'was' if one else 'were'} closed by hand{since}; {stays}"
 
 
 def voided(found: Mapping[str, Any]) -> str:
     """Return what a void list took with it, in words."""
+    if found["since"]:
+        return f"the list is void at {found['target']} since {text.moment(found['since'])}; nothing was changed"
     return (
         f"the list is void at {found['target']}: {found['withdrawals']:,} withdrawals bind no more, "
         f"{found['obligations']:,} denials are owed no more, {found['kept']:,} stay by another list. What was denied "

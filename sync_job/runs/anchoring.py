@@ -53,6 +53,7 @@ def keep(state: State, settings: Settings) -> None:
     state.ledger.about.note_anchored()
     if buried > state.ledger.about.buried():
         state.ledger.about.note_buried(buried)
+    rebinding.finish(keys, state.ledger, target, now)  # what a `state retarget` that died has left
 
 
 def check(state: State, settings: Settings, *, lists_only: bool) -> None:

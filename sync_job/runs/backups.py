@@ -11,17 +11,20 @@ from sync_job.ledger.anchor import Standing
 from sync_job.ledger.backed_up import BackedUp
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
+from sync_job.runs import whose
 from sync_job.runs.watch import Watch
 
 
 def backup(settings: Settings, path: Path, watch: Watch | None = None) -> Summary:
     """Make a backup of the state in *path*, also while a run is under way, and return what is in it.
 
+    It is a backup of the state as it is, also if the configuration has another address than it.
+
     Raises:
         ConfigError: when the file is there already, or would lie in the state or beside the keys.
         StateError: when the state is damaged, or the disk does not take it.
     """
-    folder, target, shown = settings.state.path, settings.endpoint.target, watch or Watch()
+    folder, shown = settings.state.path, watch or Watch()
     for kept, why in (
         (folder, "it would be lost with the state"),
         (settings.state.keys, "nothing of it belongs there"),
@@ -30,6 +33,7 @@ def backup(settings: Settings, path: Path, watch: Watch | None = None) -> Summar
             raise ConfigError(f"{path}: inside {kept.absolute()}: {why}. Name a file elsewhere.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: no such folder to write the backup into. Make it first.")
+    target = whose.bound(settings).settings.endpoint.target
     with State.open(folder, target, write=False) as state:
         made = archive.write(state, path.absolute(), target=target, now=time.time(), progress=shown.at)
     with suppress(StateError):  # `doctor` says that no backup is known; the one that was made is as good

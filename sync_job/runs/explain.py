@@ -5,6 +5,7 @@ It changes nothing and needs no lock. Which reports tell of the client is `histo
 
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -26,7 +27,7 @@ from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
 from sync_job.report.lists import moment
 from sync_job.runs import decide as deciding
-from sync_job.runs import erasure
+from sync_job.runs import erasure, foreseeing
 from sync_job.runs.decide import Case, Wish
 from sync_job.runs.recover import view
 from sync_job.runs.report import Findings
@@ -79,17 +80,16 @@ def explain(settings: Settings, client: int, watch: Watch, *, with_export: bool,
     """Return everything of one client, the rule for each channel, and what a run would send now.
 
     Nothing is changed, nothing is sent, and no lock is needed: while a run is under way, what it has done since its
-    last commit is not known. *with_export*: by the export that the settings name, made *as_of* if they leave that to
-    the caller; otherwise by what is owed alone.
+    last commit is not known. Lists of the inbox count as taken in; *coming* names them. *with_export*: by the export
+    that the settings name, made *as_of* if they leave that to the caller; otherwise by what is owed alone.
 
     Raises:
         ExportError, ConfigError: when the export cannot be read.
         StateError: when there is no state.
     """
     now = time.time()
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
-        # First: what is taken into the ledger meanwhile is then seen twice, and not missed.
-        coming = _coming(state, client)
+    coming = _coming(settings.state.path, client)
+    with foreseeing.opened(settings) as state:
         if lock.is_held(settings.state.path):
             holdings, lingering, dead = state.holdings(), state.ledger.lingering(), list[str]()
         else:
@@ -335,10 +335,10 @@ def _held(state: State, client: int) -> list[Summary]:
     return found
 
 
-def _coming(state: State, client: int) -> list[Summary]:
+def _coming(folder: Path, client: int) -> list[Summary]:
     """Return what lists say of the client that nobody has taken into the ledger yet."""
     found = []
-    for path in inbox.waiting(state.folder):
+    for path in inbox.waiting(folder):
         try:
             batches, about = inbox.read(path)
             rows = [row for batch in batches for row in _rows_of(batch, client)]

@@ -11,9 +11,8 @@ from sync_job.consent.guards import at_most
 from sync_job.delivery import tls
 from sync_job.errors import ConfigError, Exit
 from sync_job.exports import lists
-from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import anchoring, erasure, legs, night
+from sync_job.runs import anchoring, erasure, foreseeing, legs, night
 from sync_job.runs.decide import Wish
 from sync_job.runs.recover import holding
 from sync_job.runs.report import Stopwatch
@@ -68,7 +67,7 @@ def check(settings: Settings, ids: Ids, *, listed: bool) -> Summary:
         StateError: there is no state, or the codes of the erased cannot be read.
     """
     guards = settings.guards
-    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+    with foreseeing.opened(settings) as state:
         ledger = state.ledger
         known = state.knows(ids)
         before = erasure.tombstones(settings).of(ids) & ~known

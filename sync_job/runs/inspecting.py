@@ -10,8 +10,9 @@ from sync_job.ledger.inspection import Finding, Verdict
 from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.state import State
 from sync_job.report.counts import Summary
-from sync_job.runs import clocks
+from sync_job.runs import clocks, whose
 from sync_job.runs.watch import Watch
+from sync_job.runs.whose import Bound
 
 _TRIES = 3  # a run that commits while it is looked at makes things seem what they are not
 _MENDED = (Verdict.ORPHAN, Verdict.MODE)
@@ -21,15 +22,19 @@ _TIDY = (Verdict.OK, Verdict.BUSY)
 def check(settings: Settings, watch: Watch | None = None) -> Summary:
     """Return what everything on disk is worth; nothing is changed, and no run is kept waiting.
 
+    It is judged as what it is, whatever address the configuration has; *mend* says if that is another, which is 4.
+
     Raises:
         NoStateError: when there is none.
     """
     folder = settings.state.path
     _refuse_missing(settings)
+    bound = whose.bound(settings)
+    settings = bound.settings
     times = _ahead(settings)
     for _ in range(_TRIES):
         busy, before = lock.is_held(folder), _fingerprint(settings)
-        found = _inspect(settings, busy=busy, watch=watch)
+        found = _inspect(bound, busy=busy, watch=watch)
         unsound = any(one.verdict not in _TIDY for one in found)
         if not unsound or (busy, before) == (lock.is_held(folder), _fingerprint(settings)):
             break
@@ -42,7 +47,8 @@ def check(settings: Settings, watch: Watch | None = None) -> Summary:
         "things": [_shown(one) for one in found],
         "counts": {str(verdict): counts[verdict] for verdict in Verdict},
         "from_the_future": times,
-        "exit": int(gravest({_exit(found), Exit.ATTENTION if times else Exit.OK})),
+        "mend": bound.mend,
+        "exit": int(gravest({_exit(found, bound), Exit.ATTENTION if times else Exit.OK})),
     }
 
 
@@ -54,16 +60,18 @@ def repair(settings: Settings) -> Summary:
     """
     folder = settings.state.path
     _refuse_missing(settings)
+    bound = whose.bound(settings)
+    settings = bound.settings
     with lock.held(folder):
         migrated = _migrate(settings)
-        done = [one for one in _inspect(settings, busy=False) if one.verdict in _MENDED]
+        done = [one for one in _inspect(bound, busy=False) if one.verdict in _MENDED]
         for one in done:
             if one.verdict is Verdict.ORPHAN:
                 files.remove(one.path)
             else:
                 files.make_private(one.path)
         times = _bring_back(settings)
-        left = [one for one in _inspect(settings, busy=False) if one.verdict not in _TIDY]
+        left = [one for one in _inspect(bound, busy=False) if one.verdict not in _TIDY]
     return {
         "target": settings.endpoint.target,
         "migrated": migrated,
@@ -71,7 +79,8 @@ def repair(settings: Settings) -> Summary:
         "brought_to_now": times,
         "mended": [_shown(one) for one in done if one.verdict is Verdict.MODE],
         "left": [_shown(one) for one in left],
-        "exit": int(_exit(left)),
+        "mend": bound.mend,
+        "exit": int(_exit(left, bound)),
     }
 
 
@@ -101,9 +110,10 @@ def _bring_back(settings: Settings) -> dict[str, int]:
     return {}
 
 
-def _inspect(settings: Settings, *, busy: bool, watch: Watch | None = None) -> list[Finding]:
-    state, target = settings.state, settings.endpoint.target
-    return inspection.inspect(state.path, target, busy=busy, keys=state.keys, progress=(watch or Watch()).at)
+def _inspect(bound: Bound, *, busy: bool, watch: Watch | None = None) -> list[Finding]:
+    state, target = bound.settings.state, bound.settings.endpoint.target
+    keys = state.keys if bound.keyed else None
+    return inspection.inspect(state.path, target, busy=busy, keys=keys, progress=(watch or Watch()).at)
 
 
 def _refuse_missing(settings: Settings) -> None:
@@ -122,9 +132,11 @@ def _fingerprint(settings: Settings) -> tuple[int, int]:
     return (said.st_mtime_ns, said.st_size) if said else (0, 0)
 
 
-def _exit(found: list[Finding]) -> Exit:
+def _exit(found: list[Finding], bound: Bound) -> Exit:
     codes = {Exit.ATTENTION for one in found if one.verdict not in _TIDY}
-    return gravest(codes | {Exit.STATE for one in found if one.verdict is Verdict.DAMAGED})
+    if bound.mend or any(one.verdict is Verdict.DAMAGED for one in found):
+        codes.add(Exit.STATE)
+    return gravest(codes)
 
 
 def _shown(one: Finding) -> Summary:

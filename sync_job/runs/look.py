@@ -146,6 +146,7 @@ def status(settings: Settings) -> Summary:
     return {
         "running": found or None,
         "busy": busy,
+        "beside": run if found and (run := lock.alive(settings.state.path)) != found.get("run") else "",
         "paused": pause.paused(settings.state.path),
         "restored": restored,
         "backfill": backfill,

@@ -60,6 +60,7 @@ def begin(state: State, settings: Settings, kind: str, watch: Watch) -> Findings
     findings = Findings(kind, state.ledger.begin(kind, started, name_at(started)), started)
     if state.lock is not None and state.lock.alone:
         lock.name(state.folder, findings.run)
+        state.lock.on_wait = lambda: watch.stage("waiting for the command that holds the lock")
     anchoring.keep(state, settings)
     logs.begin(findings.run)
     _log.info("run.started", kind=kind)

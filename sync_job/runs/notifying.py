@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _LOOKED_THROUGH = 30  # runs back, for since when an export is the same
+_MOST_DEAD = 10  # runs that nobody was told of, if nobody ever is
 _STATES = ("fine", "look", "act")
 
 
@@ -41,7 +43,6 @@ class Telling:
         self._started = time.time()
         self._summary: Summary | None = None
         self._earlier: Sequence[Summary] = ()
-        self._dead: list[str] = []
         self._idle: Summary | None = None  # what is owed, of a run that found nothing to send
 
     def began(self, run: str) -> None:
@@ -52,10 +53,6 @@ class Telling:
     def reported(self, summary: Summary, earlier: Sequence[Summary]) -> None:
         """Note the report; it is told when the run has ended, which something may still go wrong with."""
         self._summary, self._earlier = summary, [one for one in earlier if one["started"] < summary["started"]]
-
-    def recovered(self, run: str) -> None:
-        """Note a run that had died, and told nobody."""
-        self._dead.append(run)
 
     def idle(self, owed: Summary) -> None:
         """Note that nothing was to be sent, and so there is no report, and what is owed all the same."""
@@ -68,37 +65,43 @@ class Telling:
         """
         owed = self._idle or (owing.read(self._settings) if self._summary is None else None)
         code = owing.code(owed, code)
-        if self._summary is not None or code is not Exit.OK:
-            self._tell(self._found(code, why, owed))
-        elif self._idle is not None:
+        memory, failed = _remembered(self._settings), code is not Exit.OK
+        if self._summary is not None or failed:
+            self._tell(self._found(code, why, owed, memory.died), memory)
+        elif self._idle is not None or memory.died:
             # What a run before had to leave, somebody may still have to look at.
-            self._tell(self._found(), mind=_told(self._settings).get(self._kind) == "act")
+            self._tell(self._found(died=memory.died), memory, mind=memory.told.get(self._kind) == "act")
 
-    def _found(self, code: Exit = Exit.OK, why: str = "", owed: Summary | None = None) -> Summary:
+    def _found(
+        self, code: Exit = Exit.OK, why: str = "", owed: Summary | None = None, died: Sequence[str] = ()
+    ) -> Summary:
         target, now = self._settings.endpoint.target, time.time()
         found = notify.ended(self._kind, target, self._started, now, summary=self._summary, code=code, why=why)
-        more = [f"{run} had died before its end; this run has finished it" for run in self._dead]
+        more = [f"{run} had died before its end; what it left has been finished" for run in died]
         if late := owing.reason(owed):
             found["withdrawals"], more = owed, [late, *more]
         return found | {"kind": self._kind, "reasons": found["reasons"] + more}
 
-    def _tell(self, found: Summary, *, mind: bool = True) -> None:
-        """Post what is due, and keep what was told; the webhook is told nothing without *mind*."""
-        settings, told = self._settings, _told(self._settings)
+    def _tell(self, found: Summary, memory: "_Memory", *, mind: bool = True) -> None:
+        """Post what is due, and keep what was told; without *mind* the webhook is told of dead runs alone."""
+        settings = self._settings
         words = Words(settings.report.language, settings.run.timezone)
-        before = told.get(self._kind)
+        before = memory.told.get(self._kind)
         said = notify.message(found, self._earlier, words, before=before, config=settings.file)
         posts: list[tuple[str, Notice]] = []
-        due = mind and (bool(self._dead) or notify.is_due(settings.notify.when, self._kind, said["state"], before))
+        due = bool(memory.died) or (mind and notify.is_due(settings.notify.when, self._kind, said["state"], before))
         if settings.notify.webhook and due:
             posts.append(("webhook", webhook(settings, said)))
         ending = notify.ping(found["exit"], settings.notify.ping_attention)
         if ending is not None and (pinged := self._ping(ending, notify.lines(said))):
             posts.append(("ping", pinged))
         answers = _post(settings, posts)
-        heard = not any(answer.why for (what, _), answer in zip(posts, answers, strict=True) if what == "webhook")
+        taken = {what: not answer.why for (what, _), answer in zip(posts, answers, strict=True)}
+        heard = taken.get("webhook", True)
         if settings.notify.webhook and mind and heard and said["state"] != before:
-            _remember(settings, told | {self._kind: said["state"]})
+            _remember(settings, told={self._kind: said["state"]})
+        if memory.died and taken.get("webhook" if settings.notify.webhook else "ping"):
+            _remember(settings, heard_of=memory.died)
 
     def _ping(self, more: str, text: str) -> "Notice | None":
         """Return the ping of this kind of run, if it is one that pings."""
@@ -147,10 +150,9 @@ def reported(summary: Summary, earlier: Callable[[int], Sequence[Summary]]) -> N
         _safely(lambda: found.reported(summary, earlier(_LOOKED_THROUGH)))
 
 
-def recovered(run: str) -> None:
-    """Note a run that had died, and was finished by the one that is under way."""
-    if found := _UNDER_WAY.get():
-        _safely(lambda: found.recovered(run))
+def recovered(settings: Settings, run: str) -> None:
+    """Note a run that had died: the first command that tells people anything tells of it, this one or a later one."""
+    _safely(lambda: _remember(settings, died=run))
 
 
 def idle(owed: Summary) -> None:
@@ -239,20 +241,37 @@ def _safely(act: Callable[[], object]) -> None:
         _log.warning("notify.failed", what="message", where="", why=f"a bug: {type(exc).__name__}")
 
 
-def _told(settings: Settings) -> dict[str, State]:
-    """Return the state that was told last, by the kind of the run; nothing where nobody knows."""
+@dataclass(frozen=True)
+class _Memory:
+    """What people were told last, by the kind of run, and which dead runs they have not been told of."""
+
+    told: dict[str, State]
+    died: list[str]
+
+
+def _remembered(settings: Settings) -> _Memory:
+    """Return what is remembered; nothing if it cannot be read."""
     try:
         found = json.loads(_memory(settings).read_bytes())
     except (OSError, ValueError):
-        return {}
-    return {kind: state for kind, state in found.items() if state in _STATES} if isinstance(found, dict) else {}
+        found = None
+    if not isinstance(found, dict):
+        return _Memory({}, [])
+    died = found.pop("died", [])
+    told = {kind: state for kind, state in found.items() if state in _STATES}
+    return _Memory(told, [str(run) for run in died] if isinstance(died, list) else [])
 
 
-def _remember(settings: Settings, told: dict[str, State]) -> None:
-    """Keep what was told; where that cannot be kept, it is told once more."""
+def _remember(
+    settings: Settings, *, told: Mapping[str, State] | None = None, died: str = "", heard_of: Sequence[str] = ()
+) -> None:
+    """Change what is remembered; if that cannot be kept, people are told once more."""
+    before = _remembered(settings)
+    dead = [run for run in before.died if run not in {died, *heard_of}] + ([died] if died else [])
     with suppress(StorageError):
         files.make_folder(settings.report.path)
-        files.replace_json(_memory(settings), told)
+        kept = {"died": dead[-_MOST_DEAD:]} if dead else {}
+        files.replace_json(_memory(settings), {**before.told, **(told or {}), **kept})
 
 
 def _memory(settings: Settings) -> Path:

@@ -11,7 +11,9 @@ import numpy as np
 
 from sync_job.config import Settings
 from sync_job.errors import ConsentSyncError, Exit, StateError, gravest
-from sync_job.ledger import inbox, ledger
+from sync_job.ledger import inbox
+from sync_job.ledger import ledger as ledgers
+from sync_job.ledger.ledger import Ledger
 from sync_job.ledger.obligations import Coming
 from sync_job.ledger.state import State
 from sync_job.ledger.tombstones import Tombstones
@@ -37,11 +39,11 @@ def figures(state: State, settings: Settings) -> Summary:
 
 def _coming(state: State, settings: Settings, lists: list[Path]) -> Coming:
     ids, received = [np.zeros(0, np.int32)], [np.zeros(0, np.float64)]
-    erased_at = _erased_at(state, settings)
+    since = erased_at(settings, state.ledger)
     for path in lists:
         try:
             batches, about = inbox.read(path)
-            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), erased_at, time.time())
+            clients, at = state.ledger.withdrawals.coming(batches, str(about["digest"]), since, time.time())
         except StateError:
             continue  # Taken in meanwhile, or unreadable: whoever takes it in says so.
         ids.append(clients)
@@ -50,11 +52,11 @@ def _coming(state: State, settings: Settings, lists: list[Path]) -> Coming:
     return Coming(np.concatenate(ids), started, limits.of(settings, started))
 
 
-def _erased_at(state: State, settings: Settings) -> ErasedAt:
+def erased_at(settings: Settings, ledger: Ledger) -> ErasedAt:
     """Return what tells when clients were erased; if the codes of them cannot be read nobody counts as erased."""
     try:
         # The codes are those of the state's own target, whatever the configuration has in its place.
-        return Tombstones.open(settings.state.keys, state.ledger.about.said("target")).since
+        return Tombstones.open(settings.state.keys, ledger.about.said("target")).since
     except StateError:
         return lambda ids: np.full(len(ids), np.nan)
 
@@ -65,7 +67,7 @@ def target_of(settings: Settings) -> str:
     Raises:
         StateError: when the state cannot be read.
     """
-    return ledger.target_of(settings.state.path / "ledger.db")
+    return ledgers.target_of(settings.state.path / "ledger.db")
 
 
 def read(settings: Settings) -> Summary | None:

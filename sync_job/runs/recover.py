@@ -61,6 +61,7 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
         if run.stage == "open":
             state.ledger.finish(run.run, time.time())
         _log.warning("run.recovered", run=run.run, kind=run.kind)
+        notifying.recovered(settings, run.run)  # first: this process may die, too
         try:
             folder = report.folder_of(settings, run.run)
             if state.ledger.about.restored() and (folder / "summary.json").exists():
@@ -68,7 +69,6 @@ def recover(state: State, settings: Settings, *, lists_only: bool = False) -> li
                 folder = folder.with_name(f"{folder.name}-restored")
             made = report.write(state, settings, findings, Stopwatch(), run.ended or time.time(), folder)
             measuring.reported(settings, state, made.summary, died=True)
-            notifying.recovered(run.run)
             found.append(made)
         except (StorageError, CountsError):
             if not lists_only:
@@ -106,7 +106,7 @@ def holding(
         State.open(folder, target, write=True) as opened,
     ):
         state = replace(opened, lock=held, erasing=erasing)
-        shown = lock.running(folder) if lock.alive(folder) and lists_only else {}
+        shown = lock.announced(folder) if lists_only else {}
         if not lists_only:
             lock.name(folder, "")  # whoever is named there has died
             handover.done(folder)
@@ -114,7 +114,7 @@ def holding(
         try:
             yield state
         finally:
-            if shown:
+            if shown and shown.get("run") == lock.alive(folder):
                 lock.announce(folder, shown)  # of the run that this was sent beside
         intake.refuse_unreadable(state)
 

@@ -17,8 +17,9 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
     """Bind the state to *url*, the platform's new address; the configuration may have the old one or already this.
 
     What the keys have of the target is written under its new name first, then the old anchor says where the state has
-    moved, then the ledger is switched, then what else has the old name is removed. Done again, it makes good what died
-    in between. A backup from before such a move is bound to where the state is now, and is a restored backup there.
+    moved, then the ledger is switched, then what else has the old name is removed. Given again, as it
+    was or with a configuration that was mended, it makes good what died in between. A backup from before such a move
+    is bound to where the state is now, and is a restored backup there.
 
     Raises:
         ConfigError: when nobody says that it is the same platform, why and who, or the configuration has another one.
@@ -41,7 +42,8 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
             f"{folder.absolute()}: the state of {was}, and the configuration says operator "
             f"{settings.endpoint.operator or 0}. Another operator's clients are others."
         )
-    if settings.endpoint.base_url not in (old.endpoint.base_url, new.endpoint.base_url):
+    again = was == new.endpoint.target and settings.endpoint.target in _formers(old)
+    if not again and settings.endpoint.base_url not in (old.endpoint.base_url, new.endpoint.base_url):
         raise ConfigError(
             f"state retarget: the configuration says {settings.endpoint.base_url}, and this state moves from "
             f"{old.endpoint.base_url} to {new.endpoint.base_url}. It must say one of the two."
@@ -59,9 +61,7 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
         moves = state.ledger.about.moves()
         if not moves:
             raise ConfigError(f"{folder.absolute()}: it is the state of {was} already.")
-        for former in {one["target"] for one in moves} - {target}:
-            rebinding.note_move(keys, place, former, target, now)
-            rebinding.remove(keys, place["state"], former)
+        rebinding.finish(keys, state.ledger, target, now)
     return {
         "was": moves[-1]["target"],
         "target": new.endpoint.target,
@@ -70,6 +70,12 @@ def retarget(settings: Settings, url: str, *, same_platform: bool, reason: str, 
         "reason": moves[-1]["reason"],
         "by": moves[-1]["by"],
     }
+
+
+def _formers(settings: Settings) -> list[str]:
+    """Return which targets the state was before."""
+    with State.open(settings.state.path, settings.endpoint.target, write=False) as state:
+        return [one["target"] for one in state.ledger.about.moves()]
 
 
 def _has_moved(settings: Settings, was: str, to: str) -> bool:

@@ -16,7 +16,7 @@ from sync_job.ledger.state import State
 from sync_job.report import counts
 from sync_job.report.counts import Summary
 from sync_job.report.lists import open_private
-from sync_job.runs import anchoring, erasure, intake, owing
+from sync_job.runs import anchoring, erasure, foreseeing, intake, owing
 from sync_job.runs.recover import holding
 
 _SHOWN = 50
@@ -75,8 +75,10 @@ def report(settings: Settings, since: float, until: float) -> Summary:
     }
 
 
-def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
+def close(settings: Settings, client: int, *, reason: str, by: str) -> Summary:
     """Close what is owed to one client by hand, and return how many obligations that were; a withdrawal stays.
+
+    *since* is when the very same was done before, if nothing is owed any more.
 
     Raises:
         ConfigError: when nothing is owed to it, or nobody says why.
@@ -86,12 +88,16 @@ def close(settings: Settings, client: int, *, reason: str, by: str) -> int:
     with holding(settings, lists_only=True) as state:
         closed = state.ledger.obligations.close(client, reason.strip(), by.strip(), time.time())
         before = [one for one in state.ledger.obligations.of(client)["obligations"] if one["ended"] == "by hand"]
-    if not closed and before:
-        said = f"{before[-1]['by']} closed it by hand: {before[-1]['reason']}"
-        raise ConfigError(f"Nothing is owed to client {client} any more: {said}.")
-    if not closed:
+    if closed:
+        return {"closed": closed, "since": None}
+    if not before:
         raise ConfigError(f"Nothing is owed to client {client}. `consent-sync withdrawals status` lists what is.")
-    return closed
+    last = max(before, key=lambda one: one["closed"])
+    if (last["reason"], last["by"]) != (reason.strip(), by.strip()):
+        said = f"{last['by']} closed it by hand: {last['reason']}"
+        raise ConfigError(f"Nothing is owed to client {client} any more: {said}.")
+    # Given again: its first caller may never have heard that it was done.
+    return {"closed": sum(one["closed"] == last["closed"] for one in before), "since": last["closed"]}
 
 
 def is_withdrawn(settings: Settings, client: int) -> bool:
@@ -117,7 +123,7 @@ def void(settings: Settings, digest: str, *, reason: str, by: str, approved_by: 
 
 
 def export(settings: Settings, out: Path) -> int:
-    """Write every withdrawal to *out*, and return how many there are.
+    """Write every withdrawal to *out*, those on lists of the inbox too, and return how many there are.
 
     Raises:
         ConfigError: when the name ends in neither .csv nor .parquet, or it cannot be written.
@@ -125,7 +131,7 @@ def export(settings: Settings, out: Path) -> int:
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"{out}: the name must end in .csv or .parquet.")
     count = 0
-    with _open(settings) as state:
+    with foreseeing.opened(settings) as state:
         writer: pa.csv.CSVWriter | pq.ParquetWriter | None = None
         try:
             open_private(out)

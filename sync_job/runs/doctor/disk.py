@@ -59,8 +59,9 @@ def _private(what: str, folder: Path, cure: str) -> Iterator[Check]:
     if strange:
         said = f"{len(strange)} in {folder.absolute()} are another user's: {', '.join(strange[:_NAMED])}"
         yield _AREA.problem(what, said, f"chown -R {owner} {folder.absolute()}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        yield _AREA.problem(what, f"{folder.absolute()} cannot be written to", "Mount it writable, or mend its mode.")
+    rooms = (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()))
+    if shut := [place for place in rooms if not os.access(place, os.W_OK | os.X_OK)]:
+        yield _AREA.problem(what, f"{shut[0].absolute()} cannot be written to", "Mount it writable, or mend its mode.")
     elif not wrong and not strange:
         yield _AREA.ok(what, f"{folder.absolute()} (mode {mode:04o}), all in it for user {owner} alone")
 
