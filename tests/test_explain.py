@@ -370,7 +370,7 @@ def test_what_is_explained_is_what_is_planned(tmp_path: Path, seed: int, guards:
         absorbed(shop, {1030: "push", 1012: "sms"})
         out = tmp_path / "plan.parquet"
         planning.plan(shop.settings, Watch(), out, Wish())
-        rows, _ = tables.read_plan(out)
+        rows, _, _ = tables.read_saved_plan(out)
         planned = dict(zip(rows.client.tolist(), rows.sent.tolist(), strict=True))
         assert len(planned) > 0
         seen: set[str] = set()
