@@ -119,8 +119,11 @@ class CountsError(ConsentSyncError):
     exit_code = Exit.BUG
 
 
-class TerminatedError(BaseException):
-    """SIGTERM came where nothing was in flight; where requests are, they settle first."""
+class TerminatedError(SystemExit):
+    """SIGTERM came where nothing was in flight; where requests are, they settle first.
+
+    It ends the interpreter if nobody heeds it, for an event loop lets nothing else but a Ctrl-C out of a callback.
+    """
 
 
 def exit_of(error: BaseException) -> Exit:

@@ -29,7 +29,7 @@ SAID = {
     "rejects": "Unreadable rows",
     "unchanged": "Unchanged",
     "waiting": "Next try later",
-    "held": "Waits for approval",
+    "held": "Held",
     "blocked": "Stopped by opt-out",
 }
 GUARDS = "re_grants = 3\nnew_grants = 1000\nrevocations = 1000\nchanged = 1000\nunknown = 1000\nlost = 1000"

@@ -319,13 +319,13 @@ def exit_codes() -> Iterator[None]:
         code = exc.exit_code
         if code is Exit.BUG:
             traceback.print_exc()
+    except (KeyboardInterrupt, TerminatedError) as exc:
+        code = exit_of(exc)
+        typer.echo(f"consent-sync: {code.name.lower()}; nothing that was acknowledged is lost.", err=True)
     except SystemExit as exc:
         if not isinstance(exc.code, int | None):
             raise
         raise SystemExit(_last(exc.code or 0)) from None
-    except (KeyboardInterrupt, TerminatedError) as exc:
-        code = exit_of(exc)
-        typer.echo(f"consent-sync: {code.name.lower()}; nothing that was acknowledged is lost.", err=True)
     except MemoryError:
         typer.echo("consent-sync: out of memory; nothing that was acknowledged is lost.", err=True)
         code = Exit.BUG

@@ -233,7 +233,7 @@ def _held(found: Summary, words: Words, where: str) -> Iterator[Step]:
         found["exit"] == Exit.HELD
         and not doubts
         and not any(approvable.values())
-        and (found["decided"] or {}).get("held")
+        and (found.get("decided") or {}).get("held")
     ):
         yield Step(words("do_held"))
     run = str(found["run"]).split("-")[0].lstrip("0") or "RUN"

@@ -7,6 +7,8 @@ Whatever goes wrong with it is a warning in the log: it ends no run, changes no 
 import asyncio
 import hashlib
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -224,13 +226,34 @@ def _post(settings: Settings, posts: "Sequence[tuple[str, Notice]]") -> "list[Sa
         return []
     from sync_job.delivery import notices
 
-    answers = asyncio.run(notices.post([notice for _, notice in posts], settings.notify.timeout_s))
+    with _sigterm_waits():
+        answers = asyncio.run(notices.post([notice for _, notice in posts], settings.notify.timeout_s))
     for (what, notice), said in zip(posts, answers, strict=True):
         if said.why:
             _log.warning("notify.failed", what=what, where=notice.host, why=said.why)
         else:
             _log.info("notify.sent", what=what, where=notice.host, status=said.status)
     return answers
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Let a SIGTERM end the process after the block: within it, a library might take the exception for one of its own.
+
+    The block has an end of its own, after `[notify] timeout_s` at the latest.
+    """
+    ends = signal.getsignal(signal.SIGTERM)
+    if not callable(ends) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ends)
+        if came:
+            ends(came[0], None)
 
 
 def _safely(act: Callable[[], object]) -> None:
