@@ -148,3 +148,13 @@ def test_who_is_erased_after_the_plan_is_in_nothing_of_it(place: Place, platform
     place("apply", plan, "--quiet")
     assert place("state", "check").code == Exit.OK
     assert place.rows(f"SELECT client FROM obligations WHERE client = {OTHER}") == []  # noqa: S608 - a number
+
+
+def test_a_run_that_read_nothing_leaves_a_plan_as_it_was(place: Place, platform: Standin) -> None:
+    """It can be applied after a night that found no export."""
+    plan = place.folder / "saved.plan"
+    everybody = CROWD | dict.fromkeys(BACK, NO)
+    assert place("plan", place.write(everybody | {ONE: NO}, "1.csv", age_s=HOUR), "-o", plan, "--quiet").code == Exit.OK
+    assert place("run", place.folder / "none.csv", "--quiet").code == Exit.EXPORT
+    assert place("apply", plan, "--quiet").code == Exit.OK
+    assert platform.platform.state[ONE] == NO

@@ -221,6 +221,11 @@ class Applied(Store):
         )
         return rows[0][0] if rows else None
 
+    def last_run(self) -> str:
+        """Return the run that read an export last, "" if none did."""
+        rows = self._rows("SELECT run FROM exports ORDER BY number DESC LIMIT 1")
+        return str(rows[0][0]) if rows else ""
+
     def is_last(self, kind: Kind, digest: str) -> bool:
         """Return whether the last export of this kind that was read states the same."""
         rows = self._rows("SELECT digest FROM exports WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)

@@ -48,7 +48,7 @@ def plan(settings: Settings, watch: Watch, out: Path | None, wish: Wish, read: R
             raise BusyError(f"{folder}: busy, {lock.describe(lock.running(folder))}. Plan again when it has ended.")
         watch.stage("opening the state")
         holdings, lingering, dead = view(state, settings)
-        last = _last(state)
+        last = state.ledger.applied.last_run()
         started = time.time()
         findings = Findings("plan", "", started)
         watch.stage("reading")
@@ -160,7 +160,7 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
         if tables.digest_of(state.holdings()) != about["base"]:
             raise ConfigError(f"{path}: something was delivered since it was made. {again}")
         # An export that says no to those who were denied already delivers nothing, and is the last word all the same.
-        if _last(state) != about.get("last"):
+        if state.ledger.applied.last_run() != about["last"]:
             raise ConfigError(f"{path}: another run read an export since it was made. {again}")
         if state.ledger.about.restored() and allowed(rows.sent).any():
             raise ConfigError(f"{path}: the state is a restored backup, and the plan grants something. {again}")
@@ -195,12 +195,6 @@ def apply(settings: Settings, path: Path, watch: Watch, until: str = "") -> Repo
             return night.conclude(state, settings, findings, watch, laps)
         finally:
             watch.end()
-
-
-def _last(state: State) -> str:
-    """Return the last run that decided by something new; what drains and the like send undoes no plan."""
-    decided = [one.run for one in state.ledger.runs() if one.kind not in ("drain", "opt-out", "forget")]
-    return decided[-1] if decided else ""
 
 
 def _gone(ids: Ids, state: State, settings: Settings) -> Mask:
