@@ -29,7 +29,7 @@ from sync_job.standin.platform import Platform
 from tests.expected import CHANNELS, DAY_S, SCOPES, Consent, LawError, Reading
 from tests.exported import Export, iso
 from tests.machine import Fate, Scene
-from tests.simulated import FLAGS, Backup
+from tests.simulated import FLAGS, Backup, Plan
 from tests.upheld import Upheld
 
 
@@ -263,17 +263,18 @@ class World(Upheld):
         plan = self._file("night.plan")
         verb = ["plan", "--part", path] if export.kind == "part" else ["plan", path]
         if self.command(*verb, *said, "-o", str(plan)).code in (0, 6):
-            self.open_plan = plan, export
+            self.open_plan = Plan(plan, export, path, said)
 
     def _apply(self, rng: Random) -> None:
         if self.open_plan is None:
             return
-        plan, export = self.open_plan
-        self.open_plan = None
-        self.book.reading = self._reading(export)
-        ended = self.command("apply", str(plan), scene=self._scene(rng, lists=True), sending=True)
+        plan, self.open_plan = self.open_plan, None
+        self.book.reading = self._reading(plan.export)
+        ended = self.command("apply", str(plan.path), scene=self._scene(rng, lists=True), sending=True)
         if ended.code is not None and self._summary() is not None:
-            self._note_read(self._reading(export))
+            self._note_read(self._reading(plan.export))
+        elif self.kind == "delta":
+            self.unread.append((plan.export, plan.source, plan.said))
 
     def _backup(self, rng: Random) -> None:
         if self.restored:

@@ -84,6 +84,15 @@ class Backup(NamedTuple):
     taken: float
 
 
+class Plan(NamedTuple):
+    """A plan that was made, of which export, where that lies, and what else was said of it."""
+
+    path: Path
+    export: Export
+    source: str
+    said: list[str]
+
+
 class Simulated:
     """A shop with its machine, and what is expected of it."""
 
@@ -132,7 +141,7 @@ class Simulated:
         self.contents: dict[str, float] = {}  # of exports without an age: when each was read last before another
         self.overtaken: set[str] = set()  # contents after which another was read
         self.counter = 0
-        self.open_plan: tuple[Path, Export] | None = None
+        self.open_plan: Plan | None = None
         self.backups: list[Backup] = []
         self.restored = False  # and nobody has said yet what is missing
         self.forgot_states = False  # the state was lost or put back once: not all that was read is known to it
@@ -342,7 +351,7 @@ class Simulated:
         if ended.code is None or full:
             for request in self.sent:
                 self._note_sent(request, export)
-        elif (summary := self._summary()) is not None and summary["export"] is not None:
+        elif (summary := self._summary()) is not None:
             self._note_read(reading)
             if fresh:
                 self.pending -= set(export.says)
@@ -358,7 +367,7 @@ class Simulated:
         for export, path, said in self.unread:
             self.book.reading = reading = self._reading(export)
             self.command("run", path, *said, sending=True)
-            if (summary := self._summary()) is not None and summary["export"] is not None:
+            if (summary := self._summary()) is not None:
                 self._note_read(reading)
         self.unread = []
 
@@ -545,12 +554,13 @@ class Simulated:
         return {path.name for path in reports.iterdir()} if reports.is_dir() else set()
 
     def _summary(self) -> dict[str, Any] | None:
-        """Return what the report of the last command says, None if it made none."""
+        """Return what the report of the last command says, None if it made none, or is not the export's."""
         for name in sorted(self.made, reverse=True):
             path = self.folder / "reports" / name / "summary.json"
             if path.exists():
                 found: dict[str, Any] = json.loads(path.read_text())
-                return found if "outcomes" in found else None
+                if found.get("outcomes") is not None and found["export"] is not None:
+                    return found  # any other is of a list that came in meanwhile
         return None
 
     def _held(self) -> list[dict[str, Any]]:
