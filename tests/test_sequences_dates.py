@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,23 @@ def test_a_delta_without_a_date_is_older_than_a_full_export_since(tmp_path: Path
     start = sent(platform)
     assert place("run", again, "--quiet", config=delta).code == Exit.HELD
     assert allowed_since(platform.platform, start) == []
+
+
+def test_a_part_without_a_date_among_deltas_grants_nobody_who_was_denied(
+    tmp_path: Path, platform: Standin, cli: Cli
+) -> None:
+    """There is no full export of which it could be a piece; `--as-of` says how old it is."""
+    place = Place(tmp_path, platform.url, cli, as_of='"none"', kind='"delta"')
+    place.init(CROWD)
+    assert place("run", "--quiet").code == Exit.OK
+    part = place.write({1: YES, 5000: YES}, "part.csv")
+    assert place("run", place.write({1: NO}, "d.csv"), "--quiet").code == Exit.OK
+    assert place("run", "--part", part, "--quiet").code == Exit.HELD
+    assert platform.platform.state[1] == NO
+    assert platform.platform.state[5000] == YES, "nobody ever denied it"
+    now = datetime.fromtimestamp(time.time(), UTC).isoformat()
+    assert place("run", "--part", part, "--as-of", now, "--quiet").code == Exit.OK
+    assert platform.platform.state[1] == YES
 
 
 def test_a_part_has_an_age(place: Place, platform: Standin) -> None:

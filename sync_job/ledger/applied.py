@@ -170,7 +170,8 @@ class Applied(Store):
         """Return until when an export of unknown age was current, in epoch seconds.
 
         That is *now*, unless another export was read since: then it is when this content was read last before any
-        other. To read it again makes it no newer. A part is as old as the newest full export, of which it is a piece.
+        other. To read it again makes it no newer. A part is as old as the newest full export, of which it is a piece;
+        where none was read it may be older than any *no*.
         """
         if kind != "part":
             _, last, since = self._current(digest)
@@ -178,7 +179,7 @@ class Applied(Store):
         rows = self._rows("SELECT digest, as_of, at FROM exports WHERE kind = 'full' ORDER BY number DESC LIMIT 1")
         for whole, as_of, at in rows:
             return min(now, at if as_of is not None else self._current(whole)[0])
-        return now
+        return -math.inf
 
     def _current(self, digest: str) -> tuple[float, float, bool]:
         """Return when this content was read first, and last before any other, and whether another was read since."""
