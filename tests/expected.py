@@ -111,8 +111,11 @@ class Book:
             for key, one in said.items():
                 said[key] = Said(min(one.as_of, now), min(one.read, now), min(one.since, now))
 
-    def join(self, gone: int, stays: int) -> None:
-        """Let two people be one: each restriction of both holds, and nothing is allowed that not both allowed."""
+    def join(self, gone: int, stays: int, elapsed: float) -> None:
+        """Let two people be one: each restriction of both holds, and nothing is allowed that not both allowed.
+
+        Nobody knows what the platform made of them, so what either denied may be allowed.
+        """
         self.withdrawals = [one for one in self.withdrawals if any(self.stands(one, k) for k in SCOPES[one.scope])]
         self.withdrawals = [one._replace(person=stays) if one.person == gone else one for one in self.withdrawals]
         self.voided = [one._replace(person=stays) if one.person == gone else one for one in self.voided]
@@ -125,6 +128,7 @@ class Book:
             for held in (self.denied, self.allowed, self.asked_for, self.refrained):
                 held.pop((gone, k), None)
                 held.pop((stays, k), None)
+            self.asked_for[stays, k] = elapsed
         for people in (self.erased, self.asked):
             if gone in people:
                 people.discard(gone)

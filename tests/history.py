@@ -130,6 +130,48 @@ class World(Upheld):
                 self.machine.let_pass(3600.0)
                 self._run(self._fresh(), rng)
 
+    def _reapply(self, rng: Random) -> None:
+        """Let somebody say no twice, the second time by a plan, and then a yes of between come in."""
+        person = rng.choice(sorted(self.ids))
+        self._change(person, (False, False, False, False))
+        self._run(self._fresh(), rng)
+        self.machine.let_pass(3600.0)
+        between = Export({person: (True, True, True, True)}, self._stamp(), "part")
+        self.machine.let_pass(3600.0)
+        self._change(person, (False, False, False, False))
+        self._plan(rng)
+        self._apply(rng)
+        self._run(between, rng, fresh=False)
+
+    def _lost_grant(self, rng: Random) -> None:
+        """Let the answers to what somebody allows be lost, and then what they deny be refused or lost."""
+        person = rng.choice(sorted(set(self.ids) - self.strangers))
+        for flag, fate in ((False, None), (True, Fate.LOST), (False, rng.choice((Fate.REFUSED, Fate.ERROR)))):
+            self._change(person, (flag, flag, flag, flag))
+            if fate is not None:
+                self.sick[self.ids[person]] = fate
+            self._run(self._fresh(), rng)
+            self.machine.let_pass(3600.0)
+        self.sick.clear()
+
+    def _enroll(self, rng: Random) -> None:
+        """Let the platform know a few people later, who denied all, withdrew a channel, and then allow the others."""
+        people = rng.sample(sorted(self.ids), 4)
+        clients = {self.ids[person] for person in people}
+        self.strangers |= set(people)
+        self.machine.members -= clients
+        for person in people:  # one a day, so that no guard holds it
+            self._change(person, (False, False, False, False))
+            self._run(self._fresh(), rng)
+            self._opt_out(rng, rows=[self._row(person, "sms")])
+            self.machine.let_pass(DAY_S)
+        for person in people:
+            self._change(person, (True, True, True, True))
+        self.machine.members |= clients
+        began = self.machine.elapsed
+        self._run(self._fresh(), rng)
+        self.strangers -= {person for person in people if self.book.denied.get((person, 0), -1.0) >= began}
+
     def _neglect(self, rng: Random) -> None:
         """Let a list be stuck for days, at the platform or because of a pause, and then a command fail or do little."""
         if rng.random() < 0.5 and not self.paused:
@@ -405,8 +447,8 @@ class World(Upheld):
             self._hold_gone(person)
 
     def _full_disk(self, rng: Random) -> None:
-        """Let the disk be full from some moment of a night on."""
-        self._run(self._fresh(), rng, scene=Scene(self._dispatched, full_at=rng.randint(1, 40)))
+        """Let the disk be full from some moment of a night on, or before it begins."""
+        self._run(self._fresh(), rng, scene=Scene(self._dispatched, full_at=rng.choice((0, rng.randint(1, 40)))))
 
     def _brands(self, rng: Random) -> None:
         """Hand a list in for two brands, of which the state of one is damaged."""
@@ -432,7 +474,10 @@ class World(Upheld):
         """Correct the map: a person of the CRM has another number on the platform than was thought."""
         if not self.mapped:
             return
-        person = rng.choice(sorted(self.ids))
+        people = sorted(set(self.ids) - self.book.erased - self.book.asked)  # an erased number stays that
+        if not people:
+            return
+        person = rng.choice(people)
         self.ids[person] = max(self.ids.values()) + 7
         if person not in self.strangers:
             self.machine.members.add(self.ids[person])
@@ -450,7 +495,7 @@ class World(Upheld):
         step = rng.choice((1, 2)) if rng.random() < 0.5 else 0  # numbers go round: each was somebody else's
         fresh = numbers[step:] + numbers[:step] if step else [number + 700_001 for number in numbers]
         self.ids = dict(zip(people, fresh, strict=True))
-        gone = people[-1] if rng.random() < 0.3 and len(people) > 2 else None
+        gone = people[-1] if rng.random() < 0.6 and len(people) > 2 else None
         if gone is not None:
             self.ids[gone] = self.ids[people[0]]
         path = self._file("ids.csv")
@@ -483,7 +528,11 @@ class World(Upheld):
         self.sick.clear()
         if gone is not None:
             self.told.append(f"  {gone} and {stays} are one person now")
-            self.book.join(gone, stays)
+            self.book.join(gone, stays, self.machine.elapsed)
+            self.drifted |= {(stays, k) for person, k in self.drifted if person == gone}
+            for number in (old_ids[stays], old_ids[gone]):  # the platform keeps what either allowed
+                flags = Flags(*(flag or None for flag in before.get(number, Flags())))
+                self.machine.platform.apply(Update(self.ids[stays], flags))
             for lost in (self.ids, self.says, self.crm):
                 del lost[gone]
             self.pending.discard(gone)
@@ -498,13 +547,15 @@ class World(Upheld):
 
     def _jump(self, rng: Random) -> None:
         """Set the clock forward or back."""
-        seconds = rng.choice((-7200.0, -90_000.0, 3600.0, 3 * DAY_S, 400 * DAY_S))
+        seconds = rng.choice((-7200.0, -90_000.0, 3600.0, 3 * DAY_S, 400 * DAY_S, 400 * DAY_S))
         self.machine.jump(seconds)
         self.jumped = True
         self.told.append(f"  the clock jumps by {seconds / 3600:+,.0f} h")
         if abs(seconds) > 100 * DAY_S:
             self._night(rng)
             self.machine.jump(-seconds)
+            self._change(rng.choice(sorted(self.ids)), (True, True, True, True))
+        if seconds < 0 or abs(seconds) > 100 * DAY_S:
             self.book.set_right()
 
     def _pass_days(self, rng: Random) -> None:

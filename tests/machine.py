@@ -13,6 +13,7 @@ import errno
 import heapq
 import io
 import itertools
+import math
 import os
 import selectors
 import sqlite3
@@ -21,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import typer.main
@@ -83,7 +85,7 @@ class Scene:
 
     *dies_at* is the durable operation before which it is killed, *dies_sending* the request that it dies with;
     *happens* comes before a durable operation of a file, by its number, *while_sending* after a request was dispatched.
-    From operation *full_at* on the disk is full.
+    After operation *full_at* the disk is full, with 0 before the command begins.
     """
 
     dispatched: Callable[[Request], Fate]
@@ -91,7 +93,7 @@ class Scene:
     while_sending: dict[int, Callable[[], object]] = field(default_factory=dict)
     dies_at: int = 0
     dies_sending: int = 0
-    full_at: int = 0
+    full_at: float = math.inf
 
 
 class Machine:
@@ -172,7 +174,7 @@ class Machine:
     @property
     def is_full(self) -> bool:
         """Whether the disk is full."""
-        return self.scene is not None and 0 < self.scene.full_at <= self._operations
+        return self.scene is not None and self.scene.full_at <= self._operations
 
     async def attempt(self, client: int, sent: int) -> Answer:
         """Carry one request to the platform, as its fate wants it."""
@@ -324,6 +326,9 @@ def simulated() -> Iterator[Callable[[Machine], None]]:
         real_replace(*arguments, **named)
 
     def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        # The first to open a ledger makes a file beside it.
+        if _Running.machine.is_full and not Path(f"{arguments[0]}-shm").exists():
+            raise _refused("unable to open database file", sqlite3.SQLITE_CANTOPEN)
         found: sqlite3.Connection = real_connect(*arguments, factory=_Connection, **named)
         sqlite3.Connection.execute(found, "PRAGMA journal_mode")  # opened now, as the product would have it
         return found

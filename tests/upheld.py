@@ -223,4 +223,5 @@ class Upheld(Simulated):
             self.beginning == "unknown" or self.forgot_states or self.as_of == "none"
         )  # taken for allowed, and perhaps it is not
         ahead = no is not None and no.as_of > self.machine.now
+        unknown |= self.ids_unknown
         return not unknown and not ahead and not self.owed_at_end and person not in self.moved | self.joined
