@@ -353,6 +353,9 @@ class World(Upheld):
             for key in [key for key, one in said.items() if one.read - self.machine.offset > taken]:
                 del said[key]
         self.lost_since = taken
+        for held in (self.book.asked_for, self.book.refrained):
+            for key in [key for key, at in held.items() if at > taken]:
+                del held[key]
 
     def _say_restored(self, rng: Random, backup: Backup) -> None:
         missing = [one for one in self.book.withdrawals + self.book.voided if one.reference not in backup.withdrawals]

@@ -634,6 +634,21 @@ def test_an_export_that_still_has_old_numbers_is_held(plain: Brand, platform: St
     assert holds(platform.platform) == {1000: NO}
 
 
+def test_the_guards_count_what_was_sent_under_the_old_numbers(plain: Brand, platform: Standin) -> None:
+    """Eight re-grants before and eight after are more than ten within a day."""
+    people = range(1000, 1600)
+    plain.init(dict.fromkeys(people, NO))
+    plain.write(dict.fromkeys(people, NO) | dict.fromkeys(people[:8], YES))
+    assert plain.run("run").code == 0
+    new, path = renumbered(plain, {client: client + 5000 for client in people})
+    assert carry(new, plain, path, "--expect", 600).code == 0
+    fresh = {client + 5000: YES if client < people[16] else NO for client in people}
+    new.write(fresh)
+    found = new.json("run")
+    assert (found["exit"], [one["guard"] for one in found["guards"]]) == (6, ["re-grants"])
+    assert new.run("state", "check").code == 0
+
+
 def test_nobody_is_granted_anything_under_a_number_that_was_given_up(plain: Brand, platform: Standin) -> None:
     """The CRM still says 100, who is 500 now; a new member who has number 200 is in an export with 200's new number."""
     plain.init({100: YES, 200: YES, 300: YES})

@@ -130,6 +130,7 @@ class Carrier(Store):
         self._owe("merge", *owe, now, limit_at)
         FormerIds(self.path, self._db).keep(self._map)
         self._copy("delta_files")
+        self._copy("sent")  # the guards count over a day, whatever the numbers are
         self._measures(now)
         said = {"carried": json.dumps(about, ensure_ascii=False), "carrying": "yes"}
         for key, value in (self._former.kept_about() | said).items():
