@@ -89,7 +89,10 @@ class World(Upheld):
 
     def _stale(self, rng: Random) -> None:
         """Let an old export come in again as it was, in another order, format or compression perhaps."""
-        self._run(rng.choice(self.published), rng, fresh=False)
+        old = rng.choice(self.published)
+        if self.kind == "delta" and old.as_of > self.machine.now:
+            return  # it is refused, and so is each delta after it, until a person mends its time
+        self._run(old, rng, fresh=False)
 
     def _part(self, rng: Random) -> None:
         """Run a part: of today, or one that was made when an old export was."""
