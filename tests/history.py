@@ -423,7 +423,7 @@ class World(Upheld):
             self.told.append("  it died; it is asked again")
             ended = self.command(*said)
         self.asking = None
-        if ended.code not in (0, 1, 5, 7):
+        if ended.code not in (0, 1, 5, 7) or "paused by" in ended.err:  # 7 may be about others
             self.book.asked -= set() if known else {person}
         self._note_erased()
 
